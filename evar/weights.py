@@ -1,0 +1,102 @@
+"""Checkpoints, found and read without ever running what is inside them."""
+
+import argparse
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from evar.errors import UserError
+
+# Plain containers that published checkpoints hold beside their tensors; none of them runs code.
+_SAFE = [argparse.Namespace]
+
+
+def weights_folder() -> Path:
+    """Where checkpoints are looked for: $EVAR_WEIGHTS, else ./weights."""
+    return Path(os.environ.get("EVAR_WEIGHTS", "weights"))
+
+
+def load_checkpoint(path) -> dict:
+    """Read a checkpoint (safetensors, or PyTorch with weights_only=True) onto the CPU.
+
+    Raises UserError where the file is missing, damaged, or holds objects that only unpickling
+    (that is: running code from the file) could make.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file. Give its path with --weights=PATH.")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        with torch.serialization.safe_globals(_SAFE):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # every reader has errors of its own; all mean the same to a user
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        if "weights_only" in str(error) or "nsupported" in str(error):
+            raise UserError(
+                f"{path}: refused: it holds objects that could run code when unpickled. If you "
+                "trust its source, convert it once by hand and give the result: "
+                "docs/models.md, 'Converting a checkpoint'."
+            ) from error
+        raise UserError(
+            f"{path}: not a readable checkpoint ({first_line}). Download it again, or convert it "
+            "to safetensors."
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, not named tensors.")
+    return content
+
+
+def load_strict(
+    module: nn.Module, state: Mapping[str, Tensor], path, *, ignore: Iterable[str] = ()
+) -> None:
+    """Load `state` into `module`; every name and shape must agree.
+
+    `ignore`: prefixes of names in the checkpoint that the encoder has no use for (classifier
+    heads, tables it computes itself). Raises UserError that names what differs.
+    """
+    ignore = tuple(ignore)
+    state = {k: v for k, v in state.items() if not (ignore and k.startswith(ignore))}
+    own = module.state_dict()
+    missing = sorted(set(own) - set(state))
+    unexpected = sorted(set(state) - set(own))
+    differing = [
+        f"{k} is {tuple(state[k].shape)}, expected {tuple(own[k].shape)}"
+        for k in sorted(set(own) & set(state))
+        if own[k].shape != state[k].shape
+    ]
+    problems = [
+        f"{len(found)} {what} ({', '.join(found[:3])}{', ...' if len(found) > 3 else ''})"
+        for what, found in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("of another shape", differing),
+        )
+        if found
+    ]
+    if problems:
+        raise UserError(
+            f"{path}: not a checkpoint of {type(module).__name__}: {'; '.join(problems)}. "
+            "Give the published file of this model with --weights=PATH."
+        )
+    module.load_state_dict(state)
+
+
+def state_hash(module: nn.Module) -> str:
+    """SHA-256 over all parameters and buffers (names, shapes, dtypes, bytes), first 16 digits.
+
+    The identity of the weights themselves: the same tensors in another file format are the same
+    model, and a random initialisation is another one each time.
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        tensor = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,1 @@
+"""Encoders, one file a family; `<name>.yaml` beside them configures a named model."""

@@ -1,0 +1,60 @@
+"""Log-mel statistics: the baseline that every encoder should beat."""
+
+import torch
+import torchaudio
+
+from evar.adapter import Adapter
+
+
+class LogMel(Adapter):
+    """Log-mel spectrogram, standardised by training statistics, mean + max over time: 64-d.
+
+    64 slaney mel bands, 60-7800 Hz at 16 kHz, window and FFT of 1024 samples, hop 160, log of
+    power plus float32 epsilon. (The two statistics are one affine map of all values, which the
+    probe's own standardisation undoes: they are kept because published baselines have them.)
+    """
+
+    sample_rate = 16000
+    embed_dim = 64
+    fit_clips = 256
+
+    def __init__(self):
+        super().__init__()
+        self.mel = torchaudio.transforms.MelSpectrogram(
+            sample_rate=16000,
+            n_fft=1024,
+            hop_length=160,
+            f_min=60,
+            f_max=7800,
+            n_mels=64,
+            norm="slaney",
+            mel_scale="slaney",
+        )
+        self.mean, self.std = 0.0, 1.0
+
+    def logmel(self, audio):
+        """(B, S) -> (B, 64, T), not standardised."""
+        return (self.mel(audio) + torch.finfo(torch.float32).eps).log()
+
+    def features(self, audio):
+        return (self.logmel(audio) - self.mean) / self.std
+
+    def encode(self, features):
+        return features.transpose(1, 2)  # (B, 64, T) -> (B, T, 64)
+
+    def embed(self, audio):
+        frames = self.frames(audio)
+        return frames.mean(dim=1) + frames.amax(dim=1)
+
+    def fit(self, batches):
+        count = total = squares = 0.0
+        for audio in batches:
+            values = self.logmel(audio).double()
+            count += values.numel()
+            total += values.sum().item()
+            squares += values.square().sum().item()
+        mean = total / count
+        return {"mean": mean, "std": max(squares / count - mean**2, 1e-12) ** 0.5}
+
+    def fitted(self, statistics):
+        self.mean, self.std = statistics["mean"], statistics["std"]
