@@ -45,8 +45,8 @@ def write_atomic(path, content: bytes | str) -> None:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())  # mkstemp makes private files
-            os.replace(temporary, path)
+            Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes private files
+            Path(temporary).replace(path)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise

@@ -33,7 +33,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One data set as an evaluation uses it. A task is one literal of this class in `tasks/<name>.py`.
+    """One data set as an evaluation uses it: one literal of this class in `tasks/<name>.py`.
 
     `read` takes the folder of the unpacked data set and returns a pandas table with one row a clip:
     `file` (relative to that folder), `label` (several joined by "," in a multi-label task), `split`
