@@ -9,7 +9,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import evar.registry as registry
@@ -94,7 +94,7 @@ def load(model: str, *, weights=None, **overrides) -> tuple["Adapter", ModelConf
     spec = config(model)
     cls = adapter_class(spec.adapter)
     options = {**spec.options, **{k: v for k, v in overrides.items() if v is not None}}
-    known = [p for p in inspect.signature(cls).parameters if p not in ("weights", "self")]
+    known = option_names(spec)
     for key in options:
         if key not in known:
             raise unknown(f"option of {spec.name}:", key, known or ["(it has no options)"])
@@ -112,7 +112,13 @@ def load(model: str, *, weights=None, **overrides) -> tuple["Adapter", ModelConf
                 f"{model}: the adapter must set `{attribute}` to a whole number "
                 "(docs/add-a-model.md shows a complete one)"
             )
-    return adapter.eval().requires_grad_(False), spec
+    return adapter.eval().requires_grad_(False), replace(spec, lr=spec.lr or adapter.lr)
+
+
+def option_names(spec: ModelConfig) -> list[str]:
+    """The options of a model's adapter that a command line may set."""
+    parameters = inspect.signature(adapter_class(spec.adapter)).parameters
+    return [name for name in parameters if name not in ("weights", "self")]
 
 
 def _find_weights(spec: ModelConfig, given) -> Path | None:
@@ -212,8 +218,3 @@ def _library_versions() -> dict[str, str]:
 
     relevant = ("torch", "torchaudio", "transformers", "timm")
     return {name: version(name) for name in relevant if name in sys.modules}
-
-
-def describe(spec: ModelConfig) -> dict:
-    """The configuration as plain values, for a result."""
-    return asdict(spec)

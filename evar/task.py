@@ -46,12 +46,14 @@ class Task:
     title: str
     read: Callable[[Path], "pandas.DataFrame"]  # noqa: F821  (pandas is imported late)
     marker: str  # a file or folder that every copy of the data set has, relative to its root
+    metadata: str = ""  # the file that lists the clips; error messages name it
     seconds: float | None  # unit length; None: clips are read whole
     classes: int | None = None  # expected number; None: whatever the data has
     metric: Literal["accuracy", "mAP"] = "accuracy"
     multi_label: bool = False
     folds: tuple[str, ...] = ()  # cross-validation folds; empty: train / valid / test
     counts: Mapping[str, int] = field(default_factory=dict)  # clips of each split or fold
+    lr: float | None = None  # of the linear probe for all models, where the usual one is too slow
     group: str = ""  # what a group is: "speaker", "recording", ...; empty: no groups
     groups_cross: bool = False  # the published split itself puts a group on both sides
     silence: bool = False  # the published set holds digital silence, and papers score it

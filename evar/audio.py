@@ -1,0 +1,151 @@
+"""From a sound file to the samples an encoder is given.
+
+Mono is the mean of the channels; the resampler is soxr's HQ setting, on float32 (what librosa's
+default is). See docs/protocols.md, "Audio".
+"""
+
+import hashlib
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+from evar.errors import BadAudio
+
+MIN_SAMPLES = 2  # one sample is a number, not a sound
+_BLOCK = 16384  # bytes of each part that a fingerprint reads
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of itself: rate in Hz, frames per channel."""
+
+    sample_rate: int
+    frames: int
+
+
+def read_header(path) -> Header:
+    """The sample rate and length of a sound file, without decoding it.
+
+    Raises BadAudio where libsndfile cannot read it, where it is empty, and where a WAV file ends
+    before its own header says (libsndfile would shorten it in silence).
+    """
+    path = Path(path)
+    try:
+        info = soundfile.info(path)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise BadAudio(path, _reason(path, error)) from error
+    if info.frames == 0:
+        raise BadAudio(path, "holds no samples")
+    if info.frames < MIN_SAMPLES:
+        raise BadAudio(path, "holds a single sample")
+    missing = _missing_wav_bytes(path)
+    if missing:
+        raise BadAudio(path, f"truncated: {missing:,} bytes of its samples are missing")
+    return Header(info.samplerate, info.frames)
+
+
+def _reason(path: Path, error: Exception) -> str:
+    if not path.exists():
+        return "no such file"
+    if path.stat().st_size == 0:
+        return "an empty file (0 bytes)"
+    detail = str(error).rpartition(": ")[2].strip().rstrip(".")
+    return f"not readable as sound ({detail}); WAV, FLAC, OGG, MP3, AIFF and AU are"
+
+
+def _missing_wav_bytes(path: Path) -> int:
+    """How many bytes of the "data" chunk lie beyond the end of a RIFF file; 0 for other formats."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(4) != b"RIFF":
+            return 0
+        position = 12
+        while position + 8 <= size:
+            file.seek(position)
+            name, length = struct.unpack("<4sI", file.read(8))
+            if name == b"data":
+                # Streaming writers leave the length open: 0xFFFFFFFF is "until the end".
+                return 0 if length == 0xFFFFFFFF else max(0, position + 8 + length - size)
+            position += 8 + length + length % 2
+    return 0
+
+
+def fingerprint(path) -> str:
+    """A short hash of size, beginning, middle and end of a file.
+
+    Cheap enough for hundreds of thousands of files, and changed by every edit of real sound.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    digest = hashlib.blake2b(str(size).encode(), digest_size=8)
+    with path.open("rb") as file:
+        if size <= 3 * _BLOCK:
+            digest.update(file.read())
+        else:
+            for position in (0, size // 2, size - _BLOCK):
+                file.seek(position)
+                digest.update(file.read(_BLOCK))
+    return digest.hexdigest()
+
+
+def decode(path) -> tuple[np.ndarray, int]:
+    """The whole file as mono float32 (S,) in [-1, 1], and its sample rate in Hz.
+
+    Raises BadAudio for what cannot be decoded to the end and for samples that are not numbers.
+    """
+    path = Path(path)
+    try:
+        with soundfile.SoundFile(path) as file:
+            expected, rate = file.frames, file.samplerate
+            samples = file.read(dtype="float32", always_2d=True)  # (S, channels)
+    except (soundfile.SoundFileError, OSError) as error:
+        raise BadAudio(path, _reason(path, error)) from error
+    if len(samples) < expected:
+        raise BadAudio(path, f"damaged: only {len(samples):,} of {expected:,} frames decode")
+    if len(samples) < MIN_SAMPLES:
+        raise BadAudio(path, "holds no sound")
+    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+    if not np.isfinite(mono).all():
+        raise BadAudio(path, "holds samples that are not numbers (NaN or infinite)")
+    return mono, rate
+
+
+def load_clip(
+    path, *, sample_rate: int, samples: int | None, start: int = 0, silence: bool = False
+) -> np.ndarray:
+    """One clip as the encoder gets it: mono float32 at `sample_rate`, exactly `samples` long.
+
+    `start`: where the unit begins in a longer clip, a number in [0, 2**63) taken modulo the room
+    there is; 0 is the beginning. Shorter clips get zeros at the end; `samples=None` keeps the
+    whole clip. Digital silence raises BadAudio unless `silence` allows it.
+    """
+    mono, rate = decode(path)
+    if not silence and not mono.any():
+        raise BadAudio(path, "silent: every sample is zero")
+    if rate != sample_rate:
+        mono = soxr.resample(mono, rate, sample_rate, quality="HQ")
+    if samples is None:
+        return mono
+    room = len(mono) - samples
+    if room > 0:
+        first = start % room
+        return np.ascontiguousarray(mono[first : first + samples])
+    return np.pad(mono, (0, -room))
+
+
+def random_start(seed: int, clip: str) -> int:
+    """Where the random crop of a training clip begins: a number that only (seed, clip) decides.
+
+    `load_clip` takes it modulo the samples a crop can be moved by.
+    """
+    digest = hashlib.blake2b(f"{seed}:{clip}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def resampled_length(frames: int, rate: int, sample_rate: int) -> int:
+    """An upper bound of the samples that `frames` at `rate` become at `sample_rate`."""
+    return -(-frames * sample_rate // rate)

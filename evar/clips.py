@@ -1,0 +1,374 @@
+"""The manifest: which clips a data set has on this disk, checked against what it should have."""
+
+import hashlib
+import io
+import json
+import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+import filelock
+import numpy as np
+import pandas as pd
+
+from evar import audio, files
+from evar.errors import BadAudio, UserError
+from evar.task import SPLITS, Task
+
+MISSING = "missing"
+_SCANNED = ["sample_rate", "frames", "bytes", "fingerprint", "problem"]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One data set on this disk.
+
+    `table` has one row a clip, sorted by `file`: file, label, split or fold, group, sample_rate
+    (Hz), frames (samples per channel), bytes, fingerprint (of the content), problem ("" for a good
+    clip, "missing", or why it cannot be read). `sha256` identifies its content on any machine.
+    """
+
+    task: Task
+    root: Path
+    table: pd.DataFrame
+    sha256: str
+    stamps: np.ndarray  # (N, 2) size in bytes and time of change in ns, as seen on this disk
+
+    @property
+    def good(self) -> pd.DataFrame:
+        """The clips that are there and readable; the row numbers of `table` stay as index."""
+        return self.table[self.table.problem == ""]
+
+    @property
+    def missing(self) -> pd.DataFrame:
+        return self.table[self.table.problem == MISSING]
+
+    @property
+    def bad(self) -> pd.DataFrame:
+        """Clips that are there but cannot be read."""
+        return self.table[~self.table.problem.isin(["", MISSING])]
+
+    @property
+    def expected(self) -> int:
+        """How many clips a complete copy has."""
+        return sum(self.task.counts.values()) if self.task.counts else len(self.table)
+
+    @property
+    def partial(self) -> str:
+        """ "N of M clips" where clips are absent, else ""."""
+        here = len(self.table) - len(self.missing)
+        found = self.counts()
+        if here == self.expected and all(found.get(k) == n for k, n in self.task.counts.items()):
+            return ""
+        return f"{here:,} of {self.expected:,} clips"
+
+    def counts(self) -> dict[str, int]:
+        """Clips on this disk in each split or fold, readable or not."""
+        here = self.table[self.table.problem != MISSING]
+        return here[self.task.column].value_counts().to_dict()
+
+
+def find_root(folder, marker: str) -> Path:
+    """The data set's root: `folder`, or the one folder below it (two levels) with `marker` inside.
+
+    Raises UserError where there is none, or more than one.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder (--source=DIR is where the data set lies)")
+    if (folder / marker).exists():
+        return folder
+    found = sorted({p for d in ("*", "*/*") for p in folder.glob(d) if (p / marker).exists()})
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise UserError(
+            f"{folder}: several copies ({', '.join(map(str, found))}); name one of them"
+        )
+    raise UserError(
+        f"{folder}: {marker} not found there: not this data set's folder, or incomplete"
+    )
+
+
+def build(task: Task, root, *, previous: "Manifest | None" = None, progress=None) -> Manifest:
+    """Index a data set: read its own metadata, look at every file, check splits and leaks.
+
+    `previous`: an earlier manifest; files with the size and time it saw are not read again.
+    `progress`: wraps the iterable of scanned files (tqdm or None).
+    Raises UserError where the metadata themselves are wrong. Missing and unreadable files do not
+    raise: the manifest names them.
+    """
+    root = Path(root)
+    table = check_table(task, task.read(root))
+    scanned, stamps = _scan(root, table.file.tolist(), previous, progress)
+    table = pd.concat([table, scanned], axis=1)
+    manifest = Manifest(task, root, table, _sha256(table), stamps)
+    check_usable(task, manifest.good)
+    check_copies(task, manifest.good)
+    found = len(label_set(table.label))
+    if task.classes and not manifest.partial and found != task.classes:
+        raise UserError(f"{task.name}: {found} classes in {root}, expected {task.classes}")
+    return manifest
+
+
+def check_table(task: Task, table: pd.DataFrame) -> pd.DataFrame:
+    """The table that `task.read` gave, sorted and in canonical form.
+
+    Raises UserError that names the first row in question.
+    """
+    needed = ["file", "label", task.column]
+    for column in needed:
+        if column not in table:
+            raise UserError(f"{task.name}: no column {column!r} (needed: {', '.join(needed)})")
+    if "group" not in table:
+        table = table.assign(group="")
+    table = table[[*needed, "group"]].fillna("").astype(str)
+    table = table.sort_values("file", kind="stable").reset_index(drop=True)
+
+    _refuse(task, table.file[table.file.map(_leaves_root)], "must lie inside the data folder")
+    _refuse(task, table.file[table.file.duplicated()], "listed more than once")
+    empty = table.label.str.strip() == ""
+    _refuse(task, table.file[empty], "has no label")
+    if not task.multi_label:
+        comma = table.label.str.contains(",")
+        _refuse(
+            task, table.file[comma], "has a comma in its label, but one clip has one label here"
+        )
+    known = task.folds or SPLITS
+    wrong = ~table[task.column].isin(known)
+    _refuse(task, table.file[wrong], f"has a {task.column} other than {', '.join(known)}")
+    groups = table[table.group != ""]
+    if not task.groups_cross and len(groups):
+        sides = groups.groupby("group")[task.column].nunique()
+        crossing = sides.index[sides > 1]
+        what = f"{task.group or 'group'} on both sides of a split: its clips would leak"
+        _refuse(task, pd.Series(crossing), what)
+    return table
+
+
+def _leaves_root(file: str) -> bool:
+    path = PurePosixPath(file.replace("\\", "/"))
+    return path.is_absolute() or ".." in path.parts or ":" in path.parts[0] if path.parts else True
+
+
+def _refuse(task: Task, offenders: Iterable[str], what: str) -> None:
+    offenders = list(offenders)
+    if offenders:
+        where = task.metadata or task.name
+        more = f" (and {len(offenders) - 1:,} more)" if len(offenders) > 1 else ""
+        raise UserError(f"{where}: {offenders[0]}{more}: {what}. Correct the table of clips.")
+
+
+def check_usable(task: Task, good: pd.DataFrame) -> None:
+    """Refuse a set on which no honest score is possible: an empty side, a class never trained."""
+    sides = set(good[task.column])
+    needed = set(task.folds) if task.folds else {"train", "test"}
+    if task.folds and len(task.folds) < 2:
+        raise UserError(f"{task.name}: one fold only; cross-validation needs two or more")
+    for side in sorted(needed - sides):
+        raise UserError(
+            f"{task.name}: no readable clip in {task.column} {side!r}. Check the data set's folder "
+            "and its table."
+        )
+    for fold in task.folds or ("test",):
+        test = good[task.column] == fold
+        train = ~test if task.folds else good[task.column] == "train"
+        unseen = label_set(good.label[test]) - label_set(good.label[train])
+        if unseen and not task.multi_label:
+            raise UserError(
+                f"{task.name}: {task.column} {fold!r} has clips of {_some(unseen)}, of which there "
+                "is no training clip: no model can be right there. Add training clips or leave "
+                "the class out."
+            )
+
+
+def label_set(labels: pd.Series) -> set[str]:
+    """All labels of a column, several of one clip taken apart."""
+    return {part for label in labels.unique() for part in label.split(",")}
+
+
+def check_copies(task: Task, good: pd.DataFrame) -> None:
+    """Refuse a user's set in which the same sound is in training and in test.
+
+    Published sets keep their published clips; their copies are counted, not refused.
+    """
+    if task.counts:
+        return
+    twice = good[good.fingerprint.duplicated(keep=False)]
+    sides = twice.groupby("fingerprint")[task.column].nunique()
+    for mark in sides.index[sides > 1]:
+        names = twice.file[twice.fingerprint == mark].tolist()
+        raise UserError(
+            f"{task.name}: {names[0]} and {names[1]} are the same sound on both sides of a split. "
+            "Remove one of them."
+        )
+
+
+def _some(names: Iterable[str]) -> str:
+    names = sorted(names)
+    return ", ".join(map(repr, names[:3])) + (
+        f" and {len(names) - 3} more" if len(names) > 3 else ""
+    )
+
+
+def _scan(root: Path, names: list[str], previous, progress) -> tuple[pd.DataFrame, np.ndarray]:
+    """Header and fingerprint of every file, in parallel; (table, (N, 2) sizes and times in ns)."""
+    known = {}
+    if previous is not None and previous.root == root:
+        rows = previous.table[_SCANNED].itertuples(index=False, name=None)
+        stamps = map(tuple, previous.stamps.tolist())
+        known = {f: (s, r) for f, s, r in zip(previous.table.file, stamps, rows, strict=True)}
+
+    def look(name: str):
+        try:
+            status = os.stat(os.path.join(root, name))  # noqa: PTH116, PTH118  (300,000 times)
+        except OSError:
+            return (0, 0), (0, 0, 0, "", MISSING)
+        stamp = (status.st_size, status.st_mtime_ns)
+        if known.get(name, ((0, 0),))[0] == stamp:
+            return known[name]
+        path = root / name
+        try:
+            header = audio.read_header(path)
+        except BadAudio as error:
+            return stamp, (0, 0, status.st_size, audio.fingerprint(path), error.reason)
+        mark = audio.fingerprint(path)
+        return stamp, (header.sample_rate, header.frames, status.st_size, mark, "")
+
+    with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
+        results = list((progress or iter)(pool.map(look, names)))
+    stamps = np.array([stamp for stamp, _ in results], dtype=np.int64).reshape(-1, 2)
+    return pd.DataFrame([row for _, row in results], columns=_SCANNED), stamps
+
+
+def _csv(table: pd.DataFrame) -> bytes:
+    text = io.StringIO()
+    table.to_csv(text, index=False, lineterminator="\n")
+    return text.getvalue().encode()
+
+
+def _sha256(table: pd.DataFrame) -> str:
+    return hashlib.sha256(_csv(table)).hexdigest()
+
+
+# --- on disk: <data>/manifests/<name>.csv, .npy (sizes and times seen) and .json (written last)
+
+
+def _paths(name: str, data) -> tuple[Path, Path, Path]:
+    base = Path(data) / "manifests"
+    return base / f"{name}.csv", base / f"{name}.stamps.npy", base / f"{name}.json"
+
+
+def save(manifest: Manifest, data, *, name: str | None = None) -> Path:
+    """Write a manifest below the data folder; returns the path of its CSV."""
+    table_path, stamps_path, head_path = _paths(name or manifest.task.name, data)
+    files.make_folder(table_path.parent)
+    head = {
+        "task": manifest.task.name,
+        "version": manifest.task.version,
+        "root": str(manifest.root.resolve()),
+        "sha256": manifest.sha256,
+        "clips": len(manifest.table),
+        "missing": len(manifest.missing),
+        "bad": len(manifest.bad),
+    }
+    stamps = io.BytesIO()
+    np.save(stamps, manifest.stamps)
+    with files.writing(head_path), filelock.FileLock(head_path.with_suffix(".lock")):
+        files.write_atomic(table_path, _csv(manifest.table))
+        files.write_atomic(stamps_path, stamps.getvalue())
+        files.write_atomic(head_path, json.dumps(head, indent=1) + "\n")
+    return table_path
+
+
+def load(task: Task, data, *, name: str | None = None) -> Manifest | None:
+    """The saved manifest of a task; None where there is none, or it is damaged or outdated."""
+    table_path, stamps_path, head_path = _paths(name or task.name, data)
+    try:
+        head = json.loads(head_path.read_text())
+        content = table_path.read_bytes()
+        stamps = np.load(stamps_path, allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    if head.get("version") != task.version or head.get("task") != task.name:
+        return None
+    if hashlib.sha256(content).hexdigest() != head["sha256"]:
+        return None
+    text = dict.fromkeys(("file", "label", task.column, "group", "fingerprint", "problem"), str)
+    table = pd.read_csv(io.BytesIO(content), dtype=text, keep_default_na=False)
+    if len(table) != len(stamps):
+        return None
+    return Manifest(task, Path(head["root"]), table, head["sha256"], stamps)
+
+
+def changed(manifest: Manifest) -> list[str]:
+    """Files whose size or time differs from what the manifest saw, or that came or went."""
+    root = str(manifest.root)
+    names = []
+    for name, stamp in zip(
+        manifest.table.file, manifest.table.attrs["stamps"].tolist(), strict=True
+    ):
+        try:
+            status = os.stat(os.path.join(root, name))  # noqa: PTH116, PTH118  (300,000 times)
+            now = [status.st_size, status.st_mtime_ns]
+        except OSError:
+            now = [0, 0]
+        if now != stamp:
+            names.append(name)
+    return names
+
+
+def open_task(task: Task, data, *, source=None, progress=None, name: str | None = None) -> Manifest:
+    """The manifest of a task as the disk is now, indexed where that is needed.
+
+    Looks in `source`, else where the last manifest found the data, else in the files that ship
+    with the harness, else in `<data>/<task name>`. Only files that are new or changed are read.
+    """
+    previous = load(task, data, name=name)
+    if source is None and previous is not None and not changed(previous):
+        return previous
+    if source is None:
+        source = task.bundled or (previous.root if previous else Path(data) / task.name)
+        if not Path(source).is_dir():
+            raise UserError(
+                f"{task.name} is not prepared: get it (see {task.homepage or 'docs/tasks.md'}), "
+                f"then run `python prepare.py {task.name} --source=DIR`"
+            )
+    root = find_root(source, task.marker).resolve()
+    manifest = build(task, root, previous=previous, progress=progress)
+    save(manifest, data, name=name)
+    return manifest
+
+
+def require_usable(
+    manifest: Manifest, *, partial: bool = False, skip_bad: bool = False
+) -> Manifest:
+    """The manifest with only its usable clips allowed to be absent or bad on request.
+
+    Raises UserError that names the first file where clips are missing without `partial` or
+    unreadable without `skip_bad`.
+    """
+    task = manifest.task
+    if manifest.partial and not partial:
+        gone = manifest.missing.file
+        first = f"; first missing: {gone.iloc[0]}" if len(gone) else ""
+        raise UserError(
+            f"{task.name}: not complete, {manifest.partial} in {manifest.root}{first}. Complete it "
+            f"and run `python prepare.py {task.name}`, or accept a score that says so: --partial."
+        )
+    if len(manifest.bad) and not skip_bad:
+        first = manifest.bad.iloc[0]
+        raise BadAudio(manifest.root / first.file, first.problem)
+
+
+def without(manifest: Manifest, bad: dict[int, str]) -> Manifest:
+    """The manifest with those clips (row: reason) marked bad that could not be decoded."""
+    if not bad:
+        return manifest
+    table = manifest.table.copy()
+    for row, reason in bad.items():
+        table.loc[row, "problem"] = reason
+    check_usable(manifest.task, table[table.problem == ""])
+    return replace(manifest, table=table)

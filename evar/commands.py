@@ -1,0 +1,311 @@
+"""What the command lines do: read options, call the harness, print. Heavy imports are inside."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from fire.decorators import SetParseFns
+
+from evar.errors import UserError, unknown
+
+
+@SetParseFns(model=str, task=str, weights=str, data=str, cache=str, results=str, device=str)
+def lineareval(
+    model,
+    task,
+    *,
+    seeds=3,
+    lr=None,
+    hidden=(),
+    epochs=200,
+    weights=None,
+    data=None,
+    seconds=None,
+    device="auto",
+    batch_size=None,
+    results="results",
+    cache=None,
+    no_cache=False,
+    partial=False,
+    skip_bad=False,
+    quiet=False,
+    **options,
+):
+    """Score a frozen encoder on a task with linear probes.
+
+    usage: lineareval MODEL TASK [options]
+
+    MODEL          a registered name (`evar list models`) or path/to/file.py:ClassName
+    TASK           a registered name (`evar list tasks`) or the path of a CSV with the columns
+                   file,label,split (or fold) and optionally group
+
+    --seeds=3      runs, with seeds 42, 43, ...; or the seeds themselves: --seeds=42,43
+    --lr=RATE      learning rate of the probe; default: the model's
+    --hidden=()    widths of hidden layers, e.g. --hidden=(512,); none is the linear probe
+    --epochs=200   at most so many; the probe stops 20 epochs after its best
+    --weights=PATH checkpoint; default: the published file in $EVAR_WEIGHTS or weights/;
+                   "random" evaluates the untrained network
+    --data=DIR     where data sets and manifests are; default: $EVAR_DATA or data/
+    --seconds=S    unit length of a CSV task; default: its longest clip, at most 10
+    --device=auto  cpu, cuda, cuda:1, ...
+    --batch_size=N clips through the encoder at a time (no effect on the protocol)
+    --results=DIR  where results are written; default: results/
+    --cache=DIR    where embeddings are kept; default: $EVAR_CACHE or the user's cache folder
+    --no_cache     keep no embeddings
+    --partial      accept an incomplete data set; the score then says so
+    --skip_bad     leave out clips that cannot be decoded; the score then says so
+    --quiet        no progress bars
+    --NAME=VALUE   an option of the model's adapter
+    """
+    from evar import models, store
+
+    seeds, hidden, epochs = _seeds(seeds), _widths(hidden), _whole("epochs", epochs)
+    lr = _number("lr", lr, above=0, optional=True)
+    batch_size = None if batch_size is None else _whole("batch_size", batch_size)
+    seconds = _number("seconds", seconds, above=0, optional=True)
+    _check_model_options(models, model, options)
+    manifest = _open_task(task, _data(data), seconds, quiet)
+    from evar import clips, files, leaderboard
+    from evar import results as results_
+    from evar.probe import ProbeSettings
+    from evar.protocols import linear
+
+    clips.require_usable(manifest, partial=partial, skip_bad=skip_bad)
+    device = _device(device)
+    files.make_folder(results)
+    adapter, config = models.load(model, weights=weights, **options)
+    identity = models.identity(adapter, config, options)
+    config = replace(config, lr=linear.learning_rate(config, manifest.task), lr_by_task={})
+    probe = ProbeSettings(lr=lr or config.lr, hidden=hidden, epochs=epochs)
+    with _bars(f"{model} {task}", quiet) as (embedding, probing):
+        evaluation = linear.evaluate(
+            adapter,
+            identity,
+            manifest,
+            linear.LinearSettings(probe, seeds),
+            cache=None if no_cache else Path(cache or store.cache_folder()),
+            device=device,
+            batch_size=batch_size,
+            skip_bad=skip_bad,
+            embed_progress=embedding,
+            probe_progress=probing(probe.epochs) if probing else None,
+        )
+    record = results_.run_record(evaluation, config, identity, manifest, device=device)
+    path = results_.save_run(record, evaluation, results)
+    board = leaderboard.rebuild(results)[-1]
+    low, high = (100 * v for v in record["score"]["bootstrap95"])
+    unit = record["score"]["bootstrap_unit"]
+    print(f"test clips resampled by {unit}: 95 % interval {low:.1f} to {high:.1f} %")
+    print(f"results: {path}, table: {board}")
+    print(results_.summary_line(record))
+
+
+def _check_model_options(models, model: str, options: dict) -> None:
+    """Refuse misspelt options before any work is done."""
+    import inspect
+
+    config = models.config(model)
+    if not options:
+        return
+    own = [p.name for p in inspect.signature(lineareval).parameters.values()][2:-1]
+    known = models.option_names(config)
+    for key in options:
+        if key not in known:
+            raise unknown("option", f"--{key}", [f"--{k}" for k in [*own, *known]])
+
+
+def _data(given) -> Path:
+    return Path(given or os.environ.get("EVAR_DATA", "data"))
+
+
+def _open_task(name: str, data: Path, seconds: float | None, quiet: bool, source=None):
+    from evar import clips, csvtask
+    from evar import task as tasks
+
+    if csvtask.is_csv(name):
+        task = csvtask.task_from_csv(name, seconds=seconds)
+        manifest_name = csvtask.manifest_name(name)
+    else:
+        if seconds is not None:
+            raise UserError("--seconds is for CSV tasks: a registered task has its published unit")
+        task, manifest_name = tasks.get(name), None
+    bar = None if quiet else _bar(f"index {task.name}", "file")
+    if csvtask.is_csv(name) or task.bundled:
+        source = task.bundled  # small, and the user's own: looked at anew each time
+    return clips.open_task(task, data, source=source, progress=bar, name=manifest_name)
+
+
+def _bar(title: str, unit: str, **more):
+    """A tqdm bar that waits half a second before it shows, and leaves nothing behind."""
+    from tqdm import tqdm
+
+    def bar(iterable=None, total=None):
+        settings = {"desc": title, "unit": unit, "delay": 0.5, "leave": False, **more}
+        return tqdm(iterable, total=total, **settings)
+
+    return bar
+
+
+class _bars:
+    """Progress of a run on standard error: decoding and embedding by clip, probing by epoch."""
+
+    def __init__(self, title: str, quiet: bool):
+        self.title, self.quiet, self.open = title, quiet, []
+
+    def __enter__(self):
+        if self.quiet:
+            return None, None
+
+        def probing(epochs: int):
+            bar = _bar(f"{self.title}: probe", "epoch")(total=epochs)
+            self.open.append(bar)
+
+            def on_epoch(_, running: int) -> None:
+                bar.set_postfix(probes=running, refresh=False)
+                bar.update()
+
+            return on_epoch
+
+        return _bar(f"{self.title}: decode and embed", "clip"), probing
+
+    def __exit__(self, *_):
+        for bar in self.open:
+            bar.close()
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device={name}: not usable here ({reason})") from error
+    return name
+
+
+def _seeds(value) -> tuple[int, ...]:
+    if isinstance(value, (tuple, list)) and value and all(isinstance(v, int) for v in value):
+        if len(set(value)) < len(value):
+            raise UserError("--seeds: the same seed twice is the same run twice")
+        return tuple(value)
+    return tuple(range(42, 42 + _whole("seeds", value)))
+
+
+def _widths(value) -> tuple[int, ...]:
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    return tuple(_whole("hidden", v) for v in values)
+
+
+def _whole(name: str, value) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"--{name} must be a whole number of 1 or more, not {value!r}")
+    return value
+
+
+def _number(name: str, value, *, above: float, optional: bool = False) -> float | None:
+    if value is None and optional:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > above:
+        raise UserError(f"--{name} must be a number above {above:g}, not {value!r}")
+    return float(value)
+
+
+@SetParseFns(task=str, source=str, data=str)
+def prepare(task, *, source=None, data=None, quiet=False):
+    """Index and verify a data set that is on disk.
+
+    usage: prepare TASK [options]
+
+    TASK           a registered name (`evar list tasks`) or the path of a CSV with the columns
+                   file,label,split (or fold) and optionally group
+
+    --source=DIR   the data set's folder (it stays where it is); default: where it was last time,
+                   else DATA/TASK
+    --data=DIR     where manifests are kept; default: $EVAR_DATA or data/
+    --quiet        no progress bar
+    """
+    manifest = _open_task(task, _data(data), None, quiet, source)
+    name, column = manifest.task.name, manifest.task.column
+    counts = manifest.good[column].value_counts().sort_index()
+    print(f"{name}: {len(manifest.good):,} clips in {manifest.root}")
+    print("  " + ", ".join(f"{column} {side}: {count:,}" for side, count in counts.items()))
+    print(f"  manifest {manifest.sha256[:16]}")
+    for kind, rows in (("missing", manifest.missing), ("unreadable", manifest.bad)):
+        for file, problem in zip(rows.file, rows.problem, strict=True):
+            print(f"  {kind}: {file}" + (f": {problem}" if kind != "missing" else ""))
+    if manifest.partial:
+        print(f"  NOT COMPLETE: {manifest.partial}; scores need --partial and say so")
+    elif len(manifest.bad):
+        print(f"  {len(manifest.bad)} unreadable: scores need --skip_bad and say so")
+    else:
+        print("  complete")
+
+
+@SetParseFns(results=str)
+def leaderboard(*, results="results"):
+    """Rebuild scores.csv, leaderboard.csv and leaderboard.md from the runs.
+
+    usage: leaderboard [options]
+
+    --results=DIR  the results folder; default: results/
+    """
+    from evar import leaderboard as leaderboard_
+
+    for path in leaderboard_.rebuild(results):
+        print(path)
+
+
+@SetParseFns(what=str, data=str)
+def list_registered(what, *, data=None):
+    """List the registered models or tasks.
+
+    usage: list models|tasks
+    """
+    if what == "models":
+        from evar import models
+
+        for name in models.names():
+            print(name)
+    elif what == "tasks":
+        from evar import task as tasks
+
+        for name in tasks.names():
+            task = tasks.get(name)
+            folds = f"{len(task.folds)} folds" if task.folds else "split"
+            clips = f"{sum(task.counts.values()):,}" if task.counts else "-"
+            print(f"{name:<14} {clips:>10} clips  {folds:<9} {task.metric:<9} {task.title}")
+    else:
+        raise unknown("list:", what, ["models", "tasks"])
+
+
+@SetParseFns(action=str, key=str, cache=str)
+def cache(action, key=None, *, cache=None):
+    """Show or remove kept embeddings.
+
+    usage: cache ls | cache rm KEY | cache rm all
+
+    KEY            the first digits of a key that `cache ls` shows
+    --cache=DIR    the cache folder; default: $EVAR_CACHE or the user's cache folder
+    """
+    from evar import store
+
+    folder = Path(cache or store.cache_folder())
+    kept = store.entries(folder)
+    if action == "ls":
+        for entry in kept:
+            model = entry.identity.get("model", {}).get("adapter", "?")
+            task = entry.identity.get("task", "?")
+            print(f"{entry.key[:12]}  {entry.bytes / 1e6:9.1f} MB  {model:<24} {task}")
+        print(f"{len(kept)} keys, {sum(e.bytes for e in kept) / 1e6:,.1f} MB in {folder}")
+    elif action == "rm":
+        chosen = [e for e in kept if key == "all" or (key and e.key.startswith(key))]
+        if not chosen:
+            raise UserError(f"no key begins with {key!r} in {folder}; `cache ls` shows them")
+        for entry in chosen:
+            store.remove(folder, entry.key)
+        print(f"removed {len(chosen)} keys, {sum(e.bytes for e in chosen) / 1e6:,.1f} MB")
+    else:
+        raise unknown("action", action, ["ls", "rm"])

@@ -1,0 +1,89 @@
+"""A user's own sounds as a task: one CSV, no code."""
+
+import csv
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+import soundfile
+
+from evar.errors import UserError, unknown
+from evar.task import SPLITS, Task
+
+COLUMNS = ("file", "label", "split", "fold", "group")
+LONGEST = 10.0  # seconds; a unit longer than that must be asked for
+
+
+def is_csv(name: str) -> bool:
+    """Whether TASK on a command line is a CSV rather than a registered name."""
+    return name.lower().endswith(".csv")
+
+
+def task_from_csv(path, *, seconds: float | None = None) -> Task:
+    """The task that a CSV describes: columns file, label, split or fold, and optionally group.
+
+    Files are relative to the folder of the CSV. A label with "," makes the task multi-label.
+    `seconds` is the unit length; None takes the longest clip, at most 10 s. Raises UserError for
+    a file that is no such table.
+    """
+    path = Path(path)
+    table = _read(path)
+    column = "fold" if "fold" in table else "split"
+    folds = tuple(sorted(table.fold.unique())) if column == "fold" else ()
+    multi_label = bool(table.label.str.contains(",").any())
+    root = path.resolve().parent
+    return Task(
+        name=path.stem,
+        version="1",
+        title=str(path),
+        metadata=str(path),
+        read=lambda _: table,
+        marker=path.name,
+        seconds=seconds or _longest(root, table.file),
+        metric="mAP" if multi_label else "accuracy",
+        multi_label=multi_label,
+        folds=folds,
+        group="group" if "group" in table else "",
+        bundled=root,
+    )
+
+
+def manifest_name(path) -> str:
+    """A name for the manifest of a CSV that no other CSV has."""
+    resolved = str(Path(path).resolve())
+    return f"csv-{Path(path).stem}-{hashlib.sha256(resolved.encode()).hexdigest()[:8]}"
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise UserError(f"{path}: no such file (TASK is a name or the path of a CSV)")
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
+    except (ValueError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a CSV in UTF-8 ({error})") from error
+    for column in table.columns:
+        if column not in COLUMNS:
+            raise unknown(f"column in {path}:", column, COLUMNS)
+    missing = [c for c in ("file", "label") if c not in table]
+    if missing or ("split" in table) == ("fold" in table):
+        raise UserError(
+            f"{path}: needs the columns file, label and split ({', '.join(SPLITS)}) or fold; "
+            f"it has {', '.join(table.columns)}"
+        )
+    if table.empty:
+        raise UserError(f"{path}: lists no clips")
+    return table.map(str.strip)
+
+
+def _longest(root: Path, names) -> float:
+    """Seconds of the longest readable clip, rounded up to milliseconds, at most LONGEST."""
+    longest = 0.0
+    for name in names:
+        try:
+            info = soundfile.info(root / name)
+        except (soundfile.SoundFileError, OSError):
+            continue  # indexing names it
+        longest = max(longest, info.frames / info.samplerate)
+        if longest >= LONGEST:
+            return LONGEST
+    return max(round(longest + 0.0005, 3), 0.001)

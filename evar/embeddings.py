@@ -1,0 +1,258 @@
+"""Clips through an encoder, each one once: decode ahead, embed in batches, keep on disk."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import soxr
+import torch
+from torch import Tensor
+
+from evar import audio
+from evar.adapter import Adapter
+from evar.clips import Manifest
+from evar.errors import BadAudio, UserError
+from evar.store import Shard, Store
+
+VERSION = 1  # raise it when decoding, cropping or batching changes what an encoder is given
+_SHARD_BYTES = 2**26  # of waveforms; two shards are in memory at a time
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at a clip: its row in the manifest, and where a longer clip is cropped."""
+
+    row: int
+    start: int  # 0: its first unit
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Embeddings of a whole task.
+
+    `values` (V, D) float32, one row a view. `first[i]` is the row of clip i's first unit,
+    `cropped[i]` that of its random crop (-1: this clip has none). `bad`: clips left out because
+    they cannot be decoded (row in the manifest: reason).
+    """
+
+    values: np.ndarray
+    first: np.ndarray
+    cropped: np.ndarray
+    bad: dict[int, str]
+
+
+def views(manifest: Manifest, *, sample_rate: int, crop_seed: int) -> list[View]:
+    """What must be embedded: the first unit of test clips, a random crop of the others.
+
+    (Protocol facts, section 1.) A clip that a fold uses on both sides has both views, a clip no
+    longer than the unit has one, whichever side it is on.
+    """
+    task, table = manifest.task, manifest.good
+    unit = task.unit_samples(sample_rate)
+    columns = (table.file, table[task.column], table.frames, table.sample_rate)
+    plan = []
+    for row, file, side, frames, rate in zip(table.index, *columns, strict=True):
+        longer = audio.resampled_length(int(frames), int(rate), sample_rate) > unit
+        if not longer or task.folds or side == "test":
+            plan.append(View(row, 0))
+        if longer and (task.folds or side != "test"):
+            plan.append(View(row, audio.random_start(crop_seed, file)))
+    return plan
+
+
+def embed_task(
+    adapter: Adapter,
+    identity: dict,
+    manifest: Manifest,
+    *,
+    cache: Path | None,
+    crop_seed: int = 42,
+    device: str = "cpu",
+    batch_size: int | None = None,
+    skip_bad: bool = False,
+    progress: Callable | None = None,
+) -> Embeddings:
+    """Embed every clip of a task, or read what an earlier run has kept.
+
+    `identity` is what the adapter's embeddings depend on (`evar.models.identity`). `cache=None`
+    keeps nothing. Raises BadAudio for a clip that cannot be decoded, unless `skip_bad`; UserError
+    where the adapter gives anything but finite (B, D) float32.
+    """
+    plan = views(manifest, sample_rate=adapter.sample_rate, crop_seed=crop_seed)
+    key = {
+        "model": identity,
+        "task": f"{manifest.task.name} {manifest.task.version}",
+        "manifest": manifest.sha256,
+        "seconds": manifest.task.seconds,
+        "sample_rate": adapter.sample_rate,
+        "crop_seed": crop_seed,
+        "precision": "float32",
+        "resampler": f"soxr HQ {soxr.__version__}",
+        "version": VERSION,
+    }
+    with contextlib.ExitStack() as stack:
+        folder = cache or stack.enter_context(tempfile.TemporaryDirectory(prefix="evar-"))
+        store = Store(Path(folder), key)
+        engine = _Engine(
+            adapter.to(device), manifest, plan, store, device, batch_size, skip_bad, progress
+        )
+        values, bad_views = engine.run()
+    if bad_views and not skip_bad:
+        view, reason = next(iter(bad_views.items()))
+        raise BadAudio(manifest.root / manifest.table.file[plan[view].row], reason)
+    first = np.full(len(manifest.table), -1)
+    cropped = np.full(len(manifest.table), -1)
+    for number, view in enumerate(plan):
+        (cropped if view.start else first)[view.row] = number
+    bad = {plan[number].row: reason for number, reason in bad_views.items()}
+    return Embeddings(values, first, cropped, bad)
+
+
+class _Engine:
+    """Decoding threads feed one encoder; shard by shard, so that memory stays flat."""
+
+    def __init__(self, adapter, manifest, plan, store, device, batch_size, skip_bad, progress):
+        self.adapter, self.manifest, self.plan, self.store = adapter, manifest, plan, store
+        self.device, self.skip_bad, self.progress = device, skip_bad, progress
+        self.batch_size = batch_size or (16 if device == "cpu" else 64)
+        self.unit = manifest.task.unit_samples(adapter.sample_rate)
+        self.per_shard = max(16, min(512, _SHARD_BYTES // (4 * self.unit)))
+        self.shards = -(-len(plan) // self.per_shard)
+        self.names = manifest.table.file
+        self.workers = os.cpu_count() or 1
+
+    def run(self) -> tuple[np.ndarray, dict[int, str]]:
+        if self.adapter.fit_clips:
+            self.adapter.fitted(self.store.once("fit", self._fit))
+        bar = self.progress(total=len(self.plan)) if self.progress else None
+        with full_precision(), bar or contextlib.nullcontext():
+            self.bar = bar
+            todo = self.store.missing(self.shards)
+            if bar is not None:
+                bar.update(len(self.plan) - sum(len(self._rows(n)) for n in todo))
+            self.store.fill(todo, self._compute)
+        return self.store.gather(self.shards)
+
+    def _rows(self, shard: int) -> range:
+        return range(shard * self.per_shard, min(len(self.plan), (shard + 1) * self.per_shard))
+
+    def _load(self, view: View) -> np.ndarray | BadAudio:
+        try:
+            return audio.load_clip(
+                self.manifest.root / self.names[view.row],
+                sample_rate=self.adapter.sample_rate,
+                samples=self.unit,
+                start=view.start,
+                silence=self.manifest.task.silence,
+            )
+        except BadAudio as error:
+            if not self.skip_bad:
+                raise
+            return error
+
+    def _fit(self) -> dict:
+        """Show the adapter evenly spaced training clips, none of whose labels it sees.
+
+        In cross-validation every clip is a training clip of some fold, and one fit serves all.
+        """
+        task, table = self.manifest.task, self.manifest.table
+        train = [
+            view for view in self.plan if task.folds or table[task.column][view.row] == "train"
+        ]
+        count = min(len(train), self.adapter.fit_clips)
+        chosen = [train[i * len(train) // count] for i in range(count)]
+
+        def batches() -> Iterator[Tensor]:
+            with ThreadPoolExecutor(self.workers) as pool:
+                for at in range(0, count, self.batch_size):
+                    loaded = pool.map(self._load, chosen[at : at + self.batch_size])
+                    clips = [clip for clip in loaded if isinstance(clip, np.ndarray)]
+                    if clips:
+                        yield torch.from_numpy(np.stack(clips)).to(self.device)
+
+        with torch.inference_mode():
+            return self.adapter.fit(batches())
+
+    def _compute(self, claims: Iterator[int]) -> None:
+        """Compute and write the claimed shards, the next one decoding while one is embedded."""
+        pool = ThreadPoolExecutor(self.workers)
+        try:
+            ahead: list[tuple[int, list[Future]]] = []
+            for number in claims:
+                ahead.append(
+                    (number, [pool.submit(self._load, self.plan[i]) for i in self._rows(number)])
+                )
+                if len(ahead) == 2:
+                    self._write(*ahead.pop(0))
+            while ahead:
+                self._write(*ahead.pop(0))
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def _write(self, number: int, loading: list[Future]) -> None:
+        rows = np.full((len(loading), self.adapter.embed_dim), np.nan, np.float32)
+        bad: dict[int, str] = {}
+        for at in range(0, len(loading), self.batch_size):
+            batch, where = [], []
+            for i in range(at, min(at + self.batch_size, len(loading))):
+                clip = loading[i].result()
+                loading[i] = None  # its samples are not needed any more
+                if isinstance(clip, BadAudio):
+                    bad[i] = clip.reason
+                else:
+                    batch.append(clip)
+                    where.append(i)
+            if batch:
+                rows[where] = embed_batch(self.adapter, np.stack(batch), self.device)
+            if self.bar is not None:
+                self.bar.update(len(batch))
+        self.store.write(number, Shard(rows, bad))
+
+
+def embed_batch(adapter: Adapter, batch: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """(B, S) float32 waveforms -> (B, D) float32 embeddings, checked.
+
+    Raises UserError where the adapter gives another shape, another dtype or values that are not
+    finite.
+    """
+    with torch.inference_mode():
+        out = adapter.embed(torch.from_numpy(batch).to(device))
+    name = type(adapter).__name__
+    remedy = "`python -m evar.check MODEL` shows where"
+    if not isinstance(out, Tensor):
+        raise UserError(f"{name}.embed gave a {type(out).__name__}, not a tensor; {remedy}")
+    expected = (len(batch), adapter.embed_dim)
+    if tuple(out.shape) != expected:
+        raise UserError(f"{name}.embed gave shape {tuple(out.shape)}, not {expected}; {remedy}")
+    if out.dtype != torch.float32:
+        raise UserError(f"{name}.embed gave {out.dtype}, not torch.float32; {remedy}")
+    if not torch.isfinite(out).all():
+        raise UserError(f"{name}.embed gave values that are not finite (NaN or inf); {remedy}")
+    return out.cpu().numpy()
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Float32 means float32: no TF32 in convolutions or matrix products on a GPU."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def training_rows(embeddings: Embeddings, clips: Sequence[int]) -> np.ndarray:
+    """Rows of `values` for clips used in training or validation: their random crop, if any."""
+    rows = embeddings.cropped[clips]
+    return np.where(rows >= 0, rows, embeddings.first[clips])
+
+
+def test_rows(embeddings: Embeddings, clips: Sequence[int]) -> np.ndarray:
+    """Rows of `values` for clips used in testing: their first unit."""
+    return embeddings.first[clips]

@@ -1,0 +1,204 @@
+"""The leaderboard: every table is rebuilt from the runs' JSONs and the published figures."""
+
+import csv
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+
+from evar import files, results
+from evar.errors import UserError
+
+# Tasks whose mean is a model's average in the paper; a model that lacks one has no average.
+AVERAGED = {
+    "linear": (
+        "esc50",
+        "us8k",
+        "spcv2",
+        "vc1",
+        "voxforge",
+        "cremad",
+        "gtzan",
+        "nsynth",
+        "surge",
+    )
+}
+_DEFAULTS = {
+    "hidden": [],
+    "epochs": 200,
+    "patience": 20,
+    "batch_size": 200,
+    "crop_seed": 42,
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One model under one protocol: cells by task, e.g. "96.3 ± 0.3", and where they are from."""
+
+    protocol: str
+    model: str
+    source: str  # "run" or "published"
+    cells: dict[str, str]
+    average: str
+
+
+def rebuild(folder) -> list[Path]:
+    """Write scores.csv, leaderboard.csv and leaderboard.md anew; returns their paths.
+
+    Safe beside other processes: the last one to write has read everybody's runs.
+    """
+    folder = files.make_folder(folder)
+    with files.writing(folder), filelock.FileLock(folder / ".leaderboard.lock"):
+        runs = results.load_runs(folder)
+        rows = [*rows_of_runs(runs), *rows_published(folder / "published.csv")]
+        tables = {
+            "scores.csv": _csv(scores_table(runs)),
+            "leaderboard.csv": _csv(_wide(rows)),
+            "leaderboard.md": markdown(rows),
+        }
+        for name, content in tables.items():
+            files.write_atomic(folder / name, content)
+    return [folder / name for name in tables]
+
+
+def scores_table(runs: Iterable[dict]) -> list[dict]:
+    """One line a run: what it was, its score in percent with both intervals, its caveats."""
+    return [
+        {
+            "id": r["id"],
+            "protocol": r["protocol"],
+            "model": r["model"]["name"],
+            "variant": variant(r),
+            "weights": r["model"]["weights"],
+            "task": r["task"]["name"],
+            "task_version": r["task"]["version"],
+            "metric": r["score"]["metric"],
+            "score_percent": round(100 * r["score"]["mean"], 4),
+            "ci95": "" if r["score"]["ci95"] is None else round(100 * r["score"]["ci95"], 4),
+            "runs": r["score"]["runs"],
+            "bootstrap_low": round(100 * r["score"]["bootstrap95"][0], 4),
+            "bootstrap_high": round(100 * r["score"]["bootstrap95"][1], 4),
+            "test_clips_by": r["score"]["bootstrap_unit"],
+            "caveats": "; ".join(results.caveats(r["clips"])),
+            "finished": r["finished"],
+        }
+        for r in runs
+    ]
+
+
+def variant(record: dict) -> str:
+    """What a run was told differently from its model's and protocol's defaults, e.g. "lr=0.001"."""
+    settings, config = record["settings"], record["config"]
+    told = [f"{k}={settings[k]}" for k, v in _DEFAULTS.items() if settings.get(k, v) != v]
+    if settings.get("lr", config["lr"]) != config["lr"]:
+        told.insert(0, f"lr={settings['lr']:g}")
+    given = record["model"]["options"]
+    told += [f"{k}={v}" for k, v in given.items() if config["options"].get(k) != v]
+    return ", ".join(told)
+
+
+def rows_of_runs(runs: Iterable[dict]) -> list[Row]:
+    """One row a protocol, model, weights and variant; the newest run of a cell counts."""
+    grouped: dict[tuple, dict[str, dict]] = {}
+    for record in runs:  # oldest first: later ones replace earlier ones
+        key = (
+            record["protocol"],
+            record["model"]["name"],
+            record["model"]["weights"],
+            variant(record),
+        )
+        grouped.setdefault(key, {})[record["task"]["name"]] = record
+    names = [key[:2] + key[3:] for key in grouped]
+    rows = []
+    for key, cells in grouped.items():
+        protocol, model, weights, told = key
+        label = model + (f" ({told})" if told else "")
+        if names.count(key[:2] + key[3:]) > 1:  # the same name with other weights
+            label += f" [{weights[:6]}]"
+        shown = {
+            task: " ".join(
+                [results.percent(r["score"]), *(f"({c})" for c in results.caveats(r["clips"]))]
+            )
+            for task, r in cells.items()
+        }
+        means = [cells[t]["score"]["mean"] for t in AVERAGED.get(protocol, ()) if t in cells]
+        whole = AVERAGED.get(protocol) and len(means) == len(AVERAGED[protocol])
+        average = f"{100 * sum(means) / len(means):.1f}" if whole else ""
+        rows.append(Row(protocol, label, "run", shown, average))
+    return sorted(rows, key=lambda r: (r.protocol, r.model))
+
+
+def rows_published(path) -> list[Row]:
+    """Rows of the paper's tables; none where the file is absent."""
+    path = Path(path)
+    if not path.is_file():
+        return []
+    grouped: dict[tuple[str, str], dict[str, str]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            for line in csv.DictReader(file):
+                cell = f"{float(line['score_percent']):g}"
+                cell += f" ± {line['ci95']}" if line["ci95"] else ""
+                cells = grouped.setdefault((line["protocol"], line["model"]), {})
+                cells[line["task"]] = cell
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{path}: not the table of published figures ({error!r})") from error
+    return [
+        Row(protocol, model, "published", cells, cells.pop("average", ""))
+        for (protocol, model), cells in grouped.items()
+    ]
+
+
+def _tasks(rows: list[Row]) -> list[str]:
+    """Columns: the paper's tasks first, in its order, then all others by name."""
+    present = {task for row in rows for task in row.cells}
+    first = [t for t in AVERAGED["linear"] if t in present]
+    return first + sorted(present - set(first))
+
+
+def _wide(rows: list[Row]) -> list[dict]:
+    tasks = _tasks(rows)
+    return [
+        {
+            "protocol": row.protocol,
+            "model": row.model,
+            "source": row.source,
+            **{task: row.cells.get(task, "") for task in tasks},
+            "average": row.average,
+        }
+        for row in rows
+    ]
+
+
+def _csv(lines: list[dict]) -> str:
+    text = io.StringIO()
+    if lines:
+        writer = csv.DictWriter(text, list(lines[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+    return text.getvalue()
+
+
+def markdown(rows: list[Row]) -> str:
+    """One table a protocol; scores in percent, ± half of the 95 % interval over runs."""
+    parts = [
+        "# Leaderboard",
+        "",
+        "Scores in percent, ± half width of the 95 % interval over runs (Student t). Rows marked "
+        "*published* are quoted from the M2D-CLAP paper (Interspeech 2024), Tables 3 to 5. "
+        "Rebuild with `python leaderboard.py`.",
+    ]
+    for protocol in sorted({row.protocol for row in rows}):
+        own = [row for row in rows if row.protocol == protocol]
+        tasks = _tasks(own)
+        parts += ["", f"## {protocol}", ""]
+        parts.append("| " + " | ".join(["model", *tasks, "average"]) + " |")
+        parts.append("|" + " --- |" * (len(tasks) + 2))
+        for row in own:
+            name = row.model if row.source == "run" else f"{row.model} *published*"
+            cells = [name.replace("|", "\\|"), *(row.cells.get(t, "") for t in tasks), row.average]
+            parts.append("| " + " | ".join(cells) + " |")
+    return "\n".join(parts) + "\n"

@@ -1,0 +1,134 @@
+"""Results on disk: one JSON a run, named by what the run was, with its predictions beside it.
+
+results/runs/<id>.json and <id>.predictions.csv.gz. Tables and pages are rebuilt from the JSONs.
+"""
+
+import gzip
+import hashlib
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import evar
+from evar import files
+from evar.clips import Manifest
+from evar.errors import UserError
+from evar.models import ModelConfig
+from evar.scoring import Evaluation
+
+SCHEMA = 1
+_LIBRARIES = ("numpy", "pandas", "scipy", "soundfile", "soxr", "torch", "torchaudio")
+
+
+def run_record(
+    evaluation: Evaluation, config: ModelConfig, identity: dict, manifest: Manifest, *, device: str
+) -> dict:
+    """The whole record of a run: what the protocol gave, and what it was of.
+
+    `id` hashes what decides the score: protocol and settings, model, data, seeds, code version,
+    clips left out. The same run again has the same id.
+    """
+    task, record = manifest.task, evaluation.record
+    about = {
+        "protocol": record["protocol"],
+        "protocol_version": record["protocol_version"],
+        "model": {"name": config.name, **identity},
+        "task": {"name": task.name, "version": task.version, "seconds": task.seconds},
+        "manifest": manifest.sha256,
+        "settings": record["settings"],
+        "seeds": record["seeds"],
+        "skipped": [skipped["clip"] for skipped in record["clips"]["skipped"]],
+        "evar": evar.__version__,
+    }
+    return {
+        "schema": SCHEMA,
+        "id": hashlib.sha256(files.canonical_json(about).encode()).hexdigest()[:16],
+        **about,
+        "config": asdict(config),
+        **record,
+        "device": device,
+        "python": platform.python_version(),
+        "libraries": {name: version(name) for name in _LIBRARIES},
+        "git": git_revision(),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def git_revision() -> str | None:
+    """The commit of the checkout this code runs from, "-dirty" if it was edited; None elsewhere."""
+    folder = Path(evar.__file__).resolve().parent.parent
+    if not (folder / ".git").exists():
+        return None
+    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def save_run(record: dict, evaluation: Evaluation, results) -> Path:
+    """Write predictions, then the JSON that makes the run count; returns the JSON's path."""
+    runs = Path(results) / "runs"
+    table = evaluation.predictions.to_csv(index=False, lineterminator="\n")
+    packed = gzip.compress(table.encode(), compresslevel=5, mtime=0)  # the same bytes every time
+    files.write_atomic(runs / f"{record['id']}.predictions.csv.gz", packed)
+    path = runs / f"{record['id']}.json"
+    files.write_atomic(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    return path
+
+
+def load_runs(results) -> list[dict]:
+    """All runs in a results folder, oldest first; UserError for a file that is none."""
+    records = []
+    for path in sorted((Path(results) / "runs").glob("*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if record["schema"] != SCHEMA:
+                raise ValueError(f"written by another version (schema {record['schema']})")
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: not a run's result ({error}). Move it away.") from error
+        records.append(record)
+    return sorted(records, key=lambda r: (r["finished"], r["id"]))
+
+
+def percent(score: dict, digits: int = 1) -> str:
+    """In percent with the half width of the interval, "71.3 ± 0.8"; one run has none, "71.3"."""
+    text = f"{100 * score['mean']:.{digits}f}"
+    return text if score["ci95"] is None else f"{text} ± {100 * score['ci95']:.{digits}f}"
+
+
+def caveats(clips: dict) -> list[str]:
+    """What must be said wherever the score is shown: a partial set, clips left out."""
+    said = []
+    if clips["partial"]:
+        said.append(f"partial: {clips['partial']}")
+    if clips["skipped"]:
+        count = len(clips["skipped"])
+        said.append(f"{count} bad clip{'s' if count > 1 else ''} skipped")
+    return said
+
+
+def summary_line(record: dict) -> str:
+    """The line a run ends with: model, task, protocol, score, interval, runs, caveats."""
+    score = record["score"]
+    runs = f"{score['runs']} runs" if score["runs"] > 1 else "1 run, no interval over runs"
+    interval = "95 % CI, " if score["ci95"] is not None else ""
+    parts = [
+        record["model"]["name"],
+        record["task"]["name"],
+        record["protocol"],
+        f"{score['metric']} {percent(score)} % ({interval}{runs})",
+        *(f"[{caveat}]" for caveat in caveats(record["clips"])),
+    ]
+    return "  ".join(parts)
+
+
+def warn(message: str) -> None:
+    """A remark that is not an error, on standard error."""
+    print(f"note: {message}", file=sys.stderr)

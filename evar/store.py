@@ -1,0 +1,197 @@
+"""Arrays on disk in checksummed shards, shared by processes and safe at any moment.
+
+One folder a key; the key is the hash of everything that decides the content. A shard is written
+whole or not at all, carries its own checksum, and is computed by whoever holds its lock.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import numpy as np
+
+from evar import files
+from evar.errors import UserError
+
+
+def cache_folder() -> Path:
+    """Where embeddings are kept: $EVAR_CACHE, else evar/ in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("EVAR_CACHE") or Path(home) / "evar")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows of one shard: float32 (n, D), and why some of them are NaN (row: reason)."""
+
+    rows: np.ndarray
+    bad: dict[int, str]
+
+
+class Store:
+    """The shards of one key below `folder`.
+
+    `identity` is anything JSON can hold; its hash is the key, and it is written beside the shards
+    so that a person can see what they are.
+    """
+
+    def __init__(self, folder, identity: dict):
+        text = files.canonical_json(identity)
+        self.identity = identity
+        self.key = hashlib.sha256(text.encode()).hexdigest()[:24]
+        self.folder = Path(folder) / self.key
+        files.make_folder(self.folder)
+        if not (self.folder / "key.json").exists():
+            files.write_atomic(self.folder / "key.json", json.dumps(identity, indent=1) + "\n")
+
+    def path(self, number: int) -> Path:
+        return self.folder / f"{number:06d}.safetensors"
+
+    def read(self, number: int) -> Shard | None:
+        """A shard; None where there is none yet or where it is damaged (then it is removed)."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        try:
+            content = self.path(number).read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            tensors = load(content[32:])
+            intact = hashlib.sha256(content[32:]).digest() == content[:32]
+        except (SafetensorError, ValueError):
+            intact = False
+        if not intact:
+            self.path(number).unlink(missing_ok=True)
+            return None
+        bad = json.loads(tensors["bad"].tobytes())
+        return Shard(tensors["rows"], {int(row): reason for row, reason in bad.items()})
+
+    def write(self, number: int, shard: Shard) -> None:
+        """Write a shard: SHA-256 of what follows (32 bytes), then safetensors."""
+        from safetensors.numpy import save
+
+        bad = np.frombuffer(json.dumps(shard.bad).encode(), dtype=np.uint8)
+        body = save({"rows": np.ascontiguousarray(shard.rows, np.float32), "bad": bad})
+        files.write_atomic(self.path(number), hashlib.sha256(body).digest() + body)
+
+    @contextmanager
+    def _lock(self, name: str, *, blocking: bool) -> Iterator[bool]:
+        """Hold a lock file; yields False where another process holds it and we do not wait."""
+        lock = filelock.FileLock(self.folder / f"{name}.lock")
+        with files.writing(self.folder):
+            try:
+                lock.acquire(blocking=blocking)
+            except filelock.Timeout:
+                yield False
+                return
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def missing(self, total: int) -> list[int]:
+        """Numbers below `total` of shards that are not there or are damaged."""
+        return [n for n in range(total) if self.read(n) is None]
+
+    def fill(self, todo: list[int], compute: Callable[[Iterator[int]], None]) -> None:
+        """Have every shard of `todo` on disk, together with other processes doing the same.
+
+        `compute` takes an iterator of shard numbers and must write each one before it asks for
+        the next but one; a number is ours alone until then. Shards that other processes hold are
+        left to them; should one of these die, its shards are taken over.
+        """
+        while todo:
+            with closing(self._claims(todo)) as claims:
+                compute(claims)
+            todo = [n for n in todo if not self.path(n).exists()]
+            if todo:
+                time.sleep(0.2)  # another process is at work on what is left
+
+    def _claims(self, todo: list[int]) -> Iterator[int]:
+        held: list[filelock.FileLock] = []
+        try:
+            for number in todo:
+                lock = filelock.FileLock(self.folder / f"{number:06d}.lock")
+                try:
+                    with files.writing(self.folder):
+                        lock.acquire(blocking=False)
+                except filelock.Timeout:
+                    continue
+                held.append(lock)
+                if self.path(number).exists():  # somebody else was faster
+                    held.pop().release()
+                    continue
+                while len(held) > 2:  # one being computed, one being decoded ahead
+                    held.pop(0).release()
+                yield number
+        finally:
+            for lock in held:
+                lock.release()
+
+    def once(self, name: str, make: Callable[[], dict]) -> dict:
+        """A small JSON value kept beside the shards: made by one process, read by all."""
+        path = self.folder / f"{name}.json"
+        with self._lock(name, blocking=True):
+            try:
+                return json.loads(path.read_text())
+            except (OSError, ValueError):
+                value = make()
+                files.write_atomic(path, json.dumps(value) + "\n")
+                return value
+
+    def gather(self, total: int) -> tuple[np.ndarray, dict[int, str]]:
+        """All shards as one (N, D) float32 array, and the bad rows among them (row: reason).
+
+        The array lies in an unlinked temporary file in the cache, so that the system can put it
+        out of memory; it is the caller's own and may be written to.
+        """
+        bad: dict[int, str] = {}
+        count = 0
+        with files.writing(self.folder), tempfile.TemporaryFile(dir=self.folder) as file:
+            for number in range(total):
+                shard = self.read(number)
+                if shard is None:
+                    raise UserError(f"{self.path(number)}: vanished while in use; run again")
+                bad |= {count + row: reason for row, reason in shard.bad.items()}
+                count += len(shard.rows)
+                file.write(shard.rows.tobytes())
+                dim = shard.rows.shape[1]
+            file.flush()
+            return np.memmap(file, np.float32, "r+", shape=(count, dim)), bad
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One key of the cache, as `evar cache ls` shows it."""
+
+    key: str
+    bytes: int
+    identity: dict
+
+
+def entries(folder) -> list[Entry]:
+    """Everything that is kept in a cache folder."""
+    found = []
+    for path in sorted(Path(folder).glob("*/key.json")):
+        size = sum(p.stat().st_size for p in path.parent.iterdir() if p.is_file())
+        try:
+            identity = json.loads(path.read_text())
+        except ValueError:
+            identity = {}
+        found.append(Entry(path.parent.name, size, identity))
+    return found
+
+
+def remove(folder, key: str) -> None:
+    """Remove one key and its shards."""
+    with files.writing(folder):
+        shutil.rmtree(Path(folder) / key)
