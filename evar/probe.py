@@ -216,8 +216,7 @@ class _Training:
         # One optimiser; each probe's slices are parameters of their own, so that a probe without
         # a gradient this step keeps its state and its step count.
         self.slices = [
-            [t[m].requires_grad_() for layer in self.layers for t in layer]
-            for m in range(len(self.jobs))
+            [t[m] for layer in self.layers for t in layer] for m in range(len(self.jobs))
         ]
         self.optimiser = torch.optim.Adam(
             [t for slices in self.slices for t in slices],
@@ -241,7 +240,7 @@ class _Training:
                 value = score(self._logits(m, self.valid[m]), self.y[self.valid[m]])
                 if value >= best[m]:  # an equal epoch is a better one: it has trained longer
                     best[m], best_epoch[m], wait[m] = value, epoch, 1
-                    stored[m] = [t.detach().clone() for t in self.slices[m]]
+                    stored[m] = [t.clone() for t in self.slices[m]]
                 elif wait[m] >= self.settings.patience:
                     continue
                 else:
@@ -256,9 +255,8 @@ class _Training:
         for m, job in enumerate(self.jobs):
             if stored[m] is None:
                 raise ValueError("the validation score was never a number: training diverged")
-            with torch.no_grad():
-                for current, kept in zip(self.slices[m], stored[m], strict=True):
-                    current.copy_(kept)
+            for current, kept in zip(self.slices[m], stored[m], strict=True):
+                current.copy_(kept)
             logits = self._logits(m, np.asarray(job.test, np.int64))
             pairs = zip(stored[m][::2], stored[m][1::2], strict=True)
             layers = tuple((w.cpu().numpy(), b[0].cpu().numpy()) for w, b in pairs)
@@ -268,53 +266,39 @@ class _Training:
         return fitted
 
     def _epoch(self, running: list[int]) -> None:
-        orders, sizes = [], []
-        for m in running:
-            order = torch.randperm(len(self.train[m]), generator=self.chance[m])
-            orders.append(self.train[m][order])
-            # The size of a batch counts the rows before any were held out.
-            sizes.append(min(self.settings.batch_size, len(self.jobs[m].train)))
-        steps = [-(-len(o) // b) for o, b in zip(orders, sizes, strict=True)]
-        for step in range(max(steps)):
-            rows = [
-                o[step * b : (step + 1) * b]
-                for o, b, n in zip(orders, sizes, steps, strict=True)
-                if n > step
-            ]
-            keep = [m for m, n in zip(running, steps, strict=True) if n > step]
-            self._step(keep, rows)
-
-    def _step(self, probes: list[int], rows: list[Tensor]) -> None:
-        """One Adam step of some probes (M'), each on its own rows of the embeddings."""
-        counts = [len(r) for r in rows]
-        longest = max(counts)
-        index = torch.zeros(len(probes), longest, dtype=torch.int64)  # (M', B)
-        for i, r in enumerate(rows):
-            index[i, : len(r)] = r
+        """Every training row of the running probes once, in a new order."""
+        # The size of a batch counts the rows before any were held out.
+        sizes = [min(self.settings.batch_size, len(self.jobs[m].train)) for m in running]
+        counts = [len(self.train[m]) for m in running]
+        steps = [-(-n // size) for n, size in zip(counts, sizes, strict=True)]
+        index = torch.zeros(len(running), max(steps), max(sizes), dtype=torch.int64)
+        for i, m in enumerate(running):
+            order = self.train[m][torch.randperm(counts[i], generator=self.chance[m])]
+            for step in range(steps[i]):
+                batch = order[step * sizes[i] : (step + 1) * sizes[i]]
+                index[i, step, : len(batch)] = batch
         index = index.to(self.device)
-        x = self.x.index_select(0, index.view(-1)).view(*index.shape, -1)  # (M', B, D)
-        everyone = len(probes) == len(self.jobs) and probes == sorted(probes)
-        leaves = [
-            (t if everyone else t[probes]).detach().requires_grad_()
-            for la in self.layers
-            for t in la
-        ]
-        logits = self._forward(leaves, x, probes, counts)  # (M', B, C)
-        if self.y.ndim == 2:
-            loss = torch.nn.functional.binary_cross_entropy_with_logits(
-                logits, self.targets[index], reduction="none"
-            ).mean(dim=2)
-        else:
-            # The protocol's loss is the mean over the batch and the classes: cross entropy / C.
-            log_p = torch.log_softmax(logits, dim=2)
-            picked = log_p.gather(2, self.targets[index][..., None])[..., 0]
-            loss = -picked / self.classes
-        if min(counts) < longest:  # rows that only fill up count nothing
-            real = torch.arange(longest)[None] < torch.tensor(counts)[:, None]
-            loss = loss * real.to(self.device)
-        mean = loss.sum(dim=1) / torch.tensor(counts, device=self.device)
-        # The fused optimiser reads memory in order, whatever the strides of a gradient say.
-        gradients = [g.contiguous() for g in torch.autograd.grad(mean.sum(), leaves)]
+        for step in range(max(steps)):
+            ready = sum(n > step for n in steps)  # the longest come first
+            rows = [min(sizes[i], counts[i] - step * sizes[i]) for i in range(ready)]
+            self._step(running[:ready], index[:ready, step, : max(rows)], rows)
+
+    def _step(self, probes: list[int], index: Tensor, counts: list[int]) -> None:
+        """One Adam step of some probes (M'), each on `counts` rows of the embeddings.
+
+        index: (M', B) rows; those beyond a probe's count only fill up.
+        """
+        x = self.x.index_select(0, index.reshape(-1)).view(*index.shape, -1)  # (M', B, D)
+        everyone = probes == list(range(len(self.jobs)))
+        stacked = [t if everyone else t[probes] for layer in self.layers for t in layer]
+        weights, biases = stacked[::2], stacked[1::2]
+        count = torch.tensor(counts, device=self.device)[:, None, None]
+        masks = self._dropout(probes, index.shape[1], counts)
+        inputs = self._forward(weights, biases, x, probes, masks)
+        slope = self._loss_slope(inputs.pop(), self.targets[index]) / count  # (M', B, C)
+        if min(counts) < index.shape[1]:
+            slope *= torch.arange(index.shape[1], device=self.device)[None, :, None] < count
+        gradients = self._backward(weights, inputs, slope, probes, masks)
         for slices in self.slices:
             for t in slices:
                 t.grad = None
@@ -323,31 +307,63 @@ class _Training:
                 t.grad = gradient[i]
         self.optimiser.step()
 
-    def _forward(self, leaves, x, probes, counts=None) -> Tensor:
-        """(M', B, D) -> logits (M', B, C); with `counts`, hidden layers drop out as in training."""
-        weight, bias = leaves[0], leaves[1]
+    def _loss_slope(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Derivative of each row's loss by its logits, (M', B, C).
+
+        The loss of a row is a mean over classes: of the binary cross entropies, or cross entropy
+        divided by C.
+        """
+        if targets.ndim == 3:
+            return (torch.sigmoid(logits) - targets) / self.classes
+        slope = torch.softmax(logits, dim=2)
+        slope.scatter_add_(2, targets[..., None], -torch.ones_like(slope[..., :1]))
+        return slope / self.classes
+
+    def _dropout(self, probes: list[int], rows: int, counts: list[int]) -> list[Tensor]:
+        """Of each hidden layer: 0 where a unit is dropped, else 1 / (1 - DROPOUT), (M', B, H)."""
+        masks = []
+        for width in self.settings.hidden:
+            mask = torch.zeros(len(probes), rows, width)
+            for i, m in enumerate(probes):  # as many draws as rows, whoever trains beside
+                kept = torch.rand(counts[i], width, generator=self.chance[m]) >= DROPOUT
+                mask[i, : counts[i]] = kept / (1 - DROPOUT)
+            masks.append(mask.to(self.device))
+        return masks
+
+    def _forward(self, weights, biases, x, probes, masks=()) -> list[Tensor]:
+        """What enters each layer, then the logits: (M', B, D), ..., (M', B, C)."""
+        weight, bias = weights[0], biases[0]
         if not self.one_scaler:
             weight = weight * self.gain[probes][:, None]
             bias = bias - (weight @ self.shift[probes][:, :, None]).transpose(1, 2)
-        out = torch.baddbmm(bias, x, weight.transpose(1, 2))
-        for at in range(2, len(leaves), 2):
-            out = torch.relu(out)
-            if counts is not None:
-                keep = torch.zeros(out.shape)
-                for i, m in enumerate(probes):
-                    shape = (counts[i], out.shape[2])
-                    kept = torch.rand(shape, generator=self.chance[m]) >= DROPOUT
-                    keep[i, : counts[i]] = kept / (1 - DROPOUT)
-                out = out * keep.to(self.device)
-            out = torch.baddbmm(leaves[at + 1], out, leaves[at].transpose(1, 2))
-        return out
+        values = [x, torch.baddbmm(bias, x, weight.transpose(1, 2))]
+        for at in range(1, len(weights)):
+            hidden = torch.relu(values.pop())
+            values.append(hidden * masks[at - 1] if masks else hidden)
+            values.append(torch.baddbmm(biases[at], values[-1], weights[at].transpose(1, 2)))
+        return values
 
-    @torch.no_grad()
+    def _backward(self, weights, inputs, slope, probes, masks) -> list[Tensor]:
+        """Gradients of weights (M', out, in) and biases (M', 1, out), layer by layer."""
+        gradients: list[Tensor] = []
+        for at in reversed(range(len(weights))):
+            by_weight = torch.bmm(slope.transpose(1, 2), inputs[at])
+            by_bias = slope.sum(dim=1, keepdim=True)
+            if at == 0 and not self.one_scaler:  # through the fold's own standardisation
+                shift, gain = self.shift[probes][:, None], self.gain[probes][:, None]
+                by_weight = torch.baddbmm(by_weight, by_bias.transpose(1, 2), shift, alpha=-1)
+                by_weight *= gain
+            gradients[:0] = [by_weight, by_bias]
+            if at > 0:
+                # Where a unit was dropped or negative its input to the next layer is 0.
+                slope = torch.bmm(slope, weights[at]) * (inputs[at] > 0) * masks[at - 1]
+        return gradients
+
     def _logits(self, m: int, rows: NDArray) -> NDArray:
-        leaves = [t.detach()[None] for t in self.slices[m]]
+        own = [t[None] for t in self.slices[m]]
         parts = []
         for at in range(0, len(rows), _CHUNK):
             index = torch.from_numpy(rows[at : at + _CHUNK]).to(self.device)
             x = self.x.index_select(0, index)[None]
-            parts.append(self._forward(leaves, x, [m])[0].cpu().numpy())
+            parts.append(self._forward(own[::2], own[1::2], x, [m])[-1][0].cpu().numpy())
         return np.concatenate(parts)

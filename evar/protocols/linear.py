@@ -33,7 +33,7 @@ class LinearSettings:
 
 
 def learning_rate(config: models.ModelConfig, task: Task) -> float:
-    """The probe's rate for a loaded model on a task: the model's for it, the task's, the model's."""
+    """The probe's rate: the model's for this task, else the task's, else the model's usual one."""
     return config.lr_by_task.get(task.name) or task.lr or config.lr
 
 

@@ -1,0 +1,118 @@
+"""How long a linear evaluation takes: `python benchmarks/linear.py [--clips=2000] [--many=20000]`.
+
+Prints, for a generated set shaped like ESC-50 (5 s clips at 44.1 kHz, five folds, 50 classes):
+the time from raw files to the score of three runs, Python's start included; a second run with
+another learning rate on kept embeddings; fifteen probes together against one after the other with
+an ordinary DataLoader loop; how busy decoding keeps the cores; peak memory with few and many clips.
+"""
+
+import csv
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+ROOT = Path(__file__).resolve().parent.parent
+RATE, SECONDS, CLASSES, FOLDS = 44100, 5.0, 50, 5
+
+
+def make_set(folder: Path, clips: int, files: int) -> Path:
+    """A CSV of `clips` clips over `files` different WAV files (the rest are hard links)."""
+    (folder / "audio").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    t = np.arange(int(RATE * SECONDS)) / RATE
+    with (folder / "clips.csv").open("w", newline="") as out:
+        table = csv.writer(out)
+        table.writerow(["file", "label", "fold"])
+        for i in range(clips):
+            name, label = f"audio/{i:06d}.wav", i % CLASSES
+            if i < files:
+                tone = np.sin(
+                    2 * np.pi * (100 + 97 * label) * t * (1 + 0.02 * rng.standard_normal())
+                )
+                sound = 0.2 * tone + 0.2 * rng.standard_normal(len(t))
+                soundfile.write(folder / name, sound, RATE, subtype="PCM_16")
+            else:
+                source = folder / f"audio/{i % files:06d}.wav"
+                os.link(source, folder / name)
+            table.writerow([name, f"class{label:02d}", 1 + (i % files) // CLASSES % FOLDS])
+    return folder / "clips.csv"
+
+
+def run(task: Path, folder: Path, *options: str) -> tuple[float, float, float]:
+    """One `lineareval.py logmel` in a process of its own: (seconds, CPU seconds, peak MB)."""
+    command = [sys.executable, str(ROOT / "lineareval.py"), "logmel", str(task), "--quiet"]
+    places = [f"--data={folder}/data", f"--cache={folder}/cache", f"--results={folder}/results"]
+    started = time.perf_counter()
+    with subprocess.Popen(
+        [*command, *places, *options], stdout=subprocess.PIPE, text=True
+    ) as process:
+        last = process.stdout.read().strip().splitlines()[-1]
+        _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{command} failed")
+    print(f"    {last}")
+    seconds = time.perf_counter() - started
+    return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+
+
+def fifteen_probes(rows: int = 2000, dim: int = 768) -> tuple[float, float]:
+    """Seconds for 5 folds x 3 seeds: together, and one by one with a DataLoader."""
+    import naive_probe
+
+    sys.path.insert(0, str(ROOT))
+    from evar import probe
+
+    rng = np.random.default_rng(0)
+    y = np.arange(rows) % CLASSES
+    x = rng.standard_normal((CLASSES, dim))[y] + 6.0 * rng.standard_normal((rows, dim))
+    x = x.astype(np.float32)
+    fold = np.arange(rows) // CLASSES % FOLDS
+    sides = [(np.flatnonzero(fold != f), np.flatnonzero(fold == f)) for f in range(FOLDS)]
+    seeds, lr = (42, 43, 44), 3e-5
+    jobs = [probe.Job(a, None, b, s, i) for s in seeds for i, (a, b) in enumerate(sides)]
+    started = time.perf_counter()
+    together = probe.fit(x, y, jobs, probe.ProbeSettings(lr=lr))
+    middle = time.perf_counter()
+    scores = [naive_probe.fit(x, y, a, None, b, lr=lr, seed=s) for s in seeds for a, b in sides]
+    ended = time.perf_counter()
+    ours = np.mean([probe.score(f.logits, y[j.test]) for f, j in zip(together, jobs, strict=True)])
+    print(f"    mean accuracy together {ours:.3f}, one by one {np.mean(scores):.3f}")
+    return middle - started, ended - middle
+
+
+def main(*, clips: int = 2000, many: int = 20000) -> None:
+    """Print every figure; `many=0` leaves out the run with many clips."""
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        print(f"{clips:,} clips of {SECONDS:g} s at {RATE} Hz, {FOLDS} folds, 3 seeds, logmel")
+        task = make_set(folder / "few", clips, clips)
+        cold, cpu, few_mb = run(task, folder / "few")
+        print(
+            f"  raw files to score: {cold:.1f} s, {cpu / cold:.2f} cores busy, peak {few_mb:.0f} MB"
+        )
+        warm, _, _ = run(task, folder / "few", "--lr=1e-3")
+        print(f"  again with another --lr, embeddings kept: {warm:.1f} s")
+        together, apart = fifteen_probes()
+        print(
+            f"  15 probes of 2,000 x 768: together {together:.1f} s, "
+            f"DataLoader loop {apart:.1f} s, ratio {apart / together:.1f}"
+        )
+        if many:
+            task = make_set(folder / "many", many, clips)
+            seconds, _, many_mb = run(task, folder / "many", "--epochs=3")
+            print(
+                f"  {many:,} clips: {seconds:.1f} s, peak {many_mb:.0f} MB "
+                f"({many_mb - few_mb:+.0f} MB)"
+            )
+
+
+if __name__ == "__main__":
+    import fire
+
+    fire.Fire(main)
