@@ -1,9 +1,20 @@
 """What an encoder must do to be evaluated: the base class of every adapter."""
 
+import functools
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from torch import Tensor, nn
+
+
+def _in_float32(features):
+    @functools.wraps(features)
+    def wrapped(self, audio):
+        with torch.autocast(audio.device.type, enabled=False):
+            return features(self, audio)
+
+    return wrapped
 
 
 class Adapter(nn.Module):
@@ -23,6 +34,12 @@ class Adapter(nn.Module):
     lr: float = 3e-4  # of the linear probe, where the configuration names none
     fit_clips: int = 0  # training clips that `fit` wants to see; 0: nothing is fitted
     joint_dim: int | None = None  # E of an audio-language model's joint space
+
+    def __init_subclass__(cls, **more):
+        """Keep every front end in float32: a log-mel computed in bfloat16 is another log-mel."""
+        super().__init_subclass__(**more)
+        if "features" in vars(cls):
+            cls.features = _in_float32(cls.features)
 
     def __init__(self, weights: Path | None = None):
         super().__init__()

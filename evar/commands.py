@@ -9,7 +9,8 @@ from fire.decorators import SetParseFns
 from evar.errors import UserError, unknown
 
 
-@SetParseFns(model=str, task=str, weights=str, data=str, cache=str, results=str, device=str)
+@SetParseFns(model=str, task=str, weights=str, data=str, cache=str, results=str)
+@SetParseFns(device=str, precision=str)
 def lineareval(
     model,
     task,
@@ -22,6 +23,7 @@ def lineareval(
     data=None,
     seconds=None,
     device="auto",
+    precision="fp32",
     batch_size=None,
     results="results",
     cache=None,
@@ -48,6 +50,7 @@ def lineareval(
     --data=DIR     where data sets and manifests are; default: $EVAR_DATA or data/
     --seconds=S    unit length of a CSV task; default: its longest clip, at most 10
     --device=auto  cpu, cuda, cuda:1, ...
+    --precision=fp32  or bf16: mixed precision in the encoder, behind its front end
     --batch_size=N clips through the encoder at a time (no effect on the protocol)
     --results=DIR  where results are written; default: results/
     --cache=DIR    where embeddings are kept; default: $EVAR_CACHE or the user's cache folder
@@ -61,6 +64,8 @@ def lineareval(
 
     seeds, hidden, epochs = _seeds(seeds), _widths(hidden), _whole("epochs", epochs)
     lr = _number("lr", lr, above=0, optional=True)
+    if precision not in ("fp32", "bf16"):
+        raise unknown("precision", str(precision), ["fp32", "bf16"])
     batch_size = None if batch_size is None else _whole("batch_size", batch_size)
     seconds = _number("seconds", seconds, above=0, optional=True)
     _check_model_options(models, model, options)
@@ -85,6 +90,7 @@ def lineareval(
             linear.LinearSettings(probe, seeds),
             cache=None if no_cache else Path(cache or store.cache_folder()),
             device=device,
+            precision=precision,
             batch_size=batch_size,
             skip_bad=skip_bad,
             embed_progress=embedding,

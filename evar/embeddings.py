@@ -73,6 +73,7 @@ def embed_task(
     cache: Path | None,
     crop_seed: int = 42,
     device: str = "cpu",
+    precision: str = "fp32",
     batch_size: int | None = None,
     skip_bad: bool = False,
     progress: Callable | None = None,
@@ -80,8 +81,9 @@ def embed_task(
     """Embed every clip of a task, or read what an earlier run has kept.
 
     `identity` is what the adapter's embeddings depend on (`evar.models.identity`). `cache=None`
-    keeps nothing. Raises BadAudio for a clip that cannot be decoded, unless `skip_bad`; UserError
-    where the adapter gives anything but finite (B, D) float32.
+    keeps nothing. `precision`: "fp32", or "bf16" for mixed precision behind the front end.
+    Raises BadAudio for a clip that cannot be decoded, unless `skip_bad`; UserError where the
+    adapter gives anything but finite (B, D) float32.
     """
     plan = views(manifest, sample_rate=adapter.sample_rate, crop_seed=crop_seed)
     key = {
@@ -91,7 +93,7 @@ def embed_task(
         "seconds": manifest.task.seconds,
         "sample_rate": adapter.sample_rate,
         "crop_seed": crop_seed,
-        "precision": "float32",
+        "precision": precision,
         "resampler": f"soxr HQ {soxr.__version__}",
         "version": VERSION,
     }
@@ -99,7 +101,15 @@ def embed_task(
         folder = cache or stack.enter_context(tempfile.TemporaryDirectory(prefix="evar-"))
         store = Store(Path(folder), key)
         engine = _Engine(
-            adapter.to(device), manifest, plan, store, device, batch_size, skip_bad, progress
+            adapter.to(device),
+            manifest,
+            plan,
+            store,
+            device,
+            precision,
+            batch_size,
+            skip_bad,
+            progress,
         )
         values, bad_views = engine.run()
     if bad_views and not skip_bad:
@@ -113,17 +123,26 @@ def embed_task(
     return Embeddings(values, first, cropped, bad)
 
 
+@dataclass
 class _Engine:
     """Decoding threads feed one encoder; shard by shard, so that memory stays flat."""
 
-    def __init__(self, adapter, manifest, plan, store, device, batch_size, skip_bad, progress):
-        self.adapter, self.manifest, self.plan, self.store = adapter, manifest, plan, store
-        self.device, self.skip_bad, self.progress = device, skip_bad, progress
-        self.batch_size = batch_size or (16 if device == "cpu" else 64)
-        self.unit = manifest.task.unit_samples(adapter.sample_rate)
+    adapter: Adapter
+    manifest: Manifest
+    plan: list[View]
+    store: Store
+    device: str
+    precision: str
+    batch_size: int | None
+    skip_bad: bool
+    progress: Callable | None
+
+    def __post_init__(self):
+        self.batch_size = self.batch_size or (16 if self.device == "cpu" else 64)
+        self.unit = self.manifest.task.unit_samples(self.adapter.sample_rate)
         self.per_shard = max(16, min(512, _SHARD_BYTES // (4 * self.unit)))
-        self.shards = -(-len(plan) // self.per_shard)
-        self.names = manifest.table.file
+        self.shards = -(-len(self.plan) // self.per_shard)
+        self.names = self.manifest.table.file
         self.workers = os.cpu_count() or 1
 
     def run(self) -> tuple[np.ndarray, dict[int, str]]:
@@ -208,20 +227,27 @@ class _Engine:
                     batch.append(clip)
                     where.append(i)
             if batch:
-                rows[where] = embed_batch(self.adapter, np.stack(batch), self.device)
+                rows[where] = embed_batch(
+                    self.adapter, np.stack(batch), self.device, self.precision
+                )
             if self.bar is not None:
                 self.bar.update(len(batch))
         self.store.write(number, Shard(rows, bad))
 
 
-def embed_batch(adapter: Adapter, batch: np.ndarray, device: str = "cpu") -> np.ndarray:
+def embed_batch(
+    adapter: Adapter, batch: np.ndarray, device: str = "cpu", precision: str = "fp32"
+) -> np.ndarray:
     """(B, S) float32 waveforms -> (B, D) float32 embeddings, checked.
 
     Raises UserError where the adapter gives another shape, another dtype or values that are not
     finite.
     """
-    with torch.inference_mode():
+    mixed = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
+    with torch.inference_mode(), mixed:
         out = adapter.embed(torch.from_numpy(batch).to(device))
+    if precision == "bf16" and isinstance(out, Tensor):
+        out = out.float()
     name = type(adapter).__name__
     remedy = "`python -m evar.check MODEL` shows where"
     if not isinstance(out, Tensor):

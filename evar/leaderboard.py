@@ -31,6 +31,7 @@ _DEFAULTS = {
     "patience": 20,
     "batch_size": 200,
     "crop_seed": 42,
+    "precision": "fp32",
 }
 
 

@@ -45,6 +45,7 @@ def evaluate(
     *,
     cache: Path | None = None,
     device: str = "cpu",
+    precision: str = "fp32",
     batch_size: int | None = None,
     skip_bad: bool = False,
     embed_progress: Callable | None = None,
@@ -63,6 +64,7 @@ def evaluate(
         cache=cache,
         crop_seed=settings.crop_seed,
         device=device,
+        precision=precision,
         batch_size=batch_size,
         skip_bad=skip_bad,
         progress=embed_progress,
@@ -79,7 +81,11 @@ def evaluate(
     record = {
         "protocol": NAME,
         "protocol_version": VERSION,
-        "settings": {**asdict(settings.probe), "crop_seed": settings.crop_seed},
+        "settings": {
+            **asdict(settings.probe),
+            "crop_seed": settings.crop_seed,
+            "precision": precision,
+        },
         "seeds": list(settings.seeds),
         "clips": scoring.count_clips(manifest),
         **scoring.summarise(
