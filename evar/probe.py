@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.optim.adam import adam
 
 from evar import metrics
 
@@ -213,17 +214,18 @@ class _Training:
             )
             for i in range(len(sizes) - 1)
         ]
-        # One optimiser; each probe's slices are parameters of their own, so that a probe without
-        # a gradient this step keeps its state and its step count.
+        # Each probe's slices are parameters with moments and step counts of their own: a probe
+        # that has no batch this step stands still.
         self.slices = [
             [t[m] for layer in self.layers for t in layer] for m in range(len(self.jobs))
         ]
-        self.optimiser = torch.optim.Adam(
-            [t for slices in self.slices for t in slices],
-            lr=self.settings.lr,
-            weight_decay=WEIGHT_DECAY,
-            fused=True,
-        )
+        self.moments = [
+            [
+                (torch.zeros_like(t), torch.zeros_like(t), torch.zeros((), device=t.device))
+                for t in own
+            ]
+            for own in self.slices
+        ]
 
     def run(self, on_epoch) -> list[Fitted]:
         count = len(self.jobs)
@@ -299,13 +301,30 @@ class _Training:
         if min(counts) < index.shape[1]:
             slope *= torch.arange(index.shape[1], device=self.device)[None, :, None] < count
         gradients = self._backward(weights, inputs, slope, probes, masks)
-        for slices in self.slices:
-            for t in slices:
-                t.grad = None
-        for i, m in enumerate(probes):
-            for t, gradient in zip(self.slices[m], gradients, strict=True):
-                t.grad = gradient[i]
-        self.optimiser.step()
+        self._adam(probes, [[g[i] for g in gradients] for i in range(len(probes))])
+
+    def _adam(self, probes: list[int], gradients: list[list[Tensor]]) -> None:
+        """One fused step of the probes' own parameters.
+
+        The function behind torch.optim.Adam; the class would import a compiler for a second.
+        """
+        own = [state for m in probes for state in self.moments[m]]
+        adam(
+            [t for m in probes for t in self.slices[m]],
+            [g for of_probe in gradients for g in of_probe],
+            [first for first, _, _ in own],
+            [second for _, second, _ in own],
+            [],
+            [steps for _, _, steps in own],
+            fused=True,
+            amsgrad=False,
+            beta1=0.9,
+            beta2=0.999,
+            lr=self.settings.lr,
+            weight_decay=WEIGHT_DECAY,
+            eps=1e-8,
+            maximize=False,
+        )
 
     def _loss_slope(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Derivative of each row's loss by its logits, (M', B, C).
