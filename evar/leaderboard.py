@@ -8,6 +8,7 @@ from pathlib import Path
 
 import filelock
 
+import evar
 from evar import files, results
 from evar.errors import UserError
 
@@ -133,8 +134,10 @@ def rows_of_runs(runs: Iterable[dict]) -> list[Row]:
 
 
 def rows_published(path) -> list[Row]:
-    """Rows of the paper's tables; none where the file is absent."""
+    """Rows of the paper's tables: of `path`, else of the checkout's results/published.csv."""
     path = Path(path)
+    if not path.is_file():
+        path = Path(evar.__file__).resolve().parent.parent / "results" / "published.csv"
     if not path.is_file():
         return []
     grouped: dict[tuple[str, str], dict[str, str]] = {}
