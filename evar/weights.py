@@ -6,13 +6,20 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from evar.errors import UserError
 
-# Plain containers that published checkpoints hold beside their tensors; none of them runs code.
-_SAFE = [argparse.Namespace]
+# What published checkpoints hold beside their tensors: arguments and NumPy numbers. None of it
+# runs code when it is read.
+_SAFE = [
+    argparse.Namespace,
+    np._core.multiarray.scalar,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")),
+]
 
 
 def weights_folder() -> Path:

@@ -33,7 +33,8 @@ class LogMel(Adapter):
         self.mean, self.std = 0.0, 1.0
 
     def logmel(self, audio):
-        """(B, S) -> (B, 64, T), not standardised."""
+        """(B, S) -> (B, 64, T), not standardised; less than a window is padded with silence."""
+        audio = torch.nn.functional.pad(audio, (0, max(0, 1024 - audio.shape[1])))
         return (self.mel(audio) + torch.finfo(torch.float32).eps).log()
 
     def features(self, audio):

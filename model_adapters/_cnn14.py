@@ -1,0 +1,60 @@
+"""CNN14 of PANNs (Kong et al., TASLP 2020), the audio tower of MS-CLAP 2022 as well."""
+
+from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d, relu
+
+from ._frontend import zero_pad
+
+MIN_FRAMES = 32  # five poolings by two leave one frame
+
+# In a published file, but of no use here: the front end, computed by the adapter, and AudioSet's
+# classes.
+UNUSED = ("spectrogram_extractor.", "logmel_extractor.", "fc_audioset.")
+
+
+class Block(nn.Module):
+    """Two 3 x 3 convolutions with batch normalisation and ReLU, then average pooling."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.bn2 = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor, pool: int) -> Tensor:
+        """(B, C, T, F) -> (B, C', T / pool, F / pool)."""
+        x = relu(self.bn1(self.conv1(x)))
+        x = relu(self.bn2(self.conv2(x)))
+        return avg_pool2d(x, pool)
+
+
+class Cnn14Net(nn.Module):
+    """Six blocks of 64, 128, ..., 2,048 channels (`width` times 1, 2, ..., 32) and one layer."""
+
+    def __init__(self, width: int = 64, n_mels: int = 64):
+        super().__init__()
+        self.bn0 = nn.BatchNorm2d(n_mels)
+        channels = [1, *(width * 2**i for i in range(6))]
+        for i in range(6):
+            setattr(self, f"conv_block{i + 1}", Block(channels[i], channels[i + 1]))
+        self.dim = channels[-1]
+        self.fc1 = nn.Linear(self.dim, self.dim)
+
+    def frames(self, logmel: Tensor) -> Tensor:
+        """(B, F, T) log-mel in dB -> (B, T / 32, D)."""
+        # A batch normalisation over mel bands: they stand in the place of channels.
+        x = self.bn0(logmel[..., None])[..., 0]  # (B, F, T)
+        x = x.transpose(1, 2)[:, None]  # (B, 1, T, F)
+        for i in range(6):
+            x = getattr(self, f"conv_block{i + 1}")(x, pool=2 if i < 5 else 1)
+        return x.mean(dim=3).transpose(1, 2)
+
+    def clip(self, frames: Tensor) -> Tensor:
+        """(B, T, D) -> (B, D): maximum plus mean over time, then the last layer."""
+        return relu(self.fc1(frames.amax(dim=1) + frames.mean(dim=1)))
+
+
+def enough(audio: Tensor, hop: int) -> Tensor:
+    """(B, S) -> (B, S'): silence after a clip too short for all poolings (0.3 s)."""
+    return zero_pad(audio, (MIN_FRAMES - 1) * hop)

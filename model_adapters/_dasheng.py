@@ -1,0 +1,88 @@
+"""What CED and Dasheng share: their front end, and the encoder of the package dasheng."""
+
+from pathlib import Path
+
+import torch
+import torchaudio
+from torch import Tensor, nn
+
+from evar.adapter import Adapter
+from evar.errors import UserError
+
+from . import _published
+from ._frontend import zero_pad
+
+_HOP = 160  # samples: 10 ms
+
+
+class MelTransformer(Adapter):
+    """A transformer on patches of a 64-band log-mel; the token mean is the embedding.
+
+    A subclass names its patches (F, T) and how many frames its positions were learned for.
+    """
+
+    sample_rate = 16000
+    patch: tuple[int, int]
+    length: int
+
+    def __init__(self, weights: Path | None, width: int, depth: int, heads: int):
+        super().__init__(weights)
+        self.mel = torchaudio.transforms.MelSpectrogram(
+            sample_rate=16000, n_fft=512, hop_length=_HOP, f_max=8000, n_mels=64
+        )
+        self.decibels = torchaudio.transforms.AmplitudeToDB(top_db=120)
+        self.net = self._network(width, depth, heads)
+        self.embed_dim = width
+        if weights is not None:
+            state = {_library_name(k): v for k, v in _published.read(weights, "model").items()}
+            # The front end's tables, which this module computes, and the classifier's head.
+            ignore = ("front_end.", "outputlayer.")
+            _published.load(self.net, state, weights, ignore=ignore)
+
+    def _network(self, width: int, depth: int, heads: int) -> nn.Module:
+        try:
+            from dasheng.pretrained.pretrained import Dasheng
+        except ImportError as error:
+            name = type(self).__name__
+            raise UserError(f"{name} needs the package dasheng: pip install 'evar[ced]'") from error
+        net = Dasheng(
+            patch_size=self.patch,
+            patch_stride=self.patch,
+            embed_dim=width,
+            depth=depth,
+            num_heads=heads,
+            target_length=self.length,
+        )
+        # Its decibels depend on the loudest clip of the batch: `features` computes them instead.
+        del net.front_end
+        return net
+
+    def features(self, audio: Tensor) -> Tensor:
+        """(B, S) -> (B, 64, S // 160 + 1) in dB, at most 120 dB below the clip's loudest value.
+
+        Silence follows a clip shorter than one patch.
+        """
+        audio = zero_pad(audio, max((self.patch[1] - 1) * _HOP, 257))  # 257: for the reflection
+        # Half precision has too few digits for powers that span 14 orders of magnitude.
+        with torch.autocast(audio.device.type, enabled=False):
+            # Of four dimensions, the limit of 120 dB is taken clip by clip.
+            return self.decibels(self.mel(audio.float())[:, None])[:, 0]
+
+    def tokens(self, features: Tensor) -> list[Tensor]:
+        """(B, 64, T) -> a (B, F' * T', D) tensor for each chunk: frequency by frequency."""
+        raise NotImplementedError
+
+    def encode(self, features: Tensor) -> Tensor:
+        rows = 64 // self.patch[0]
+        chunks = [t.unflatten(1, (rows, -1)).mean(dim=1) for t in self.tokens(features)]
+        return torch.cat(chunks, dim=1)  # (B, T', D)
+
+    def normalise(self, features: Tensor) -> Tensor:
+        """(B, 64, T) -> (B, 1, 64, T): the encoder's own batch normalisation, band by band."""
+        return self.net.init_bn(features[:, None])
+
+
+def _library_name(name: str) -> str:
+    """A tensor's name in the package, from that of a Hugging Face file or from the same."""
+    name = name.removeprefix("encoder.")
+    return name if name.startswith("init_bn.1.") else name.replace("init_bn.", "init_bn.1.", 1)

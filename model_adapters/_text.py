@@ -1,0 +1,151 @@
+"""Text towers of audio-language models: tokenizers that cannot be empty, networks, projections."""
+
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor, nn
+from torch.nn.functional import gelu
+
+from evar.adapter import Adapter
+from evar.errors import UserError
+from evar.weights import weights_folder
+
+
+class Tokenizer:
+    """Captions -> token ids and attention mask; its files are read at the first use.
+
+    `name`: a folder, or a name on the Hugging Face hub; a folder of that name's last part in the
+    weights folder comes first. `size`: the number of tokens it must have. Without a network
+    transformers may return a tokenizer without vocabulary, which would turn every caption into
+    the same few unknown tokens: hence the check. `max_length`: in tokens, longer captions are cut.
+    """
+
+    def __init__(self, name: str, size: int, *, max_length: int, pad_token: str | None = None):
+        self.name, self.size, self.max_length = str(name), size, max_length
+        self.pad_token = pad_token
+
+    @cached_property
+    def _tokenizer(self):
+        from transformers import AutoTokenizer
+
+        local = weights_folder() / Path(self.name).name
+        source = str(local) if local.is_dir() and not Path(self.name).is_dir() else self.name
+        remedy = (
+            f"Put the tokenizer's files (tokenizer.json, tokenizer_config.json) into {local}, or "
+            "give their folder with --tokenizer=DIR."
+        )
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        except Exception as error:  # no network, no such files, files that are damaged: many kinds
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(f"{source}: no tokenizer could be read ({reason}) {remedy}") from error
+        if len(tokenizer) != self.size:
+            raise UserError(
+                f"{source}: a tokenizer of {len(tokenizer):,} tokens, expected {self.size:,}: its "
+                f"vocabulary is missing or another model's. {remedy}"
+            )
+        if self.pad_token is not None:
+            tokenizer.pad_token = self.pad_token
+        return tokenizer
+
+    def __call__(self, captions: list[str]) -> tuple[Tensor, Tensor]:
+        """N captions -> (N, L) ids and (N, L) mask, padded on the right to the longest."""
+        tokens = self._tokenizer(
+            captions,
+            padding=True,
+            padding_side="right",
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        )
+        return tokens["input_ids"], tokens["attention_mask"]
+
+
+class AudioLanguage(Adapter):
+    """An adapter whose clip embedding lives in the joint space already.
+
+    A subclass sets `tokenizer` and writes `embed_tokens`; `text_prefix` is how the names of the
+    text tower begin in the published file. A file without that tower still gives audio embeddings.
+    """
+
+    tokenizer: Tokenizer
+    text_prefix: str
+    has_text: bool = True
+
+    def embed_joint(self, audio: Tensor) -> Tensor:
+        return self.embed(audio)
+
+    def embed_tokens(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """(N, L) token ids and their mask (0: padding) -> (N, E)."""
+        raise NotImplementedError
+
+    def embed_text(self, captions: list[str]) -> Tensor:
+        if not self.has_text:
+            raise UserError(
+                f"{self.weights}: holds no text tower (no {self.text_prefix}*), so captions cannot "
+                "be embedded. Give the complete published file with --weights=PATH."
+            )
+        device = next(self.parameters()).device
+        ids, mask = self.tokenizer(list(captions))
+        return self.embed_tokens(ids.to(device), mask.to(device))
+
+    def find_text(self, state: dict[str, Tensor]) -> bool:
+        """Whether a checkpoint holds the text tower."""
+        return any(name.startswith(self.text_prefix) for name in state)
+
+
+class Projection(nn.Module):
+    """MS-CLAP's way into the joint space: a linear map plus a residual layer, normalised."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.linear1 = nn.Linear(inputs, outputs, bias=False)
+        self.linear2 = nn.Linear(outputs, outputs, bias=False)
+        self.layer_norm = nn.LayerNorm(outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs) -> (N, outputs)."""
+        x = self.linear1(x)
+        return self.layer_norm(x + self.linear2(gelu(x)))
+
+
+def mlp(inputs: int, outputs: int) -> nn.Sequential:
+    """LAION-CLAP's and WavCaps' way into the joint space: two linear maps, ReLU between them."""
+    return nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU(), nn.Linear(outputs, outputs))
+
+
+def bert(width: int = 768, layers: int = 12) -> nn.Module:
+    """BERT-base (uncased), or a narrower one, without its pooler."""
+    from transformers import BertConfig, BertModel
+
+    config = BertConfig(
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, width // 64),
+        intermediate_size=4 * width,
+    )
+    return BertModel(config, add_pooling_layer=False)
+
+
+def roberta(width: int = 768, layers: int = 12) -> nn.Module:
+    """RoBERTa-base, or a narrower one, with its pooler."""
+    from transformers import RobertaConfig, RobertaModel
+
+    config = RobertaConfig(
+        vocab_size=50265,
+        hidden_size=width,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, width // 64),
+        intermediate_size=4 * width,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+    )
+    return RobertaModel(config)
+
+
+def gpt2(width: int = 768, layers: int = 12) -> nn.Module:
+    """GPT-2 (small), or a narrower one."""
+    from transformers import GPT2Config, GPT2Model
+
+    return GPT2Model(GPT2Config(n_embd=width, n_layer=layers, n_head=max(1, width // 64)))

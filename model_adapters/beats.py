@@ -1,0 +1,92 @@
+"""BEATs, iterations 3 and 3+ (Microsoft), on the network of the package openbeats."""
+
+import warnings
+from collections.abc import Mapping
+
+from evar.adapter import Adapter
+from evar.errors import UserError
+from evar.weights import load_checkpoint, load_strict
+
+from ._kaldi import fbank
+
+# The self-supervised models of iteration 3 and 3+; a checkpoint brings its own.
+_CONFIG = {
+    "embed_dim": 512,
+    "encoder_embed_dim": 768,
+    "encoder_ffn_embed_dim": 3072,
+    "encoder_layers": 12,
+    "encoder_attention_heads": 12,
+    "deep_norm": True,
+    "relative_position_embedding": True,
+    "gru_rel_pos": True,
+    "num_buckets": 320,
+    "max_distance": 800,
+}
+_BANDS = 8  # patches of 16 mel bands, of 128
+
+
+class Beats(Adapter):
+    """BEATs' last layer, averaged over all tokens: 768-d.
+
+    Chen et al., "BEATs: Audio pre-training with acoustic tokenizers", ICML 2023. Clips have any
+    length; silence follows those below one patch, 0.175 s. `config` changes the network that is
+    built where there is no checkpoint.
+    """
+
+    sample_rate = 16000
+    TINY = {
+        "config": {
+            "embed_dim": 8,
+            "encoder_embed_dim": 16,
+            "encoder_ffn_embed_dim": 16,
+            "encoder_layers": 1,
+            "encoder_attention_heads": 1,
+            "conv_pos_groups": 4,
+        }
+    }
+
+    def __init__(self, weights=None, *, config: Mapping | None = None):
+        super().__init__(weights)
+        config, state = {**_CONFIG, **(config or {})}, None
+        if weights is not None:
+            content = load_checkpoint(weights)
+            if not {"cfg", "model"} <= set(content):
+                raise UserError(
+                    f"{weights}: not a checkpoint of BEATs: it has no 'cfg' and 'model' "
+                    f"(found: {', '.join(map(str, list(content)[:3]))}, ...)"
+                )
+            config, state = content["cfg"], content["model"]
+        self.net = _network(config)
+        self.embed_dim = self.net.output_size()
+        if state is not None:
+            # Fine-tuned checkpoints carry their classifier.
+            load_strict(self.net, state, weights, ignore=["predictor."])
+
+    def features(self, audio):
+        # Kaldi expects the range of 16-bit integers; mean and deviation are AudioSet's.
+        return (fbank(audio * 2**15) - 15.41663) / (2 * 6.55582)
+
+    def tokens(self, features):
+        """(B, 128, T) -> (B, T' * 8, D): time by time, the eight patches of one time together."""
+        patches = self.net.patch_embedding(features.transpose(1, 2)[:, None])  # (B, E, T', 8)
+        tokens = self.net.layer_norm(patches.flatten(2).transpose(1, 2))
+        if self.net.post_extract_proj is not None:
+            tokens = self.net.post_extract_proj(tokens)
+        return self.net.encoder(tokens)[0]
+
+    def encode(self, features):
+        return self.tokens(features).unflatten(1, (-1, _BANDS)).mean(dim=2)  # (B, T', D)
+
+
+def _network(config: Mapping):
+    try:
+        from openbeats.beats_encoder import BeatsEncoder
+    except ImportError as error:
+        raise UserError("BEATs needs the package openbeats: pip install 'evar[beats]'") from error
+    with warnings.catch_warnings():
+        # Published names are those of the deprecated weight_norm (weight_g, weight_v).
+        warnings.simplefilter("ignore", FutureWarning)
+        net = BeatsEncoder(input_size=1, beats_config=dict(config))
+    # Fixed all-ones kernels that shrink padding masks; clips here are never padded in a batch.
+    del net.patch_embedding_pad, net.raw2fbank_pad
+    return net

@@ -1,0 +1,55 @@
+import huggingface_hub.constants
+import pytest
+import torch
+from golden_cases import tiny, write_tokenizer
+
+from evar.errors import UserError
+from evar.model_adapters._text import Projection, Tokenizer
+from evar.model_adapters.wavcaps import WavCaps
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("EVAR_WEIGHTS", str(tmp_path / "weights"))
+
+
+def test_without_a_network_the_error_says_where_to_put_the_files(tmp_path):
+    folder = tmp_path / "weights" / "bert-base-uncased"
+    with pytest.raises(UserError, match=f"files .* into {folder}, or .*--tokenizer=DIR"):
+        tiny(WavCaps).embed_text(["rain"])
+
+
+def test_a_folder_in_the_weights_folder_comes_first(tmp_path):
+    write_tokenizer(tmp_path / "weights" / "bert-base-uncased", "bert")
+    assert tiny(WavCaps).embed_text(["rain", "wind"]).shape == (2, 1024)
+
+
+def test_a_tokenizer_without_vocabulary_is_refused(tmp_path):
+    # What transformers makes of this folder has 5 tokens and reads every word as unknown.
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    with pytest.raises(UserError, match="a tokenizer of 5 tokens, expected 30,522"):
+        Tokenizer(str(tmp_path), 30522, max_length=30)(["rain"])
+
+
+def test_another_models_tokenizer_is_refused(tmp_path):
+    write_tokenizer(tmp_path, "gpt2")
+    with pytest.raises(UserError, match="a tokenizer of 50,257 tokens, expected 30,522"):
+        Tokenizer(str(tmp_path), 30522, max_length=30)(["rain"])
+
+
+@pytest.mark.parametrize("content", [None, '{"version'])
+def test_folders_without_a_tokenizer_or_with_a_broken_one_are_refused(tmp_path, content):
+    if content:
+        (tmp_path / "tokenizer.json").write_text(content)
+    with pytest.raises(UserError, match="no tokenizer could be read"):
+        Tokenizer(str(tmp_path), 30522, max_length=30)(["rain"])
+
+
+def test_projection_by_hand():
+    projection = Projection(2, 2)
+    projection.linear1.weight.data = torch.eye(2)
+    projection.linear2.weight.data = torch.zeros(2, 2)
+    out = projection(torch.tensor([[3.0, 1.0]]))
+    torch.testing.assert_close(out, torch.tensor([[1.0, -1.0]]), atol=1e-4, rtol=0)
