@@ -1,8 +1,7 @@
 """Speech Commands V2: 35 spoken words (Warden 2018)."""
 
-from evar.tasks._speech_commands import read
-
 from evar.task import Source, Task
+from evar.tasks._speech_commands import read
 
 TASK = Task(
     name="spcv2",
