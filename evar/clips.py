@@ -356,7 +356,8 @@ def require_usable(
         first = f"; first missing: {gone.iloc[0]}" if len(gone) else ""
         raise UserError(
             f"{task.name}: not complete, {manifest.partial} in {manifest.root}{first}. Complete it "
-            f"and run `python prepare.py {task.name}`, or accept a score that says so: --partial."
+            "(then `python prepare.py` again, for a registered task), or accept a score that says "
+            "so with --partial."
         )
     if len(manifest.bad) and not skip_bad:
         first = manifest.bad.iloc[0]

@@ -12,6 +12,8 @@ from evar.task import SPLITS, Task
 
 COLUMNS = ("file", "label", "split", "fold", "group")
 LONGEST = 10.0  # seconds; a unit longer than that must be asked for
+SMALL = 500  # training clips below which the usual learning rate would need more than 200 epochs
+SMALL_LR = 1e-2
 
 
 def is_csv(name: str) -> bool:
@@ -23,8 +25,9 @@ def task_from_csv(path, *, seconds: float | None = None) -> Task:
     """The task that a CSV describes: columns file, label, split or fold, and optionally group.
 
     Files are relative to the folder of the CSV. A label with "," makes the task multi-label.
-    `seconds` is the unit length; None takes the longest clip, at most 10 s. Raises UserError for
-    a file that is no such table.
+    `seconds` is the unit length; None takes the longest clip, at most 10 s. Sets of less than 500
+    training clips are probed at a learning rate of 1e-2. Raises UserError for a file that is no
+    such table.
     """
     path = Path(path)
     table = _read(path)
@@ -32,6 +35,7 @@ def task_from_csv(path, *, seconds: float | None = None) -> Task:
     folds = tuple(sorted(table.fold.unique())) if column == "fold" else ()
     multi_label = bool(table.label.str.contains(",").any())
     root = path.resolve().parent
+    training = len(table) if folds else int((table.split == "train").sum())
     return Task(
         name=path.stem,
         version="1",
@@ -40,6 +44,7 @@ def task_from_csv(path, *, seconds: float | None = None) -> Task:
         read=lambda _: table,
         marker=path.name,
         seconds=seconds or _longest(root, table.file),
+        lr=SMALL_LR if training < SMALL else None,
         metric="mAP" if multi_label else "accuracy",
         multi_label=multi_label,
         folds=folds,

@@ -1,7 +1,8 @@
 """From a model's name to a loaded adapter.
 
 A name is a class file in `model_adapters/` (`logmel`), a configuration beside it
-(`beats_iter3.yaml`, which names its class file), or a user's own `path/to/file.py:ClassName`.
+(`beats_iter3.yaml`, which names its class file), a user's own `path/to/file.py:ClassName`, or
+`hf:ORG/NAME` (a transformers model) and `hear:MODULE[:weights]` (a HEAR-API module).
 """
 
 import hashlib
@@ -16,6 +17,7 @@ import evar.registry as registry
 from evar.errors import UserError, unknown
 
 KIND = "model_adapters"
+PREFIXES = ("hf", "hear")  # hf:NAME is the adapter model_adapters/hf.py with the option source=NAME
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,16 @@ def names() -> list[str]:
     """All registered models: every YAML, and every class file that no YAML configures."""
     configs = {p.stem: p for p in registry.folder(KIND).glob("*.yaml")}
     configured = {_read_yaml(p)["adapter"].partition(":")[0] for p in configs.values()}
-    return sorted({*configs, *(set(registry.module_names(KIND)) - configured)})
+    return sorted({*configs, *(set(registry.module_names(KIND)) - configured - set(PREFIXES))})
 
 
 def config(model: str) -> ModelConfig:
-    """The configuration of a registered model or of `path/to/file.py:ClassName`."""
+    """The configuration of a registered model, of a user's class, or behind a prefix."""
     if ":" in model and model.rpartition(":")[0].endswith(".py"):
         return ModelConfig(name=model.rpartition(":")[2], adapter=model)
+    prefix, colon, name = model.partition(":")
+    if colon and prefix in PREFIXES:
+        return ModelConfig(name=model, adapter=prefix, options={"source": name})
     path = registry.folder(KIND) / f"{model}.yaml"
     if not path.is_file():
         registry.require_known("model", model, names())

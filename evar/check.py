@@ -1,0 +1,275 @@
+"""Does an adapter keep its promises? `python -m evar.check MODEL` tells its author."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from fire.decorators import SetParseFns
+from torch import Tensor
+
+from evar.adapter import Adapter
+from evar.errors import UserError
+
+TOLERANCE = 1e-4  # relative error between a clip alone and the same clip in a batch
+_UNITS = 2.5  # seconds of the clips that most checks use
+_CAPTIONS = ["a dog barks", "rain", "somebody plays the piano in a large and empty hall"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The result of one check: what was looked at, and what is wrong and how to mend it."""
+
+    name: str
+    problem: str = ""  # empty: nothing is wrong
+    remedy: str = ""
+
+    @property
+    def ok(self) -> bool:
+        return not self.problem
+
+    def __str__(self) -> str:
+        if self.ok:
+            return f"ok      {self.name}"
+        return f"FAILED  {self.name}: {self.problem}" + (f". {self.remedy}" if self.remedy else "")
+
+
+class _Failure(Exception):
+    """What a single check raises: the problem and its remedy."""
+
+
+def check(adapter: Adapter) -> list[Finding]:
+    """Try an adapter on clips made for the purpose; one Finding a check, in the order tried.
+
+    The adapter must be in evaluation mode, as `evar.models.load` returns it. Where its attributes
+    are wrong or it cannot embed at all, the later checks are left out. An adapter with `fit_clips`
+    is fitted to noise.
+    """
+    findings = []
+    with torch.inference_mode():
+        for name, needed, function in _checks(adapter):
+            findings.append(_try(name, function, adapter))
+            if needed and not findings[-1].ok:
+                break
+    return findings
+
+
+def _checks(adapter: Adapter) -> Iterator[tuple[str, bool, Callable[[Adapter], None]]]:
+    """(what is checked, whether the others need it, the check)."""
+    yield "sample_rate, embed_dim and lr are numbers that make sense", True, _attributes
+    if adapter.fit_clips:
+        yield "fit() returns numbers that fitted() takes", True, _fit
+    yield "embed() turns (B, S) into (B, D) float32, all finite", True, _embeds
+    yield "the waveform itself is left as it was", False, _untouched
+    yield "the same clips twice give the same bytes", False, _deterministic
+    yield "a clip alone gives what it gives in a batch", False, _alone
+    yield "different clips give different embeddings", False, _hears
+    yield "a clip of 10 ms", False, lambda a: _finite(a, _noise(a, 0.01, 2))
+    yield "a clip of 60 s", False, lambda a: _finite(a, _noise(a, 60, 1))
+    yield "silence", False, lambda a: _finite(a, torch.zeros(2, _samples(a, _UNITS)))
+    if _has_frames(adapter):
+        yield "frames() turns (B, S) into (B, T, D'), all finite", False, _frames
+    if adapter.reads_text:
+        yield "embed_joint() and embed_text() share a space of joint_dim", False, _joint
+        yield "a caption alone gives what it gives among others", False, _captions
+
+
+def _try(name: str, function: Callable[[Adapter], None], adapter: Adapter) -> Finding:
+    try:
+        function(adapter)
+    except _Failure as failure:
+        return Finding(name, *failure.args)
+    except Exception as error:  # the adapter's own, of any kind: shown, not hidden
+        first = (str(error).strip().splitlines() or [""])[0]
+        where = _place(error)
+        return Finding(name, f"{type(error).__name__}: {first}{where}", "Mend the adapter there")
+    return Finding(name)
+
+
+def _place(error: Exception) -> str:
+    """The last line of code outside the installed libraries that the error went through."""
+    place, trace = "", error.__traceback__
+    while trace is not None:
+        file = trace.tb_frame.f_code.co_filename
+        if "site-packages" not in file and file != __file__:
+            place = f" ({file}:{trace.tb_lineno})"
+        trace = trace.tb_next
+    return place
+
+
+def _attributes(adapter: Adapter) -> None:
+    for name, low, high in (("sample_rate", 1000, 400_000), ("embed_dim", 1, 10**7)):
+        value = getattr(adapter, name, None)
+        if type(value) is not int or not low <= value <= high:
+            raise _Failure(
+                f"{name} is {value!r}, a {type(value).__name__}",
+                f"Set it to a whole number from {low} to {high}, in the class or in __init__",
+            )
+    if not isinstance(adapter.lr, float) or not 0 < adapter.lr < 10:
+        raise _Failure(f"lr is {adapter.lr!r}", "Set it to the probe's learning rate, e.g. 3e-4")
+    if type(adapter.fit_clips) is not int or adapter.fit_clips < 0:
+        raise _Failure(f"fit_clips is {adapter.fit_clips!r}", "Set it to a whole number, or to 0")
+    if adapter.reads_text and type(adapter.joint_dim) is not int:
+        raise _Failure(f"joint_dim is {adapter.joint_dim!r}", "Set it to the joint space's size")
+    if adapter.training:
+        raise _Failure("the adapter is in training mode", "Call .eval() on it first")
+
+
+def _fit(adapter: Adapter) -> None:
+    statistics = adapter.fit(iter([_noise(adapter, _UNITS, 2), _noise(adapter, _UNITS, 2, seed=1)]))
+    numbers = isinstance(statistics, dict) and all(
+        isinstance(k, str) and isinstance(v, (int, float)) and math.isfinite(v)
+        for k, v in statistics.items()
+    )
+    if not numbers:
+        raise _Failure(
+            f"fit() returned {statistics!r:.100}", "Return a dict of names and finite plain numbers"
+        )
+    adapter.fitted(statistics)
+
+
+def _embeds(adapter: Adapter) -> None:
+    _finite(adapter, _noise(adapter, _UNITS, 3))
+
+
+def _finite(adapter: Adapter, audio: Tensor) -> Tensor:
+    """Embeddings, checked for shape, type and values."""
+    out = adapter.embed(audio)
+    _require(out, (len(audio), adapter.embed_dim), "embed()")
+    return out
+
+
+def _require(out: object, shape: tuple, what: str) -> None:
+    if not isinstance(out, Tensor):
+        raise _Failure(f"{what} gave a {type(out).__name__}", "Return a torch tensor")
+    if tuple(out.shape) != shape:
+        raise _Failure(
+            f"{what} gave shape {tuple(out.shape)} where {shape} was expected",
+            "Pool over time, and set embed_dim to the size of the result",
+        )
+    if out.dtype != torch.float32:
+        raise _Failure(f"{what} gave {out.dtype}", "Return .float()")
+    if not torch.isfinite(out).all():
+        count = int((~torch.isfinite(out)).any(dim=-1).sum())
+        raise _Failure(
+            f"{what} gave NaN or infinity in {count} of {out.shape[0]} rows",
+            "Look for the log of zero, and for a division by a deviation or norm of zero",
+        )
+
+
+def _untouched(adapter: Adapter) -> None:
+    audio = _noise(adapter, _UNITS, 2)
+    before = audio.clone()
+    adapter.embed(audio)
+    if not torch.equal(audio, before):
+        raise _Failure(
+            "embed() changed its input", "Replace operations in place (x *= 2) by x = x * 2"
+        )
+
+
+def _deterministic(adapter: Adapter) -> None:
+    audio = _noise(adapter, _UNITS, 3)
+    if not torch.equal(adapter.embed(audio), adapter.embed(audio)):
+        raise _Failure(
+            "two calls with the same clips differ",
+            "Look for dropout or random crops in evaluation mode: heed self.training, or let the "
+            "clip's own samples decide",
+        )
+
+
+def _alone(adapter: Adapter) -> None:
+    # Neighbours of other loudness: statistics over the batch then show.
+    audio = _noise(adapter, _UNITS, 4) * torch.tensor([[0.02], [0.1], [1.0], [5.0]])
+    together = adapter.embed(audio)
+    errors = [_error(adapter.embed(clip[None])[0], row) for clip, row in zip(audio, together)]
+    if max(errors) > TOLERANCE:
+        raise _Failure(
+            f"relative difference {max(errors):.1g}, more than {TOLERANCE:g}",
+            "Look for a mean, maximum or normalisation over the whole batch (AmplitudeToDB's "
+            "top_db, batch normalisation in training mode), or for reshapes that mix clips",
+        )
+
+
+def _hears(adapter: Adapter) -> None:
+    first, second = adapter.embed(_noise(adapter, _UNITS, 2))
+    if torch.equal(first, second):
+        raise _Failure("two different clips give one embedding", "Does the audio reach the model?")
+
+
+def _has_frames(adapter: Adapter) -> bool:
+    kind = type(adapter)
+    return kind.frames is not Adapter.frames or kind.encode is not Adapter.encode
+
+
+def _frames(adapter: Adapter) -> None:
+    out = adapter.frames(_noise(adapter, _UNITS, 3))
+    if not isinstance(out, Tensor) or out.ndim != 3 or len(out) != 3 or not out.shape[1]:
+        shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
+        raise _Failure(f"frames() gave {shape} for 3 clips", "Return (B, T, D), time second")
+    _require(out, tuple(out.shape), "frames()")
+
+
+def _joint(adapter: Adapter) -> None:
+    audio = adapter.embed_joint(_noise(adapter, _UNITS, 2))
+    _require(audio, (2, adapter.joint_dim), "embed_joint()")
+    _require(adapter.embed_text(_CAPTIONS), (3, adapter.joint_dim), "embed_text()")
+
+
+def _captions(adapter: Adapter) -> None:
+    together = adapter.embed_text(_CAPTIONS)
+    alone = torch.cat([adapter.embed_text([caption]) for caption in _CAPTIONS])
+    error = max(_error(a, b) for a, b in zip(alone, together, strict=True))
+    if error > TOLERANCE:
+        raise _Failure(
+            f"relative difference {error:.1g}, more than {TOLERANCE:g}",
+            "Give the text encoder its attention mask, and leave padding out of the mean",
+        )
+
+
+def _error(ours: Tensor, reference: Tensor) -> float:
+    """||ours - reference|| / ||reference||."""
+    return float((ours - reference).norm() / reference.norm().clamp(min=1e-12))
+
+
+def _samples(adapter: Adapter, seconds: float) -> int:
+    return max(1, round(seconds * adapter.sample_rate))
+
+
+def _noise(adapter: Adapter, seconds: float, clips: int, seed: int = 0) -> Tensor:
+    """(clips, S): quiet noise under a tone, every clip another pitch."""
+    generator = torch.Generator().manual_seed(seed)
+    samples = _samples(adapter, seconds)
+    pitch = 200 * (1 + torch.rand(clips, 1, generator=generator))
+    phase = 2 * math.pi * pitch * torch.arange(samples) / adapter.sample_rate
+    return 0.1 * phase.sin() + 0.03 * torch.randn(clips, samples, generator=generator)
+
+
+@SetParseFns(model=str, weights=str)
+def command(model, *, weights=None, **options):
+    """Check that a model's adapter works as the harness expects.
+
+    usage: check MODEL [options]
+
+    MODEL            a registered name (`evar list models`), path/to/file.py:ClassName,
+                     hf:ORG/NAME or hear:MODULE
+    --weights=PATH   checkpoint; "random" checks the untrained network
+    --NAME=VALUE     an option of the model's adapter
+
+    Prints one line a check: what failed, and how to mend it. Exit code 0, or 2 if any failed.
+    """
+    from evar import models
+
+    adapter, _ = models.load(model, weights=weights, **options)
+    findings = check(adapter)
+    for finding in findings:
+        print(finding)
+    failed = sum(not finding.ok for finding in findings)
+    if failed:
+        raise UserError(f"{model}: {failed} of {len(findings)} checks failed")
+    print(f"{model}: all {len(findings)} checks passed")
+
+
+if __name__ == "__main__":
+    from evar.cli import run
+
+    run("check")

@@ -1,0 +1,84 @@
+"""Any model of this harness as a HEAR 2021 module, for tools that evaluate such modules.
+
+    hear-validator evar.export --model=beats_iter3
+    python -m heareval.embeddings.runner evar.export --model=beats_iter3
+
+Turian et al., "HEAR: Holistic evaluation of audio representations", 2022,
+https://hearbenchmark.com/hear-api.html
+"""
+
+import os
+
+import torch
+from torch import Tensor, nn
+
+from evar.adapter import Adapter
+from evar.errors import UserError
+
+_HOP = 0.05  # seconds between the windows of a model that has no frames of its own
+_WINDOW = 1.0  # seconds
+
+
+class HearModel(nn.Module):
+    """An adapter with the attributes that the HEAR interface reads."""
+
+    def __init__(self, adapter: Adapter):
+        super().__init__()
+        self.adapter = adapter
+        self.sample_rate = adapter.sample_rate
+        self.scene_embedding_size = adapter.embed_dim
+        with torch.inference_mode():
+            silence = torch.zeros(1, adapter.sample_rate)
+            self.timestamp_embedding_size = self.timestamps(silence)[0].shape[2]
+
+    def timestamps(self, audio: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, S) -> (B, T, D') embeddings and (B, T) times of their centres in milliseconds.
+
+        The frames of the adapter, taken as evenly spread over the clip; without frames, clip
+        embeddings of windows of 1 s, every 50 ms, silence around the clip.
+        """
+        seconds = audio.shape[1] / self.sample_rate
+        try:
+            frames = self.adapter.frames(audio)
+        except NotImplementedError:
+            frames = self._windows(audio)
+        count = frames.shape[1]
+        # Centres in float64: in float32, those of a long clip are not evenly spaced.
+        centres = (torch.arange(count, dtype=torch.float64, device=audio.device) + 0.5) / count
+        return frames, (1000 * seconds * centres).float().expand(len(audio), -1)
+
+    def _windows(self, audio: Tensor) -> Tensor:
+        window, hop = (round(s * self.sample_rate) for s in (_WINDOW, _HOP))
+        count = max(1, round(audio.shape[1] / hop))
+        centres = [round((i + 0.5) * audio.shape[1] / count) for i in range(count)]
+        padded = nn.functional.pad(audio, (window // 2, window))
+        return torch.stack([self.adapter.embed(padded[:, c : c + window]) for c in centres], dim=1)
+
+
+def load_model(model_file_path: str = "") -> HearModel:
+    """The model that the argument names, or else the environment variable EVAR_MODEL.
+
+    `MODEL` or `MODEL@WEIGHTS`: a registered name, path/to/file.py:ClassName, hf:ORG/NAME; after
+    the @, its weights file ("random" for an untrained network). Without one, the published file
+    must lie in the weights folder.
+    """
+    from evar import models
+
+    name = str(model_file_path) or os.environ.get("EVAR_MODEL", "")
+    if not name:
+        raise UserError(
+            "which model? Give MODEL or MODEL@WEIGHTS as the module's model file, or set "
+            "EVAR_MODEL to it"
+        )
+    model, _, weights = name.partition("@")
+    return HearModel(models.load(model, weights=weights or None)[0])
+
+
+def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, Tensor]:
+    """(B, S) -> (B, T, D') embeddings and (B, T) timestamps in milliseconds."""
+    return model.timestamps(audio)
+
+
+def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
+    """(B, S) -> (B, D) clip embeddings."""
+    return model.adapter.embed(audio)
