@@ -96,7 +96,7 @@ def build(task: Task, root, *, previous: "Manifest | None" = None, progress=None
     """Index a data set: read its own metadata, look at every file, check splits and leaks.
 
     `previous`: an earlier manifest; files with the size and time it saw are not read again.
-    `progress`: wraps the iterable of scanned files (tqdm or None).
+    `progress(iterable, total=n)` wraps the scanned files, as tqdm does.
     Raises UserError where the metadata themselves are wrong. Missing and unreadable files do not
     raise: the manifest names them.
     """
@@ -238,7 +238,8 @@ def _scan(root: Path, names: list[str], previous, progress) -> tuple[pd.DataFram
         return stamp, (header.sample_rate, header.frames, status.st_size, mark, "")
 
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
-        results = list((progress or iter)(pool.map(look, names)))
+        looked = pool.map(look, names)
+        results = list(progress(looked, total=len(names)) if progress else looked)
     stamps = np.array([stamp for stamp, _ in results], dtype=np.int64).reshape(-1, 2)
     return pd.DataFrame([row for _, row in results], columns=_SCANNED), stamps
 

@@ -5,6 +5,10 @@
 
 Turian et al., "HEAR: Holistic evaluation of audio representations", 2022,
 https://hearbenchmark.com/hear-api.html
+
+The validator (package hearvalidator, which needs TensorFlow for models of any kind) takes models
+of 16, 22.05, 44.1 and 48 kHz: those of 32 kHz (HTS-AT, WavCaps) it refuses, with an AttributeError
+of its own. It warns where frames are more than 50 ms apart, as those of most transformers are.
 """
 
 import os
@@ -43,7 +47,7 @@ class HearModel(nn.Module):
         except NotImplementedError:
             frames = self._windows(audio)
         count = frames.shape[1]
-        # Centres in float64: in float32, those of a long clip are not evenly spaced.
+        # In float64 first: validators want even spacing to a microsecond.
         centres = (torch.arange(count, dtype=torch.float64, device=audio.device) + 0.5) / count
         return frames, (1000 * seconds * centres).float().expand(len(audio), -1)
 

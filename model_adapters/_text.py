@@ -61,6 +61,50 @@ class Tokenizer:
         return tokens["input_ids"], tokens["attention_mask"]
 
 
+class SentenceEncoder:
+    """A frozen sentence encoder: the mean of its last hidden states over a caption's tokens.
+
+    `name`: a folder, or a name on the Hugging Face hub; a folder of that name's last part in the
+    weights folder comes first. It is read at the first use, and is no part of the audio model.
+    """
+
+    def __init__(self, name: str, *, max_length: int = 512):
+        self.name, self.max_length = str(name), max_length
+
+    @cached_property
+    def _parts(self):
+        from transformers import AutoModel, AutoTokenizer
+
+        local = weights_folder() / Path(self.name).name
+        source = str(local) if local.is_dir() and not Path(self.name).is_dir() else self.name
+        try:
+            model = AutoModel.from_pretrained(source).eval().requires_grad_(False)
+            tokenizer = AutoTokenizer.from_pretrained(source)
+        except Exception as error:  # no network, no such files, files that are damaged: many kinds
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"{source}: no sentence encoder could be read ({reason}). Put its folder at "
+                f"{local}, or give it with --text_encoder=DIR."
+            ) from error
+        if len(tokenizer) < 1000:
+            raise UserError(f"{source}: its tokenizer has {len(tokenizer)} tokens: no vocabulary")
+        return model, tokenizer
+
+    def __call__(self, captions: list[str], device) -> Tensor:
+        """N captions -> (N, E), on `device`."""
+        model, tokenizer = self._parts
+        tokens = tokenizer(
+            list(captions),
+            padding=True,
+            truncation=True,
+            max_length=self.max_length,
+            return_tensors="pt",
+        ).to(device)
+        states = model.to(device)(**tokens).last_hidden_state  # (N, L, E)
+        mask = tokens["attention_mask"][..., None].to(states)
+        return (states * mask).sum(dim=1) / mask.sum(dim=1)
+
+
 class AudioLanguage(Adapter):
     """An adapter whose clip embedding lives in the joint space already.
 
