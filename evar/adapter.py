@@ -34,6 +34,8 @@ class Adapter(nn.Module):
     lr: float = 3e-4  # of the linear probe, where the configuration names none
     fit_clips: int = 0  # training clips that `fit` wants to see; 0: nothing is fitted
     joint_dim: int | None = None  # E of an audio-language model's joint space
+    frame_seconds: float | None = None  # from one frame to the next, where that is constant
+    TINY: dict | None = None  # options of a tiny untrained build, for tests; None: impossible
 
     def __init_subclass__(cls, **more):
         """Keep every front end in float32: a log-mel computed in bfloat16 is another log-mel."""

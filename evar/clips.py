@@ -129,8 +129,8 @@ def check_table(task: Task, table: pd.DataFrame) -> pd.DataFrame:
 
     _refuse(task, table.file[table.file.map(_leaves_root)], "must lie inside the data folder")
     _refuse(task, table.file[table.file.duplicated()], "listed more than once")
-    empty = table.label.str.strip() == ""
-    _refuse(task, table.file[empty], "has no label")
+    if task.metric != "recall":
+        _refuse(task, table.file[table.label.str.strip() == ""], "has no label")
     if not task.multi_label:
         comma = table.label.str.contains(",")
         _refuse(
@@ -165,6 +165,8 @@ def check_usable(task: Task, good: pd.DataFrame) -> None:
     """Refuse a set on which no honest score is possible: an empty side, a class never trained."""
     sides = set(good[task.column])
     needed = set(task.folds) if task.folds else {"train", "test"}
+    if task.metric == "recall":
+        needed = {"test"}
     if task.folds and len(task.folds) < 2:
         raise UserError(f"{task.name}: one fold only; cross-validation needs two or more")
     for side in sorted(needed - sides):
@@ -176,7 +178,7 @@ def check_usable(task: Task, good: pd.DataFrame) -> None:
         test = good[task.column] == fold
         train = ~test if task.folds else good[task.column] == "train"
         unseen = label_set(good.label[test]) - label_set(good.label[train])
-        if unseen and not task.multi_label:
+        if unseen and task.metric == "accuracy":
             raise UserError(
                 f"{task.name}: {task.column} {fold!r} has clips of {_some(unseen)}, of which there "
                 "is no training clip: no model can be right there. Add training clips or leave "

@@ -38,7 +38,8 @@ class HearModel(nn.Module):
     def timestamps(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S) -> (B, T, D') embeddings and (B, T) times of their centres in milliseconds.
 
-        The frames of the adapter, taken as evenly spread over the clip; without frames, clip
+        The frames of the adapter: every `frame_seconds` where it has that attribute (what lies
+        behind the clip's end is left out), else evenly spread over the clip. Without frames, clip
         embeddings of windows of 1 s, every 50 ms, silence around the clip.
         """
         seconds = audio.shape[1] / self.sample_rate
@@ -46,10 +47,11 @@ class HearModel(nn.Module):
             frames = self.adapter.frames(audio)
         except NotImplementedError:
             frames = self._windows(audio)
-        count = frames.shape[1]
+        step = getattr(self.adapter, "frame_seconds", None) or seconds / frames.shape[1]
+        frames = frames[:, : max(1, round(seconds / step))]
         # In float64 first: validators want even spacing to a microsecond.
-        centres = (torch.arange(count, dtype=torch.float64, device=audio.device) + 0.5) / count
-        return frames, (1000 * seconds * centres).float().expand(len(audio), -1)
+        centres = torch.arange(frames.shape[1], dtype=torch.float64, device=audio.device) + 0.5
+        return frames, (1000 * step * centres).float().expand(len(audio), -1)
 
     def _windows(self, audio: Tensor) -> Tensor:
         window, hop = (round(s * self.sample_rate) for s in (_WINDOW, _HOP))

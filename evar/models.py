@@ -61,11 +61,11 @@ def names() -> list[str]:
 
 def config(model: str) -> ModelConfig:
     """The configuration of a registered model, of a user's class, or behind a prefix."""
-    if ":" in model and model.rpartition(":")[0].endswith(".py"):
-        return ModelConfig(name=model.rpartition(":")[2], adapter=model)
-    prefix, colon, name = model.partition(":")
+    prefix, colon, source = model.partition(":")
     if colon and prefix in PREFIXES:
-        return ModelConfig(name=model, adapter=prefix, options={"source": name})
+        return ModelConfig(name=model, adapter=prefix, options={"source": source})
+    if colon and model.rpartition(":")[0].endswith(".py"):
+        return ModelConfig(name=model.rpartition(":")[2], adapter=model)
     path = registry.folder(KIND) / f"{model}.yaml"
     if not path.is_file():
         registry.require_known("model", model, names())
@@ -221,5 +221,13 @@ def _is_adapter_code(name: str) -> bool:
 def _library_versions() -> dict[str, str]:
     from importlib.metadata import version
 
-    relevant = ("torch", "torchaudio", "transformers", "timm")
+    relevant = (
+        "torch",
+        "torchaudio",
+        "transformers",
+        "timm",
+        "openbeats",
+        "dasheng",
+        "opensmile",
+    )
     return {name: version(name) for name in relevant if name in sys.modules}

@@ -49,7 +49,7 @@ class Task:
     metadata: str = ""  # the file that lists the clips; error messages name it
     seconds: float | None  # unit length; None: clips are read whole
     classes: int | None = None  # expected number; None: whatever the data has
-    metric: Literal["accuracy", "mAP"] = "accuracy"
+    metric: Literal["accuracy", "mAP", "recall"] = "accuracy"  # recall: audio-text retrieval
     multi_label: bool = False
     folds: tuple[str, ...] = ()  # cross-validation folds; empty: train / valid / test
     counts: Mapping[str, int] = field(default_factory=dict)  # clips of each split or fold
@@ -58,6 +58,8 @@ class Task:
     groups_cross: bool = False  # the published split itself puts a group on both sides
     silence: bool = False  # the published set holds digital silence, and papers score it
     captions: str | Mapping[str, str] = "{label} can be heard"  # zero-shot; "_" of a label is " "
+    titles: Callable[[Path], Mapping[str, str]] | None = None  # what captions call a label
+    read_captions: Callable[[Path], "pandas.DataFrame"] | None = None  # noqa: F821  (retrieval)
     sources: tuple[Source, ...] = ()
     licence: str = ""
     homepage: str = ""
@@ -71,7 +73,8 @@ class Task:
                 raise ValueError(f"task {self.name!r}: {reason}")
 
         require(self.seconds is None or self.seconds > 0, "seconds must be positive")
-        require(self.metric in ("accuracy", "mAP"), f"unknown metric {self.metric!r}")
+        require(self.metric in ("accuracy", "mAP", "recall"), f"unknown metric {self.metric!r}")
+        require((self.metric == "recall") == bool(self.read_captions), "recall needs captions")
         require((self.metric == "mAP") == self.multi_label, "mAP goes with multi_label, only")
         expected = self.folds or SPLITS
         require(set(self.counts) <= set(expected), f"counts must name {expected}")

@@ -3,6 +3,8 @@
 import warnings
 from collections.abc import Mapping
 
+import torch
+
 from evar.adapter import Adapter
 from evar.errors import UserError
 from evar.weights import load_checkpoint, load_strict
@@ -23,6 +25,7 @@ _CONFIG = {
     "max_distance": 800,
 }
 _BANDS = 8  # patches of 16 mel bands, of 128
+_SCORES = 2**28  # attention scores of one layer in memory: 1 GiB
 
 
 class Beats(Adapter):
@@ -34,6 +37,7 @@ class Beats(Adapter):
     """
 
     sample_rate = 16000
+    frame_seconds = 0.16
     TINY = {
         "config": {
             "embed_dim": 8,
@@ -72,7 +76,10 @@ class Beats(Adapter):
         tokens = self.net.layer_norm(patches.flatten(2).transpose(1, 2))
         if self.net.post_extract_proj is not None:
             tokens = self.net.post_extract_proj(tokens)
-        return self.net.encoder(tokens)[0]
+        # The package keeps every layer's scores whole: of a batch of long clips, few at a time.
+        scores = self.net.config.encoder_attention_heads * tokens.shape[1] ** 2
+        parts = tokens.split(max(1, _SCORES // scores))
+        return torch.cat([self.net.encoder(part)[0] for part in parts])
 
     def encode(self, features):
         return self.tokens(features).unflatten(1, (-1, _BANDS)).mean(dim=2)  # (B, T', D)

@@ -14,6 +14,7 @@ class Ced(MelTransformer):
     """
 
     patch, length = (16, 16), 1012
+    frame_seconds = 0.16
     TINY = {"width": 16, "depth": 1, "heads": 2}
 
     def __init__(self, weights=None, *, width: int = 768, depth: int = 12, heads: int = 12):

@@ -17,6 +17,7 @@ class LogMel(Adapter):
     sample_rate = 16000
     embed_dim = 64
     fit_clips = 256
+    TINY = {}
 
     def __init__(self):
         super().__init__()

@@ -1,0 +1,138 @@
+"""AST, a vision transformer on spectrogram patches, trained on AudioSet with labels."""
+
+import torch
+from torch.nn.functional import interpolate, pad
+
+from evar.adapter import Adapter
+from evar.errors import UserError
+
+from . import _published, _transformers
+from ._kaldi import fbank
+from .logmel import LogMel
+
+_AUDIOSET = -4.2677393, 4.5689974  # mean and standard deviation of AudioSet's filter banks
+_GRID = 12, 101  # positions learned: frequency, time (1,024 frames)
+
+# The original's names (those of timm), and transformers'.
+_RENAMED = (
+    ("cls_token", "embeddings.cls_token"),
+    ("dist_token", "embeddings.distillation_token"),
+    ("pos_embed", "embeddings.position_embeddings"),
+    ("patch_embed.proj.", "embeddings.patch_embeddings.projection."),
+    ("blocks.", "layers."),
+    (".norm1.", ".layernorm_before."),
+    (".norm2.", ".layernorm_after."),
+    (".attn.proj.", ".attention.o_proj."),
+)
+
+
+class Ast(Adapter):
+    """AST's class and distillation tokens, averaged: 768-d.
+
+    Gong et al., "AST: Audio spectrogram transformer", Interspeech 2021. As in the published
+    evaluation, the filter bank is standardised by the task's training clips
+    (`statistics="audioset"`: by AudioSet's mean and deviation), and the learned positions are cut
+    or stretched to the clip's length (`frames=1024`: the clip is padded or cut instead). `weights`
+    is the original's file or a transformers folder.
+    """
+
+    sample_rate = 16000
+    frame_seconds = 0.1
+    TINY = {"width": 16, "depth": 1, "heads": 2}
+
+    def __init__(
+        self,
+        weights=None,
+        *,
+        statistics: str = "task",
+        frames: int | None = None,
+        width: int = 768,
+        depth: int = 12,
+        heads: int = 12,
+    ):
+        super().__init__(weights)
+        if statistics not in ("task", "audioset"):
+            raise UserError(f"--statistics={statistics}: it is task or audioset")
+        self.fit_clips = 5000 if statistics == "task" else 0
+        self.mean, self.std = _AUDIOSET
+        self.length = frames
+        self.net = _network(weights, width, depth, heads)
+        self.embed_dim = self.net.config.hidden_size
+
+    fit, fitted = LogMel.fit, LogMel.fitted
+
+    def logmel(self, audio):
+        """(B, S) -> (B, 128, T), not standardised."""
+        audio = audio - audio.mean(dim=1, keepdim=True)
+        return fbank(audio, htk_compat=True, window_type="hanning")
+
+    def features(self, audio):
+        logmel = self.logmel(audio)
+        if self.length is not None:
+            logmel = pad(logmel, (0, self.length - logmel.shape[2]))  # a negative one cuts
+        return (logmel - self.mean) / (2 * self.std)
+
+    def tokens(self, features):
+        """(B, 128, T) -> (B, 2 + 12 * T', D): the two special tokens, then band by band."""
+        embeddings = self.net.embeddings
+        patches = embeddings.patch_embeddings(features.transpose(1, 2))  # (B, 12 * T', D)
+        special = torch.cat([embeddings.cls_token, embeddings.distillation_token], dim=1)
+        x = torch.cat([special.expand(len(patches), -1, -1), patches], dim=1)
+        x = x + self.positions(patches.shape[1] // _GRID[0])
+        for layer in self.net.layers:
+            x = layer(x)
+        return self.net.layernorm(x)
+
+    def positions(self, times: int):
+        """(1, 2 + 12 * T', D): the learned grid, its centre for shorter clips, else stretched."""
+        learned = self.net.embeddings.position_embeddings
+        grid = learned[:, 2:].transpose(1, 2).unflatten(2, _GRID)  # (1, D, 12, 101)
+        if times <= _GRID[1]:
+            start = _GRID[1] // 2 - times // 2
+            grid = grid[..., start : start + times]
+        else:
+            grid = interpolate(grid, size=(_GRID[0], times), mode="bilinear")
+        return torch.cat([learned[:, :2], grid.flatten(2).transpose(1, 2)], dim=1)
+
+    def encode(self, features):
+        return self.tokens(features)[:, 2:].unflatten(1, (_GRID[0], -1)).mean(dim=1)
+
+    def embed(self, audio):
+        return self.tokens(self.features(audio))[:, :2].mean(dim=1)
+
+
+def _network(weights, width: int, depth: int, heads: int):
+    from transformers import ASTConfig, ASTModel
+
+    if weights is not None and weights.is_dir():
+        # The original's norms add 1e-6; the converted configuration says 1e-12.
+        return _transformers.pretrained(ASTModel, weights, layer_norm_eps=1e-6)
+    net = ASTModel(
+        ASTConfig(
+            hidden_size=width,
+            num_hidden_layers=depth,
+            num_attention_heads=heads,
+            intermediate_size=4 * width,
+            layer_norm_eps=1e-6,
+        )
+    )
+    if weights is not None:
+        state = _rename(_published.read(weights, "model"))
+        # Classifiers: AudioSet's, and the two that the image model had.
+        _published.load(net, state, weights, ignore=("mlp_head.", "head.", "head_dist."))
+    return net
+
+
+def _rename(state):
+    renamed = {}
+    for name, value in state.items():
+        name = name.removeprefix("module.").removeprefix("v.")
+        for old, new in _RENAMED:
+            name = name.replace(old, new)
+        name = f"layer{name}" if name.startswith("norm.") else name
+        if ".attn.qkv." in name:
+            parts = zip(("q_proj", "k_proj", "v_proj"), value.chunk(3, dim=0), strict=True)
+            renamed |= {name.replace("attn.qkv", f"attention.{k}"): part for k, part in parts}
+        else:
+            renamed[name] = value
+    return renamed

@@ -1,0 +1,31 @@
+"""Reading CREMA-D: the split is by actor, the four damaged recordings are left out."""
+
+from pathlib import Path
+
+VALID = {1009, 1011, 1022, 1034, 1039, 1047, 1066, 1070, 1082}
+TEST = {
+    *(1001, 1004, 1017, 1019, 1020, 1025, 1026, 1029, 1033, 1035),
+    *(1042, 1044, 1050, 1053, 1056, 1058, 1060, 1069, 1083),
+}
+EXCLUDED = {"1006_TIE_NEU_XX", "1013_WSI_DIS_XX", "1017_IWW_FEA_XX", "1040_ITH_SAD_XX"}
+COUNTS = {"train": 5155, "valid": 732, "test": 1551}
+
+
+def clips(names):
+    """File stems `{actor}_{sentence}_{EMOTION}_{level}` -> table of clips, groups are actors."""
+    import pandas as pd
+
+    kept = sorted(set(names) - EXCLUDED)
+    actors = [int(name[:4]) for name in kept]
+    return pd.DataFrame(
+        {
+            "file": [f"AudioWAV/{name}.wav" for name in kept],
+            "label": [name.split("_")[2] for name in kept],
+            "split": ["valid" if a in VALID else "test" if a in TEST else "train" for a in actors],
+            "group": [str(a) for a in actors],
+        }
+    )
+
+
+def read(root: Path):
+    return clips(path.stem for path in (root / "AudioWAV").glob("*.wav"))

@@ -1,0 +1,47 @@
+"""CREMA-D: which of six emotions an actor plays (Cao et al. 2014)."""
+
+from evar.task import Source, Task
+from evar.tasks._cremad import COUNTS, read
+
+HOW = (
+    "Clone https://gitlab.com/cs-cooper-lab/crema-d-mirror.git with git lfs, or fetch the files "
+    "that crema_d.txt lists into AudioWAV/; a zip of the GitHub repository holds pointers, no audio"
+)
+
+TASK = Task(
+    name="cremad",
+    version="1",
+    title="CREMA-D: acted emotion",
+    read=read,
+    marker="AudioWAV",
+    metadata="the names in AudioWAV/",
+    seconds=2.5,
+    classes=6,
+    counts=COUNTS,
+    group="actor",
+    silence=True,
+    captions={
+        "ANG": "angry person talking can be heard",
+        "DIS": "someone talking in disgust can be heard",
+        "FEA": "someone talking with a sense of fear can be heard",
+        "HAP": "someone talking happily and joyfully can be heard",
+        "NEU": "someone talking calmly can be heard",
+        "SAD": "someone talking sadly can be heard",
+    },
+    sources=(
+        Source(
+            path="crema_d.txt",
+            url="https://storage.googleapis.com/tfds-data/manual_checksums/crema_d.txt",
+            bytes=1339905,
+            sha256="66b5d959dcee997321baf9080c80022a6937279419446db3a9d4827d839b0abb",
+            how=HOW,
+        ),
+    ),
+    licence="ODbL 1.0 (database), DbCL 1.0 (content)",
+    homepage="https://github.com/CheyneyComputerScience/CREMA-D",
+    notes=(
+        "Four of the repository's 7,442 files are left out, as in the paper; keeping them gives "
+        "5,158 / 732 / 1,552 clips.",
+        "The label is the acted emotion, not what raters heard. The TFDS split is another one.",
+    ),
+)

@@ -1,0 +1,190 @@
+import pytest
+import torch
+
+from evar import Adapter, models
+from evar.check import check, command
+from evar.errors import UserError
+
+
+class Good(Adapter):
+    """The mean of sixteen parts of the clip, and of its square."""
+
+    sample_rate = 8000
+    embed_dim = 16
+
+    def __init__(self):
+        super().__init__()
+        self.mix = torch.nn.Linear(16, 16)
+
+    def frames(self, audio):
+        audio = torch.nn.functional.pad(audio, (0, max(0, 16 - audio.shape[1])))
+        parts = audio.unfold(1, 16, 16)  # (B, T, 16)
+        return self.mix(parts)
+
+
+class Mixing(Good):
+    def embed(self, audio):
+        return super().embed(audio / audio.abs().max().clamp(min=1e-6))
+
+
+class Dropping(Good):
+    def embed(self, audio):
+        return torch.nn.functional.dropout(super().embed(audio), 0.5)
+
+
+class InPlace(Good):
+    def embed(self, audio):
+        audio *= 2
+        return super().embed(audio)
+
+
+class Dividing(Good):
+    def embed(self, audio):
+        return super().embed(audio / audio.norm(dim=1, keepdim=True))
+
+
+class Deaf(Good):
+    def embed(self, audio):
+        return torch.ones(len(audio), 16)
+
+
+class Short(Good):
+    def frames(self, audio):
+        if audio.shape[1] < 1000:
+            raise ValueError("kernel larger than input")
+        return super().frames(audio)
+
+
+class Patient(Good):
+    def frames(self, audio):
+        assert audio.shape[1] < 10 * 8000
+        return super().frames(audio)
+
+
+class Double(Good):
+    def embed(self, audio):
+        return super().embed(audio).double()
+
+
+class Frames(Good):
+    def embed(self, audio):
+        return self.frames(audio)
+
+
+class Transposed(Good):
+    def embed(self, audio):
+        return super().frames(audio).mean(dim=1)
+
+    def frames(self, audio):
+        return super().frames(audio)[0]
+
+
+class Sizeless(Good):
+    embed_dim = 16.0
+
+
+class Rateless(Good):
+    sample_rate = None
+
+
+class Careless(Good):
+    lr = "fast"
+
+
+class Fitting(Good):
+    fit_clips = 4
+
+    def fit(self, batches):
+        return {"mean": torch.stack([batch.mean() for batch in batches]).mean()}
+
+    def fitted(self, statistics):
+        self.mean = statistics["mean"]
+
+
+class Reading(Good):
+    joint_dim = 16
+
+    def embed_joint(self, audio):
+        return self.embed(audio)
+
+    def embed_text(self, captions):
+        longest = max(map(len, captions))
+        return torch.stack([torch.full((16,), len(c) / longest) for c in captions])
+
+
+BROKEN = {
+    Mixing: "a clip alone",
+    Dropping: "the same clips twice",
+    InPlace: "the waveform itself",
+    Dividing: "silence",
+    Deaf: "different clips",
+    Short: "10 ms",
+    Patient: "60 s",
+    Double: "embed()",
+    Frames: "embed()",
+    Transposed: "frames()",
+    Sizeless: "sample_rate, embed_dim",
+    Rateless: "sample_rate, embed_dim",
+    Careless: "sample_rate, embed_dim",
+    Fitting: "fit()",
+    Reading: "a caption alone",
+}
+
+
+def failures(cls):
+    torch.manual_seed(0)
+    return [finding for finding in check(cls().eval()) if not finding.ok]
+
+
+def test_nothing_is_wrong_with_a_good_adapter():
+    assert failures(Good) == []
+
+
+@pytest.mark.parametrize("cls", BROKEN)
+def test_what_is_broken_is_found_alone(cls):
+    found = failures(cls)
+    # What changes from call to call also changes from batch to batch.
+    assert len(found) == (2 if cls is Dropping else 1)
+    assert BROKEN[cls] in found[0].name
+    assert found[0].problem
+    assert found[0].remedy
+    assert str(found[0]).startswith("FAILED")
+
+
+def test_training_mode_is_named():
+    assert "training mode" in check(Good())[0].problem
+
+
+def test_an_error_is_shown_with_its_place():
+    (finding,) = failures(Short)
+    assert "ValueError: kernel larger than input" in finding.problem
+    assert "test_check.py:" in finding.problem
+
+
+def test_nothing_is_tried_once_nothing_can_be_embedded():
+    assert len(check(Double().eval())) == 2
+    assert len(check(Sizeless().eval())) == 1
+
+
+def test_the_command_prints_a_line_a_check(capsys):
+    command("logmel")
+    lines = capsys.readouterr().out.splitlines()
+    assert all(line.startswith("ok ") for line in lines[:-1])
+    assert lines[-1] == f"logmel: all {len(lines) - 1} checks passed"
+
+
+def test_the_command_fails_where_a_check_fails(capsys, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import torch\nfrom evar import Adapter\n\n\nclass Mine(Adapter):\n"
+        "    sample_rate, embed_dim = 16000, 1\n\n    def embed(self, audio):\n"
+        "        return torch.randn(len(audio), 1)\n"
+    )
+    with pytest.raises(UserError, match=r"mine.py:Mine: 2 of 9 checks failed"):
+        command(f"{file}:Mine")
+    assert "FAILED  the same clips twice" in capsys.readouterr().out
+
+
+def test_a_registered_model_passes():
+    adapter, _ = models.load("cnn14", weights="random", width=2)
+    assert [str(finding) for finding in check(adapter) if not finding.ok] == []
