@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from evar import audio, files
+from evar.checksums import verify
 from evar.errors import BadAudio, UserError
 from evar.task import SPLITS, Task
 
@@ -35,6 +36,7 @@ class Manifest:
     table: pd.DataFrame
     sha256: str
     stamps: np.ndarray  # (N, 2) size in bytes and time of change in ns, as seen on this disk
+    altered: tuple[str, ...] = ()  # tables of the data set that are not the published ones
 
     @property
     def good(self) -> pd.DataFrame:
@@ -60,9 +62,13 @@ class Manifest:
         """ "N of M clips" where clips are absent, else ""."""
         here = len(self.table) - len(self.missing)
         found = self.counts()
-        if here == self.expected and all(found.get(k) == n for k, n in self.task.counts.items()):
-            return ""
-        return f"{here:,} of {self.expected:,} clips"
+        whole = all(found.get(side) == count for side, count in self.task.counts.items())
+        reasons = (
+            [] if whole and here == self.expected else [f"{here:,} of {self.expected:,} clips"]
+        )
+        if reasons and self.task.comparable:
+            reasons.append("not comparable")
+        return ", ".join(reasons + [f"{path} altered" for path in self.altered])
 
     def counts(self) -> dict[str, int]:
         """Clips on this disk in each split or fold, readable or not."""
@@ -104,13 +110,30 @@ def build(task: Task, root, *, previous: "Manifest | None" = None, progress=None
     table = check_table(task, task.read(root))
     scanned, stamps = _scan(root, table.file.tolist(), previous, progress)
     table = pd.concat([table, scanned], axis=1)
-    manifest = Manifest(task, root, table, _sha256(table), stamps)
+    altered = altered_tables(task, root)
+    manifest = Manifest(task, root, table, _sha256(table), stamps, altered)
     check_usable(task, manifest.good)
     check_copies(task, manifest.good)
     found = len(label_set(table.label))
     if task.classes and not manifest.partial and found != task.classes:
         raise UserError(f"{task.name}: {found} classes in {root}, expected {task.classes}")
     return manifest
+
+
+def altered_tables(task: Task, root: Path) -> tuple[str, ...]:
+    """Tables of the data set that differ from the published ones, such as "meta/esc50.csv".
+
+    Such a copy may have other clips or labels; its score is not comparable.
+    """
+    found = []
+    for source in task.sources:
+        path = root / source.path
+        if source.kind == "table" and path.is_file():
+            try:
+                verify(path, source)
+            except UserError:
+                found.append(source.path)
+    return tuple(found)
 
 
 def check_table(task: Task, table: pd.DataFrame) -> pd.DataFrame:
@@ -274,6 +297,7 @@ def save(manifest: Manifest, data, *, name: str | None = None) -> Path:
         "root": str(manifest.root.resolve()),
         "sha256": manifest.sha256,
         "clips": len(manifest.table),
+        "altered": manifest.altered,
         "missing": len(manifest.missing),
         "bad": len(manifest.bad),
     }
@@ -303,7 +327,8 @@ def load(task: Task, data, *, name: str | None = None) -> Manifest | None:
     table = pd.read_csv(io.BytesIO(content), dtype=text, keep_default_na=False)
     if len(table) != len(stamps):
         return None
-    return Manifest(task, Path(head["root"]), table, head["sha256"], stamps)
+    altered = tuple(head.get("altered", ()))
+    return Manifest(task, Path(head["root"]), table, head["sha256"], stamps, altered)
 
 
 def changed(manifest: Manifest) -> list[str]:

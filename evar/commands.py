@@ -220,19 +220,36 @@ def _number(name: str, value, *, above: float, optional: bool = False) -> float 
 
 
 @SetParseFns(task=str, source=str, data=str)
-def prepare(task, *, source=None, data=None, quiet=False):
-    """Index and verify a data set that is on disk.
+def prepare(task, *, source=None, data=None, download=False, quiet=False):
+    """Index and verify a data set that is on disk, or download it first.
 
     usage: prepare TASK [options]
 
-    TASK           a registered name (`evar list tasks`) or the path of a CSV with the columns
-                   file,label,split (or fold) and optionally group
+    TASK           a registered name (`evar list tasks`), the path of a CSV with the columns
+                   file,label,split (or fold) and optionally group, or "all": every data set that
+                   is found in --source
 
     --source=DIR   the data set's folder (it stays where it is); default: where it was last time,
                    else DATA/TASK
+    --download     fetch what is openly served into DATA/TASK; says what to do by hand for the rest
     --data=DIR     where manifests are kept; default: $EVAR_DATA or data/
     --quiet        no progress bar
     """
+    if task == "all":
+        return _prepare_all(source, _data(data), quiet)
+    from evar import clips, csvtask
+    from evar import prepare as prepare_
+    from evar import task as tasks
+
+    if not csvtask.is_csv(task):
+        registered = tasks.get(task)
+        bytes_ = None if quiet else _bar(f"download {task}", "B", unit_scale=True)
+        folder = Path(source) if source else _data(data) / task
+        if download:
+            prepare_.fetch_all(registered, folder, bytes_)
+        if source or folder.is_dir():
+            root = clips.find_root(folder, registered.marker)
+            prepare_.fetch_tables(registered, root, bytes_)
     manifest = _open_task(task, _data(data), None, quiet, source)
     name, column = manifest.task.name, manifest.task.column
     counts = manifest.good[column].value_counts().sort_index()
@@ -242,12 +259,42 @@ def prepare(task, *, source=None, data=None, quiet=False):
     for kind, rows in (("missing", manifest.missing), ("unreadable", manifest.bad)):
         for file, problem in zip(rows.file, rows.problem, strict=True):
             print(f"  {kind}: {file}" + (f": {problem}" if kind != "missing" else ""))
+    print(f"  {_verdict(manifest)}")
+
+
+def _verdict(manifest) -> str:
     if manifest.partial:
-        print(f"  NOT COMPLETE: {manifest.partial}; scores need --partial and say so")
-    elif len(manifest.bad):
-        print(f"  {len(manifest.bad)} unreadable: scores need --skip_bad and say so")
-    else:
-        print("  complete")
+        return f"NOT COMPLETE: {manifest.partial}; scores need --partial and say so"
+    if len(manifest.bad):
+        return f"{len(manifest.bad)} unreadable: scores need --skip_bad and say so"
+    return "complete"
+
+
+def _prepare_all(source, data: Path, quiet: bool) -> None:
+    """Index every registered data set that lies in a folder; one line each."""
+    from evar import clips
+    from evar import prepare as prepare_
+    from evar import task as tasks
+
+    if source is None or not Path(source).is_dir():
+        raise UserError("prepare all needs --source=DIR, a folder that holds data sets")
+    print(f"{'task':<14} {'clips':>10} {'expected':>10}  verdict")
+    for name in tasks.names():
+        task = tasks.get(name)
+        expected = f"{sum(task.counts.values()):,}"
+        root = task.bundled or prepare_.locate(task, source)
+        if root is None:
+            print(f"{name:<14} {'-':>10} {expected:>10}  not found")
+            continue
+        try:
+            prepare_.fetch_tables(task, root)
+            bar = None if quiet else _bar(f"index {name}", "file")
+            manifest = clips.open_task(task, data, source=root, progress=bar)
+        except UserError as error:
+            print(f"{name:<14} {'-':>10} {expected:>10}  {error}")
+            continue
+        clips_ = f"{len(manifest.good):,}"
+        print(f"{name:<14} {clips_:>10} {expected:>10}  {_verdict(manifest)} ({manifest.root})")
 
 
 @SetParseFns(results=str)
@@ -268,21 +315,34 @@ def leaderboard(*, results="results"):
 def list_registered(what, *, data=None):
     """List the registered models or tasks.
 
-    usage: list models|tasks
+    usage: list models|tasks [options]
+
+    --data=DIR     where manifests are (to tell which tasks are prepared)
     """
     if what == "models":
         from evar import models
 
         for name in models.names():
-            print(name)
+            print(f"{name:<20} {models.config(name).title}")
     elif what == "tasks":
         from evar import task as tasks
 
+        layout = "{:<14} {:>9} {:>7}  {:<8} {:>7}  {:<8}  {:<8}  {}"
+        heads = ("task", "clips", "classes", "split", "seconds", "metric", "prepared", "licence")
+        print(layout.format(*heads))
         for name in tasks.names():
             task = tasks.get(name)
-            folds = f"{len(task.folds)} folds" if task.folds else "split"
-            clips = f"{sum(task.counts.values()):,}" if task.counts else "-"
-            print(f"{name:<14} {clips:>10} clips  {folds:<9} {task.metric:<9} {task.title}")
+            split = f"{len(task.folds)} folds" if task.folds else "split"
+            total = f"{sum(task.counts.values()):,}"
+            seconds = f"{task.seconds:g}" if task.seconds else "whole"
+            known = (_data(data) / "manifests" / f"{name}.json").exists() or bool(task.bundled)
+            prepared = "yes" if known else "no"
+            classes = str(task.classes or "-")
+            print(
+                layout.format(
+                    *(name, total, classes, split, seconds, task.metric, prepared, task.licence)
+                )
+            )
     else:
         raise unknown("list:", what, ["models", "tasks"])
 

@@ -16,9 +16,9 @@ SPLITS = ("train", "valid", "test")
 class Source:
     """One published file of a data set.
 
-    `path` is where the file lies below the data set's folder when it is used as it is; an archive
-    (`unpack`) is removed from the walk once its content lies there. No `url` means that it cannot
-    be fetched without asking: `how` then says exactly what to do.
+    `path` is its place below the data set's folder. `kind`: an "archive" is unpacked there, a
+    "table" is read as it is, a "guide" only helps to get the audio. A file without `url` cannot be
+    fetched, or comes inside an archive; `how` says what a person has to do.
     """
 
     path: str
@@ -27,7 +27,7 @@ class Source:
     sha256: str | None = None
     md5: str | None = None
     git_sha1: str | None = None
-    unpack: bool = False
+    kind: Literal["archive", "table", "guide"] = "table"
     how: str = ""
 
 
@@ -46,6 +46,7 @@ class Task:
     title: str
     read: Callable[[Path], "pandas.DataFrame"]  # noqa: F821  (pandas is imported late)
     marker: str  # a file or folder that every copy of the data set has, relative to its root
+    folders: tuple[str, ...] = ()  # what its folder is usually called (patterns)
     metadata: str = ""  # the file that lists the clips; error messages name it
     seconds: float | None  # unit length; None: clips are read whole
     classes: int | None = None  # expected number; None: whatever the data has

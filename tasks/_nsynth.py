@@ -20,7 +20,7 @@ def sources():
     base = "http://download.magenta.tensorflow.org/datasets/nsynth"
     names = {split: f"nsynth-{split}.jsonwav.tar.gz" for split in SPLITS}
     return tuple(
-        Source(path=name, url=f"{base}/{name}", md5=HASHES[split], unpack=True)
+        Source(path=name, url=f"{base}/{name}", md5=HASHES[split], kind="archive")
         for split, name in names.items()
     )
 

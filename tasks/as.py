@@ -12,6 +12,7 @@ TASK = Task(
         test=(audioset.EVAL,),
     ),
     marker=audioset.EVAL,
+    folders=("AudioSet", "audioset"),
     metadata="the segment lists",
     seconds=10.0,
     classes=527,

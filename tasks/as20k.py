@@ -9,6 +9,7 @@ TASK = Task(
     title="AudioSet, balanced training set",
     read=audioset.reader(train=(audioset.BALANCED,), test=(audioset.EVAL,)),
     marker=audioset.EVAL,
+    folders=("AudioSet", "audioset"),
     metadata="the segment lists",
     seconds=10.0,
     classes=527,

@@ -30,6 +30,7 @@ TASK = Task(
     read=read,
     read_captions=read_captions,
     marker="test.csv",
+    folders=("AudioCaps",),
     metadata="train.csv, val.csv and test.csv",
     seconds=None,
     metric="recall",

@@ -42,6 +42,7 @@ TASK = Task(
     read=read,
     read_captions=read_captions,
     marker="clotho_captions_evaluation.csv",
+    folders=("Clotho",),
     metadata="clotho_captions_*.csv",
     seconds=None,
     metric="recall",
@@ -52,6 +53,7 @@ TASK = Task(
             path=name,
             url=f"{_BASE}/{name}?download=1",
             md5=md5,
+            kind="table" if name.endswith(".csv") else "guide",
             how="Unpack the .7z files with 7-Zip, so that there are development/, validation/ and "
             "evaluation/ beside the captions",
         )

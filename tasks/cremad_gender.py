@@ -22,6 +22,7 @@ TASK = Task(
     title="CREMA-D: sex of the actor",
     read=read,
     marker="VideoDemographics.csv",
+    folders=("CREMA-D*", "crema-d*"),
     metadata="VideoDemographics.csv",
     seconds=2.5,
     classes=2,

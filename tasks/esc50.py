@@ -25,6 +25,7 @@ TASK = Task(
     title="ESC-50: environmental sounds",
     read=read,
     marker="meta/esc50.csv",
+    folders=("ESC-50*",),
     metadata="meta/esc50.csv",
     seconds=5.0,
     classes=50,
@@ -36,7 +37,7 @@ TASK = Task(
         Source(
             path="ESC-50-master.zip",
             url="https://github.com/karoldvl/ESC-50/archive/master.zip",
-            unpack=True,
+            kind="archive",
         ),
         Source(
             path="meta/esc50.csv",

@@ -42,6 +42,7 @@ TASK = Task(
     title="FSD50K: Freesound clips, 200 classes",
     read=read,
     marker="FSD50K.ground_truth",
+    folders=("FSD50K",),
     metadata="FSD50K.ground_truth/dev.csv and eval.csv",
     seconds=7.6358,
     classes=200,
@@ -50,7 +51,7 @@ TASK = Task(
     counts={"train": 36796, "valid": 4170, "test": 10231},
     silence=True,
     sources=tuple(
-        Source(path=name, url=f"{_BASE}/{name}?download=1", md5=md5, unpack=name.endswith(".zip"))
+        Source(path=name, url=f"{_BASE}/{name}?download=1", md5=md5, kind="archive")
         for name, md5 in _FILES.items()
     ),
     licence="CC BY 4.0; every clip has a Creative Commons licence of its own",

@@ -42,13 +42,14 @@ TASK = Task(
     title="FSDnoisy18k: sound events, noisy labels",
     read=read,
     marker="FSDnoisy18k.meta",
+    folders=("FSDnoisy18k",),
     metadata="FSDnoisy18k.meta/train.csv and test.csv",
     seconds=8.25,
     classes=20,
     counts={"train": 15827, "valid": 1758, "test": 947},
     silence=True,
     sources=tuple(
-        Source(path=name, url=f"{_BASE}/{name}?download=1", md5=md5, unpack=True)
+        Source(path=name, url=f"{_BASE}/{name}?download=1", md5=md5, kind="archive")
         for name, md5 in _FILES.items()
     ),
     licence="CC BY or CC0, clip by clip",

@@ -36,6 +36,7 @@ TASK = Task(
     title="GTZAN: musical genre",
     read=read,
     marker="blues",
+    folders=("GTZAN", "genres"),
     metadata="the fault-filtered lists",
     seconds=30.0,
     classes=10,
@@ -49,7 +50,7 @@ TASK = Task(
             bytes=1225571541,
             sha256="24347e0223d2ba798e0a558c4c172d9d4a19c00bb7963fe055d183dadb4ef2c6",
             md5="5b3d6dddb579ab49814ab86dba69e7c7",
-            unpack=True,
+            kind="archive",
             how="The original address, opihi.cs.uvic.ca/sound/genres.tar.gz, is gone since 2022; "
             "take a copy only if the checksum agrees",
         ),

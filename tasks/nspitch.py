@@ -9,6 +9,7 @@ TASK = Task(
     title="NSynth: pitch",
     read=_nsynth.reader("pitch"),
     marker="nsynth-test/examples.json",
+    folders=("nsynth", "NSynth"),
     metadata="examples.json of each split",
     seconds=4.0,
     counts=_nsynth.COUNTS,

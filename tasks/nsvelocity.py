@@ -9,6 +9,7 @@ TASK = Task(
     title="NSynth: velocity",
     read=_nsynth.reader("velocity"),
     marker="nsynth-test/examples.json",
+    folders=("nsynth", "NSynth"),
     metadata="examples.json of each split",
     seconds=4.0,
     classes=5,

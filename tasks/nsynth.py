@@ -9,6 +9,7 @@ TASK = Task(
     title="NSynth: instrument family",
     read=_nsynth.reader("instrument_family_str"),
     marker="nsynth-test/examples.json",
+    folders=("NSynth",),
     metadata="examples.json of each split",
     seconds=4.0,
     classes=11,

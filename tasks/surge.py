@@ -1,6 +1,7 @@
 """Surge: which of 88 notes a synthesiser plays, in tones that training has not (Turian 2021)."""
 
 import hashlib
+import os
 from pathlib import Path
 
 from evar.errors import UserError
@@ -53,17 +54,20 @@ def read(root: Path):
     import pandas as pd
 
     notes = [path.relative_to(root) for path in root.rglob("*.ogg")]
-    tones = sorted({note.parent.as_posix() for note in notes})
+    places = {note.parent for note in notes}
+    above = os.path.commonpath(places) if len(places) > 1 else ""
+    tones = sorted(place.relative_to(above).as_posix() for place in places)
     if hashlib.sha256("\n".join(tones).encode()).hexdigest() != NAMES:
         raise UserError(
             f"{root}: its {len(tones)} folders with .ogg files are not the {TONES} published "
-            "tones, by whose order the split is given. Unpack the whole archive and give its folder."
+            "tones, whose order gives the split. Unpack the whole archive and give its folder."
         )
     split = splits(tones)
     return pd.DataFrame(
         [
-            (note.as_posix(), note.stem, split[note.parent.as_posix()], note.parent.as_posix())
+            (note.as_posix(), note.stem, split[tone], tone)
             for note in notes
+            for tone in [note.parent.relative_to(above).as_posix()]
         ],
         columns=["file", "label", "split", "group"],
     )
@@ -75,6 +79,7 @@ TASK = Task(
     title="Surge: pitch of synthesiser tones",
     read=read,
     marker=".",
+    folders=("Surge*",),
     metadata="the folders of tones",
     seconds=4.0,
     classes=88,
@@ -85,6 +90,7 @@ TASK = Task(
     sources=(
         Source(
             path="surge",
+            kind="archive",
             how="Download the archive of https://zenodo.org/record/4677097 (its page has name and "
             "checksum) and unpack it, so that the folder holds {tone}/{note}.ogg",
         ),

@@ -28,6 +28,7 @@ TASK = Task(
     title="UrbanSound8K: urban sounds",
     read=read,
     marker="metadata/UrbanSound8K.csv",
+    folders=("UrbanSound8K",),
     metadata="metadata/UrbanSound8K.csv",
     seconds=4.0,
     classes=10,
@@ -40,7 +41,7 @@ TASK = Task(
             path="UrbanSound8K.tar.gz",
             url="https://zenodo.org/record/1203745/files/UrbanSound8K.tar.gz?download=1",
             md5="9aa69802bbf37fb986f71ec1483a196e",
-            unpack=True,
+            kind="archive",
         ),
         Source(
             path="metadata/UrbanSound8K.csv",

@@ -40,6 +40,7 @@ TASK = Task(
     title="VoxCeleb1: speaker identification",
     read=read,
     marker="wav",
+    folders=("VoxCeleb1", "voxceleb1", "vox1"),
     metadata="iden_split.txt",
     seconds=8.2,
     classes=1251,
@@ -47,7 +48,7 @@ TASK = Task(
     silence=True,
     captions="the voice of speaker {label}",
     sources=(
-        *(Source(path=name, sha256=sha, how=_HOW) for name, sha in _PARTS.items()),
+        *(Source(path=name, sha256=sha, kind="archive", how=_HOW) for name, sha in _PARTS.items()),
         Source(
             path="iden_split.txt",
             url="https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/iden_split.txt",

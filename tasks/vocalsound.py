@@ -37,6 +37,7 @@ TASK = Task(
     title="VocalSound: coughs, laughter, sighs and their like",
     read=read,
     marker="datafiles",
+    folders=("VocalSound", "vs_release_16k"),
     metadata="datafiles/tr.json, val.json, te.json (or *_rev.json)",
     seconds=4.18,
     classes=6,
@@ -47,7 +48,7 @@ TASK = Task(
         Source(
             path="vs_release_16k.zip",
             url="https://www.dropbox.com/s/c5ace70qh1vbyzb/vs_release_16k.zip?dl=1",
-            unpack=True,
+            kind="archive",
         ),
     ),
     licence="CC BY-SA 4.0",

@@ -35,6 +35,7 @@ TASK = Task(
     title="VoxForge: language identification",
     read=read,
     marker="voxforge.csv",
+    folders=("VoxForge",),
     metadata="voxforge.csv",
     seconds=5.8,
     classes=6,
@@ -55,6 +56,7 @@ TASK = Task(
             url="https://storage.googleapis.com/tfds-data/downloads/voxforge/voxforge_urls.txt",
             bytes=1344189,
             sha256="9cc218a5bce16640dc4eeb263aa423ce63ca59fc6587a9487dc397642b76af6c",
+            kind="guide",
             how="It lists 13,837 archives (about 100 GB); download each from http:// and unpack "
             "it beside this list, so that the folder holds {user}-{date}-{id}/wav/*.wav",
         ),
