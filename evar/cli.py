@@ -45,6 +45,9 @@ def run(name: str, arguments: list[str] | None = None) -> None:
         fire.Fire(function, command=arguments, name=name)
     except UserError as error:
         _exit(error)
+    except BrokenPipeError:  # `... | head` has read enough
+        sys.stderr.close()
+        sys.exit(0)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -335,9 +335,7 @@ def changed(manifest: Manifest) -> list[str]:
     """Files whose size or time differs from what the manifest saw, or that came or went."""
     root = str(manifest.root)
     names = []
-    for name, stamp in zip(
-        manifest.table.file, manifest.table.attrs["stamps"].tolist(), strict=True
-    ):
+    for name, stamp in zip(manifest.table.file, manifest.stamps.tolist(), strict=True):
         try:
             status = os.stat(os.path.join(root, name))  # noqa: PTH116, PTH118  (300,000 times)
             now = [status.st_size, status.st_mtime_ns]

@@ -1,0 +1,202 @@
+"""Command lines: quick to explain themselves, strict about what they are told."""
+
+import inspect
+import os
+import re
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import evar
+from evar import cli
+
+ROOT = Path(evar.__file__).resolve().parent.parent
+HEAVY = ["torch", "numpy", "pandas", "scipy", "sklearn", "soundfile", "timm", "transformers"]
+
+
+def cpu_seconds_of(*arguments, **more) -> tuple[float, str]:
+    """CPU time of a Python process of its own, whoever else is busy here; and what it printed."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, *map(str, arguments)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=True, env=environment, **more
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return used, done.stdout
+
+
+def test_help_answers_in_under_a_second(tmp_path):
+    used, out = cpu_seconds_of(ROOT / "lineareval.py", "--help", cwd=tmp_path)
+    assert "--seeds=3" in out
+    assert used < 1
+
+
+def test_every_help_leaves_heavy_imports_alone():
+    code = (
+        "import sys; from evar import cli; cli.main(['--help'])\n"
+        "for name in cli.COMMANDS: cli.run(name, ['--help'])\n"
+        f"print('heavy:', [m for m in {HEAVY} if m in sys.modules])"
+    )
+    _, out = cpu_seconds_of("-c", code)
+    assert out.endswith("heavy: []\n")
+    for name in cli.COMMANDS:
+        assert f"\n  {name} " in out
+
+
+@pytest.mark.parametrize("name", sorted(cli.COMMANDS))
+def test_help_names_every_option_and_no_other(name):
+    function = cli._function(name)
+    options = {
+        p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY
+    }
+    said = set(re.findall(r"^\s*--(\w+)", inspect.getdoc(function), re.MULTILINE)) - {"NAME"}
+    assert said == options - ({"data"} if name == "list" else set())
+
+
+@pytest.mark.parametrize("script", ["prepare", "leaderboard", "lineareval"])
+def test_root_scripts_are_the_commands(script):
+    assert f'run("{script}")' in (ROOT / f"{script}.py").read_text()
+    assert len((ROOT / f"{script}.py").read_text().splitlines()) < 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["logmle", "demo"], ["unknown model 'logmle'", "logmel"]),
+        (["logmel", "dmeo"], ["unknown task 'dmeo'", "demo"]),
+        (["logmel", "demo", "--sedes=1"], ["--sedes", "--seeds"]),
+        (["logmel", "demo", "--no_cahce"], ["--no_cahce", "--no_cache"]),
+        (["logmel", "demo", "--nocache"], ["--nocache", "--no_cache"]),
+        (["logmel", "demo", "--oops"], ["--oops"]),
+        (["logmel", "demo", "-x"], ["unknown option", "-x"]),
+        (["logmel"], ["lineareval needs MODEL TASK", "--help"]),
+        ([], ["lineareval needs MODEL TASK", "--help"]),
+        (["logmel", "demo", "esc50"], ["2 words at most"]),
+        (["logmel", "no.csv"], ["no.csv", "no such file"]),
+        (["logmel", "esc50"], ["esc50", "not prepared", "prepare.py esc50 --source=DIR"]),
+        (["logmel", "demo", "--weights=x.pt"], ["logmel", "no weights"]),
+        (["logmel", "demo", "--seconds=3"], ["--seconds", "CSV"]),
+    ],
+)
+def test_a_wrong_name_is_one_line_with_what_is_close(arguments, words, command, refused):
+    refused(command("lineareval", *arguments), *words)
+
+
+@pytest.mark.parametrize(
+    "words", [["list", "models"], ["cache", "ls"], ["prepare", "demo"], ["leaderboard"]]
+)
+@pytest.mark.parametrize("option", ["--oops", "--oops=1", "--noops", "-o"])
+def test_every_command_refuses_unknown_options(words, option, command, refused):
+    refused(command(*words, option), option.partition("=")[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["list", "modles"], ["'modles'", "models"]),
+        (["list"], ["needs WHAT"]),
+        (["cache", "rmm"], ["'rmm'", "rm"]),
+        (["cache", "rm", "abc"], ["'abc'", "cache ls"]),
+        (["cache", "rm"], ["KEY"]),
+        (["prepare", "dmeo"], ["'dmeo'", "demo"]),
+        (["prepare", "esc50", "--source=gone"], ["gone", "no such folder"]),
+    ],
+)
+def test_other_commands_name_the_mistake(arguments, words, command, refused):
+    refused(command(*arguments), *words)
+
+
+def test_an_unknown_command(capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["linearevla"])
+    assert left.value.code == 2
+    assert "did you mean lineareval" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        "--seeds=0",
+        "--seeds=-1",
+        "--seeds=2.5",
+        "--seeds=many",
+        "--seeds=()",
+        "--seeds=42,42",
+        "--seeds=42,-1",
+        "--seeds",
+        "--lr=0",
+        "--lr=-1e-3",
+        "--lr=fast",
+        "--lr=inf",
+        "--lr=1e999",
+        "--lr=True",
+        "--hidden=0",
+        "--hidden=wide",
+        "--hidden=(512,0)",
+        "--hidden=2.5",
+        "--epochs=0",
+        "--epochs=ten",
+        "--batch_size=0",
+        "--batch_size=all",
+        "--seconds=0",
+        "--seconds=long",
+        "--seconds=1e-9",
+        "--seconds=1e999",
+        "--precision=fp8",
+        "--device=abacus",
+        "--skip_bad=false",
+        "--partial=no",
+        "--no_cache=0.5",
+        "--results",
+    ],
+)
+def test_a_wrong_value_is_named(option, clips, simple, lineareval, refused):
+    refused(lineareval(simple, clips.csv, option), option.partition("=")[0].lstrip("-"))
+
+
+@pytest.mark.parametrize("flags", [["--skip_bad"], ["--no_cache", "--partial"], ["--no-cache"]])
+def test_a_flag_does_not_swallow_the_words_after_it(flags, clips, simple, command):
+    ran = command("lineareval", "--quiet", *flags, simple, clips.csv, "--seeds", "2")
+    assert ran.code == 0, ran.err
+    assert "2 runs" in ran.out
+
+
+def test_adapter_options_are_known_by_name(clips, new_adapter, lineareval, refused):
+    model = new_adapter(
+        "from evar import Adapter\n\n\nclass Tuned(Adapter):\n"
+        "    sample_rate, embed_dim = 16000, 1\n\n"
+        "    def __init__(self, layers: int = 3):\n        super().__init__()\n",
+        "Tuned",
+    )
+    refused(lineareval(model, clips.csv, "--layer=2"), "--layer", "--layers")
+
+
+def test_lists_models_and_tasks(command):
+    models = command("list", "models").out.split()
+    assert "logmel" in models
+    assert not [name for name in models if name.startswith("_")]
+    tasks = command("list", "tasks").out
+    assert re.search(r"^esc50 +2,000 clips +5 folds +accuracy", tasks, re.MULTILINE)
+
+
+def test_cache_is_listed_and_removed(clips, simple, lineareval, command, tmp_path):
+    lineareval(simple, clips.csv)
+    listed = command("cache", "ls").out
+    key = listed.split()[0]
+    assert "Simple" in listed
+    assert "1 keys" in listed
+    assert command("cache", "rm", key).code == 0
+    assert command("cache", "ls").out.startswith("0 keys")
+    assert os.listdir(tmp_path / "cache") == []  # noqa: PTH208
+
+
+def test_the_package_names_its_two_imports():
+    assert evar.Adapter.__name__ == "Adapter"
+    assert evar.Task.__name__ == "Task"
+    with pytest.raises(AttributeError, match="Adaptor"):
+        evar.Adaptor  # noqa: B018

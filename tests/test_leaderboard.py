@@ -1,0 +1,230 @@
+"""The leaderboard is rebuilt from the runs' JSONs and the published figures, and nothing else."""
+
+import csv
+import hashlib
+import json
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from evar import leaderboard
+from evar.errors import UserError
+
+
+def record(name="m", of="esc50", mean=0.5, **more):
+    """A run's record, as far as tables need it."""
+    made = {
+        "schema": 1,
+        "id": hashlib.sha256(repr((name, of, mean, more)).encode()).hexdigest()[:16],
+        "protocol": "linear",
+        "model": {"name": name, "weights": "w" * 16, "source": "s" * 16, "options": {}},
+        "task": {"name": of, "version": "1", "seconds": 5.0},
+        "settings": {"lr": 3e-4, "hidden": [], "epochs": 200, "precision": "fp32"},
+        "config": {"lr": 3e-4, "options": {}},
+        "seeds": [42, 43, 44],
+        "clips": {"partial": "", "skipped": []},
+        "score": {
+            "metric": "accuracy",
+            "mean": mean,
+            "ci95": 0.012,
+            "std": 0.01,
+            "runs": 3,
+            "bootstrap95": [0.4, 0.6],
+            "bootstrap_unit": "clip",
+        },
+        "finished": "2025-01-01T00:00:00+00:00",
+    }
+    for key, value in more.items():
+        made[key] = {**made[key], **value} if isinstance(value, dict) else value
+    return made
+
+
+@pytest.fixture
+def board(tmp_path):
+    """A function that writes records, rebuilds and returns leaderboard.csv as dictionaries."""
+
+    def build(*records, published="protocol,model,task,score_percent,ci95\n"):
+        folder = tmp_path / "results"
+        (folder / "runs").mkdir(parents=True, exist_ok=True)
+        if published is not None:
+            (folder / "published.csv").write_text(published, encoding="utf-8")
+        for made in records:
+            (folder / f"runs/{made['id']}.json").write_text(json.dumps(made))
+        leaderboard.rebuild(folder)
+        return rows(folder / "leaderboard.csv")
+
+    return build
+
+
+def rows(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_row_a_model_a_column_a_task(board, tmp_path):
+    found = board(record("a"), record("a", "us8k", 0.625), record("b", "gtzan", 0.25))
+    assert [row["model"] for row in found] == ["a", "b"]
+    assert list(found[0])[:3] == ["protocol", "model", "source"]
+    assert list(found[0])[3:] == ["esc50", "us8k", "gtzan", "average"]
+    assert (found[0]["esc50"], found[0]["us8k"], found[0]["gtzan"]) == (
+        "50.0 ± 1.2",
+        "62.5 ± 1.2",
+        "",
+    )
+    page = (tmp_path / "results/leaderboard.md").read_text(encoding="utf-8")
+    assert "| a | 50.0 ± 1.2 | 62.5 ± 1.2 |  |  |" in page
+
+
+def test_the_newest_run_of_a_cell_counts(board):
+    newer = {"finished": "2025-06-01T00:00:00+00:00"}
+    found = board(record(mean=0.9), record(mean=0.4, **newer), record(mean=0.8))
+    assert [row["esc50"] for row in found] == ["40.0 ± 1.2"]
+
+
+NINE = leaderboard.AVERAGED["linear"]
+
+
+def test_the_average_needs_all_nine_tasks(board):
+    assert " ".join(NINE) == "esc50 us8k spcv2 vc1 voxforge cremad gtzan nsynth surge"
+    scores = {task: (i + 1) / 10 for i, task in enumerate(NINE)}
+    whole = [record("whole", task, mean) for task, mean in scores.items()]
+    lacking = [record("lacking", task, mean) for task, mean in scores.items()][:-1]
+    found = {row["model"]: row for row in board(*whole, *lacking, record("lacking", "demo"))}
+    assert found["whole"]["average"] == "50.0"
+    assert found["lacking"]["average"] == ""
+
+
+@pytest.mark.parametrize(
+    "clips", [{"partial": "3 of 4 clips"}, {"skipped": [{"clip": "a", "why": "b"}]}]
+)
+def test_an_average_over_a_reduced_set_says_so_or_is_not_shown(clips, board):
+    reduced = [record(of=task, clips=clips if task == "vc1" else {}) for task in NINE]
+    average = board(*reduced)[0]["average"]
+    assert average == "" or "partial" in average or "skipped" in average
+
+
+def test_the_average_of_other_protocols_is_left_open(board):
+    found = board(*[record(of=task, protocol="other") for task in NINE])
+    assert found[0]["average"] == ""
+
+
+@pytest.mark.parametrize(
+    ("change", "label"),
+    [
+        ({"settings": {"lr": 0.001}}, "m (lr=0.001)"),
+        ({"settings": {"hidden": [512]}}, "m (hidden=[512])"),
+        ({"settings": {"precision": "bf16"}}, "m (precision=bf16)"),
+        ({"model": {"options": {"layer": 3}}}, "m (layer=3)"),
+    ],
+)
+def test_other_settings_are_another_row(change, label, board):
+    found = {row["model"]: row["esc50"] for row in board(record(), record(mean=0.9, **change))}
+    assert found["m"] == "50.0 ± 1.2"
+    assert found[label] == "90.0 ± 1.2"
+
+
+def test_weights_of_one_name_are_told_apart(board):
+    other = record(of="us8k", model={"weights": "abcdef0123456789"})
+    found = board(record(), other)
+    assert sorted(row["model"] for row in found) == ["m [abcdef]", "m [wwwwww]"]
+
+
+def test_adapters_of_one_name_are_told_apart(board):
+    """Two users' files may hold a class of the same name."""
+    other = record(of="us8k", model={"source": "abcdef0123456789"})
+    assert len(board(record(), other)) == 2
+
+
+def test_published_rows_stand_beside_ones_own_and_are_marked(board, tmp_path):
+    published = "protocol,model,task,score_percent,ci95\nlinear,CED,esc50,89.0,0.3\n" + (
+        "linear,CED,average,80.25,\nzeroshot,CLAP,esc50,75.45,\n"
+    )
+    found = board(record(), published=published)
+    assert [(r["model"], r["source"], r["esc50"], r["average"]) for r in found] == [
+        ("m", "run", "50.0 ± 1.2", ""),
+        ("CED", "published", "89.0 ± 0.3", "80.25"),
+        ("CLAP", "published", "75.45", ""),
+    ]
+    page = (tmp_path / "results/leaderboard.md").read_text(encoding="utf-8")
+    assert "| CED *published* | 89.0 ± 0.3 | 80.25 |" in page
+    assert "| m | 50.0 ± 1.2 |" in page
+    assert page.index("## linear") < page.index("## zeroshot") < page.index("| CLAP")
+
+
+def test_any_results_folder_has_the_published_rows(board):
+    found = board(record(), published=None)
+    ours = {r["model"]: r for r in found if r["protocol"] == "linear" and r["source"] != "run"}
+    assert ours["M2D-CLAP/0.7"]["esc50"].startswith("96.3")
+    assert ours["M2D-CLAP/0.7"]["average"].startswith("80.8")
+
+
+@pytest.mark.parametrize(
+    "content", ["a,b\n1,2\n", "protocol,model,task,score_percent,ci95\nlinear,x,esc50,much,\n"]
+)
+def test_a_wrong_table_of_published_figures_is_named(content, board):
+    with pytest.raises(UserError, match=r"published\.csv"):
+        board(published=content)
+
+
+def test_tables_come_from_the_runs_alone(board, tmp_path):
+    first, second = record("a"), record("b", "us8k")
+    board(first, second)
+    folder = tmp_path / "results"
+    before = {p.name: p.read_bytes() for p in folder.glob("*.*") if p.is_file()}
+    (folder / "scores.csv").write_text("nonsense")
+    (folder / "leaderboard.csv").write_text("nonsense")
+    (folder / "leaderboard.md").unlink()
+    leaderboard.rebuild(folder)
+    assert {p.name: p.read_bytes() for p in folder.glob("*.*") if p.is_file()} == before
+    (folder / f"runs/{first['id']}.json").unlink()
+    leaderboard.rebuild(folder)
+    assert [row["model"] for row in rows(folder / "leaderboard.csv")] == ["b"]
+    assert len(rows(folder / "scores.csv")) == 1
+
+
+def test_scores_hold_every_run_with_both_intervals(board, tmp_path):
+    single = record("a", mean=0.25, score={"ci95": None, "runs": 1})
+    board(record("a"), single)
+    found = {row["id"]: row for row in rows(tmp_path / "results/scores.csv")}
+    row = found[single["id"]]
+    assert (row["score_percent"], row["ci95"], row["runs"]) == ("25.0", "", "1")
+    assert (row["bootstrap_low"], row["bootstrap_high"]) == ("40.0", "60.0")
+    assert len(found) == 2
+
+
+def test_an_empty_folder_has_empty_tables(command, tmp_path):
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results/published.csv").write_text("protocol,model,task,score_percent,ci95\n")
+    ran = command("leaderboard", f"--results={tmp_path / 'results'}")
+    assert ran.code == 0
+    assert "leaderboard.md" in ran.out
+
+
+def test_bars_in_names_do_not_break_the_page(board, tmp_path):
+    board(record("a|b", "c|d"))
+    page = (tmp_path / "results/leaderboard.md").read_text()
+    widths = {line.replace("\\|", "").count("|") for line in page.splitlines() if line[:1] == "|"}
+    assert len(widths) == 1
+
+
+def add_and_rebuild(folder, number):
+    for i in range(10):
+        made = record(f"model{number}-{i}")
+        (Path(folder) / f"runs/{made['id']}.json").write_text(json.dumps(made))
+        leaderboard.rebuild(folder)
+
+
+def test_two_processes_rebuild_without_losing_a_row(board, tmp_path):
+    board()
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["test_embeddings", "torch", "evar.embeddings"])
+    folder = tmp_path / "results"
+    both = [context.Process(target=add_and_rebuild, args=(folder, number)) for number in (1, 2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+        assert process.exitcode == 0
+    assert len(rows(folder / "leaderboard.csv")) == 20
+    assert len(rows(folder / "scores.csv")) == 20

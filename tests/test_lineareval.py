@@ -1,0 +1,146 @@
+"""The main job from end to end: sounds and a model in, a line and a leaderboard out."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+LINE = r"{model}  {task}  linear  {metric} (\d+\.\d) ± (\d+\.\d) % \(95 % CI, 3 runs\)"
+
+
+def last_line(ran, **names):
+    """(score, half width) of a run's summary, in percent."""
+    assert ran.code == 0, ran.err
+    found = re.fullmatch(LINE.format(**names), ran.out.splitlines()[-1])
+    assert found, ran.out
+    return float(found[1]), float(found[2])
+
+
+def record_of(ran):
+    path = re.search(r"results: (\S+\.json)", ran.out)[1]
+    return json.loads(Path(path).read_text(encoding="utf-8"))
+
+
+def test_the_demo_ends_with_a_score_above_chance(lineareval, tmp_path):
+    ran = lineareval("logmel", "demo")
+    score, half = last_line(ran, model="logmel", task="demo", metric="accuracy")
+    assert score > 25  # the commonest of its classes is not
+    assert half > 0
+    record = record_of(ran)
+    assert (record["clips"]["train"], record["clips"]["valid"], record["clips"]["test"]) == (
+        171,
+        42,
+        73,
+    )
+    assert record["score"]["bootstrap_unit"] == "recording"
+    low, high = record["score"]["bootstrap95"]
+    assert low < record["score"]["mean"] < high
+    for name in ("scores.csv", "leaderboard.csv", "leaderboard.md"):
+        assert "logmel" in (tmp_path / "results" / name).read_text()
+
+
+def test_progress_goes_to_standard_error_and_can_be_silenced(command, clips, simple):
+    loud, quiet = (command("lineareval", simple, clips.csv, *q) for q in ([], ["--quiet"]))
+    assert loud.out == quiet.out
+    assert quiet.err == ""
+
+
+@pytest.mark.parametrize("model", ["logmel", "mine"])
+def test_two_classes_that_are_easy_score_a_hundred(model, clips, simple, lineareval):
+    ran = lineareval(simple if model == "mine" else model, clips.csv, "--lr=0.05")
+    score, half = last_line(
+        ran, model="Simple" if model == "mine" else model, task=r"sounds\S*", metric="accuracy"
+    )
+    assert (score, half) == (100, 0)
+    assert record_of(ran)["per_class"] == {"high": 1.0, "low": 1.0}
+
+
+def test_several_labels_a_clip_give_map(new_clips, lineareval):
+    made, time = new_clips(), np.arange(3200) / 16000
+    rng = np.random.default_rng(0)
+    tones = {"low": 200, "middle": 1000, "high": 5000}
+    for i in range(60):
+        present = [name for name in tones if rng.random() < 0.5] or ["low"]
+        samples = sum(0.2 * np.sin(2 * np.pi * tones[name] * time) for name in present)
+        samples = samples + 0.001 * rng.standard_normal(3200)
+        side = ("train", "train", "test")[i % 3]
+        made.add(f"{i}.wav", ",".join(present), side, samples=samples)
+    ran = lineareval("logmel", made.csv, "--lr=0.05")
+    score, _ = last_line(ran, model="logmel", task=r"sounds\S*", metric="mAP")
+    assert score > 95
+    record = record_of(ran)
+    assert set(record["per_class"]) == set(tones)
+    assert {"mAP", "roc_auc", "d_prime"} <= set(record["metrics"])
+    assert record["undefined_classes"] == 0
+
+
+def test_folds_are_each_the_test_set_once(clips, lineareval, tmp_path):
+    clips.columns[2] = "fold"
+    for i, row in enumerate(clips.rows):
+        row[2] = str(1 + i // 2 % 3)
+    ran = lineareval("logmel", clips.csv, "--lr=0.05")
+    assert last_line(ran, model="logmel", task=r"sounds\S*", metric="accuracy")[0] == 100
+    record = record_of(ran)
+    assert [fold["fold"] for fold in record["runs"][0]["folds"]] == ["1", "2", "3"]
+    assert {k: record["clips"][k] for k in "123"} == {"1": 8, "2": 8, "3": 8}
+    means = [np.mean([fold["score"] for fold in run["folds"]]) for run in record["runs"]]
+    assert record["score"]["mean"] == pytest.approx(np.mean(means))
+    table = pd.read_csv(tmp_path / f"results/runs/{record['id']}.predictions.csv.gz")
+    assert len(table) == 24 * 3
+    assert (table.groupby("seed").clip.nunique() == 24).all()
+
+
+def test_clips_longer_than_the_unit_are_cropped_on_both_sides_of_folds(new_clips, lineareval):
+    made = new_clips(columns=("file", "label", "fold"))
+    for i in range(12):
+        label = ("low", "high")[i % 2]
+        hertz = {"low": 300, "high": 4000}[label] + i
+        made.add(f"{i}.flac", label, str(i // 4), hertz=hertz, seconds=1.0, rate=22050)
+    ran = lineareval("logmel", made.csv, "--seconds=0.25", "--lr=0.05")
+    assert last_line(ran, model="logmel", task=r"sounds\S*", metric="accuracy")[0] == 100
+
+
+def test_a_group_makes_the_interval_one_over_groups(clips, simple, lineareval):
+    clips.columns.append("group")
+    for row in clips.rows:
+        row.append(f"{row[2]} {row[0][-5]}")
+    ran = lineareval(simple, clips.csv)
+    assert "resampled by group" in ran.out
+    assert record_of(ran)["score"]["bootstrap_unit"] == "group"
+
+
+def test_without_a_validation_split_a_part_is_held_out(clips, simple, lineareval):
+    for row in clips.rows:
+        row[2] = "train" if row[2] == "valid" else row[2]
+    fold = record_of(lineareval(simple, clips.csv))["runs"][0]["folds"][0]
+    assert "tenth" in fold["held_out"]
+
+
+def test_hidden_layers_make_a_multilayer_probe(clips, simple, lineareval, tmp_path):
+    ran = lineareval(simple, clips.csv, "--hidden=(16,)")
+    assert record_of(ran)["settings"]["hidden"] == [16]
+    assert "Simple (hidden=[16])" in (tmp_path / "results/leaderboard.md").read_text()
+
+
+def test_a_rate_that_diverges_is_no_score(clips, simple, lineareval, refused):
+    refused(lineareval(simple, clips.csv, "--lr=1e38"), "--lr")
+
+
+def test_a_class_in_no_test_clip_is_counted_as_undefined(clips, simple, lineareval):
+    for i in range(3):
+        clips.add(f"extra{i}.wav", "rare", "train", hertz=1000)
+    record = record_of(lineareval(simple, clips.csv))
+    assert record["per_class"]["rare"] is None
+    assert record["undefined_classes"] == 1
+
+
+def test_scores_are_the_same_from_any_folder(clips, simple, lineareval, tmp_path, monkeypatch):
+    first = record_of(lineareval(simple, clips.csv))
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    monkeypatch.setenv("EVAR_CACHE", str(tmp_path / "other cache"))
+    second = record_of(lineareval(simple, clips.csv))
+    assert (first["id"], first["score"]) == (second["id"], second["score"])

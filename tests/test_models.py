@@ -1,0 +1,166 @@
+"""From a model's name to a loaded adapter and its identity."""
+
+import os
+import sys
+
+import pytest
+import torch
+
+from evar import models, registry
+from evar.errors import UserError
+
+RANDOM = """
+import torch
+from evar import Adapter
+
+
+class Random(Adapter):
+    sample_rate, embed_dim = 16000, 2
+
+    def __init__(self, weights=None, width: int = 3):
+        super().__init__(weights)
+        self.net = torch.nn.Linear(width, 2)
+        self.drop = torch.nn.Dropout()
+"""
+
+
+@pytest.mark.parametrize("name", models.names())
+def test_every_registered_model_has_a_configuration_and_a_class_file(name):
+    spec = models.config(name)
+    assert spec.name == name
+    assert spec.adapter.partition(":")[0] in registry.module_names(models.KIND)
+    assert spec.weights is None or spec.weights.file
+
+
+def test_names_are_all_yamls_and_lone_class_files():
+    names = models.names()
+    assert "logmel" in names
+    assert names == sorted(set(names))
+    assert not {n for n in names if n.startswith("_")}
+    assert not set(models.PREFIXES) & set(names)
+
+
+def test_an_unknown_name_is_answered_with_close_ones():
+    with pytest.raises(UserError, match="unknown model 'logmell'; did you mean logmel"):
+        models.config("logmell")
+
+
+def test_a_file_without_a_class_name_says_how_it_is_written(tmp_path):
+    (tmp_path / "mine.py").write_text(RANDOM)
+    with pytest.raises(UserError, match=r"mine\.py:ClassName"):
+        models.config(str(tmp_path / "mine.py"))
+
+
+@pytest.mark.parametrize("key", ["lerning_rate: 1", "name: x", "weight: {file: a}"])
+def test_an_unknown_key_of_a_configuration_is_refused(key, tmp_path, monkeypatch):
+    (tmp_path / "mine.yaml").write_text(f"adapter: logmel\n{key}\n")
+    monkeypatch.setattr(registry, "folder", lambda kind: tmp_path)
+    with pytest.raises(UserError, match=r"mine\.yaml"):
+        models.config("mine")
+
+
+def test_loaded_models_are_frozen_and_evaluating(new_adapter):
+    adapter, config = models.load(new_adapter(RANDOM, "Random"))
+    assert not adapter.training
+    assert not adapter.drop.training
+    assert not any(p.requires_grad for p in adapter.parameters())
+    assert config.name == "Random"
+    assert config.lr == 3e-4
+
+
+def test_random_weights_are_always_the_same_and_leave_other_chance_alone(new_adapter):
+    model = new_adapter(RANDOM, "Random")
+    torch.manual_seed(1)
+    expected = torch.rand(3)
+    torch.manual_seed(1)
+    first, _ = models.load(model)
+    assert torch.equal(torch.rand(3), expected)
+    torch.manual_seed(2)
+    second, _ = models.load(model, weights="random")
+    assert torch.equal(first.net.weight, second.net.weight)
+
+
+def test_options_reach_the_adapter_and_its_identity(new_adapter):
+    model = new_adapter(RANDOM, "Random")
+    adapter, config = models.load(model, width=5)
+    assert adapter.net.in_features == 5
+    identity = models.identity(adapter, config, {"width": 5})
+    assert identity["options"] == {"width": 5}
+    assert identity != models.identity(*models.load(model))
+
+
+def test_an_unknown_option_is_answered_with_the_known(new_adapter):
+    with pytest.raises(UserError, match="width"):
+        models.load(new_adapter(RANDOM, "Random"), widht=5)
+
+
+def test_a_users_file_runs_once(new_adapter, tmp_path):
+    """Libraries refuse to register the same operator twice; files may be slow to import."""
+    log = tmp_path / "imports"
+    model = new_adapter(f"open({str(log)!r}, 'a').write('x')\n{RANDOM}", "Random")
+    models.config(model)
+    adapter, config = models.load(model)
+    models.identity(adapter, config)
+    assert log.read_text() == "x"
+
+
+def test_an_edited_file_is_another_model_at_once(new_adapter, tmp_path):
+    """Even where size and time are the same, which is all that Python's own cache looks at."""
+    first, _ = models.load(new_adapter(RANDOM, "Random"))
+    status = (tmp_path / "mine.py").stat()
+    model = new_adapter(RANDOM.replace("embed_dim = 16000, 2", "embed_dim = 16000, 7"), "Random")
+    os.utime(tmp_path / "mine.py", ns=(status.st_atime_ns, status.st_mtime_ns))
+    second, _ = models.load(model)
+    assert (first.embed_dim, second.embed_dim) == (2, 7)
+    assert models.source_hash(type(first)) != models.source_hash(type(second))
+
+
+@pytest.mark.parametrize("library", ["timm", "transformers", "torchaudio"])
+def test_the_identity_does_not_depend_on_what_else_was_imported(library, new_adapter, monkeypatch):
+    """A sweep in one process must find the embeddings, and give the ids, of single runs."""
+    loaded = models.load(new_adapter(RANDOM, "Random"))
+    monkeypatch.setitem(sys.modules, library, sys)
+    with_it = models.identity(*loaded)
+    monkeypatch.delitem(sys.modules, library)
+    assert models.identity(*loaded) == with_it
+
+
+def test_the_identity_is_that_of_the_content_not_of_the_folder(new_adapter, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    here, there = (new_adapter(RANDOM, "Random", file=f) for f in ("a.py", "elsewhere/b.py"))
+    assert models.identity(*models.load(here)) == models.identity(*models.load(there))
+
+
+@pytest.mark.parametrize("edited", ["helper", "base", "own"])
+def test_the_source_covers_bases_and_helpers_among_the_adapters(edited, tmp_path, monkeypatch):
+    """A private helper module changes the identity of every model that is built on it."""
+    texts = {"_helper": "def double(x):\n    return 2 * x\n"}
+    texts["base"] = "from evar.adapter import Adapter\n\n\nclass Base(Adapter):\n    pass\n"
+    texts["own"] = (
+        "from evar.model_adapters._helper import double\n"
+        "from evar.model_adapters.base import Base\n\n\nclass Own(Base):\n    two = double(1)\n"
+    )
+    for name, text in texts.items():
+        (tmp_path / f"{name}.py").write_text(text)
+        monkeypatch.delitem(sys.modules, f"evar.model_adapters.{name}", raising=False)
+    monkeypatch.setattr(sys.modules["evar.model_adapters"], "__path__", [str(tmp_path)])
+    cls = models.adapter_class("own")
+    before = models.source_hash(cls)
+    edited = tmp_path / f"{'_helper' if edited == 'helper' else edited}.py"
+    edited.write_text(edited.read_text() + "# edited\n")
+    assert models.source_hash(cls) != before
+    for name in texts:
+        del sys.modules[f"evar.model_adapters.{name}"]
+
+
+def test_an_adapter_that_reads_no_weights_refuses_them(tmp_path):
+    (tmp_path / "w.pt").write_bytes(b"")
+    with pytest.raises(UserError, match="logmel has no weights"):
+        models.load("logmel", weights=tmp_path / "w.pt")
+
+
+def test_missing_weights_say_where_to_get_them(tmp_path):
+    with pytest.raises(UserError, match="byola: weights not found at .*weights/.*--weights=PATH"):
+        models.load("byola")
+    with pytest.raises(UserError, match="gone: no such weights file"):
+        models.load("byola", weights="gone")
