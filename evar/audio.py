@@ -36,7 +36,7 @@ def read_header(path) -> Header:
     path = Path(path)
     try:
         info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError) as error:
+    except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: headerless
         raise BadAudio(path, _reason(path, error)) from error
     if info.frames == 0:
         raise BadAudio(path, "holds no samples")
@@ -102,7 +102,7 @@ def decode(path) -> tuple[np.ndarray, int]:
         with soundfile.SoundFile(path) as file:
             expected, rate = file.frames, file.samplerate
             samples = file.read(dtype="float32", always_2d=True)  # (S, channels)
-    except (soundfile.SoundFileError, OSError) as error:
+    except (soundfile.SoundFileError, OSError, TypeError) as error:
         raise BadAudio(path, _reason(path, error)) from error
     if len(samples) < expected:
         raise BadAudio(path, f"damaged: only {len(samples):,} of {expected:,} frames decode")

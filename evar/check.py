@@ -5,11 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from fire.decorators import SetParseFns
 from torch import Tensor
 
 from evar.adapter import Adapter
-from evar.errors import UserError
 
 TOLERANCE = 1e-4  # relative error between a clip alone and the same clip in a batch
 _UNITS = 2.5  # seconds of the clips that most checks use
@@ -244,31 +242,6 @@ def _noise(adapter: Adapter, seconds: float, clips: int, seed: int = 0) -> Tenso
     pitch = 200 * (1 + torch.rand(clips, 1, generator=generator))
     phase = 2 * math.pi * pitch * torch.arange(samples) / adapter.sample_rate
     return 0.1 * phase.sin() + 0.03 * torch.randn(clips, samples, generator=generator)
-
-
-@SetParseFns(model=str, weights=str)
-def command(model, *, weights=None, **options):
-    """Check that a model's adapter works as the harness expects.
-
-    usage: check MODEL [options]
-
-    MODEL            a registered name (`evar list models`), path/to/file.py:ClassName,
-                     hf:ORG/NAME or hear:MODULE
-    --weights=PATH   checkpoint; "random" checks the untrained network
-    --NAME=VALUE     an option of the model's adapter
-
-    Prints one line a check: what failed, and how to mend it. Exit code 0, or 2 if any failed.
-    """
-    from evar import models
-
-    adapter, _ = models.load(model, weights=weights, **options)
-    findings = check(adapter)
-    for finding in findings:
-        print(finding)
-    failed = sum(not finding.ok for finding in findings)
-    if failed:
-        raise UserError(f"{model}: {failed} of {len(findings)} checks failed")
-    print(f"{model}: all {len(findings)} checks passed")
 
 
 if __name__ == "__main__":

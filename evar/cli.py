@@ -14,7 +14,7 @@ COMMANDS = {
     "leaderboard": "evar.commands:leaderboard",
     "list": "evar.commands:list_registered",
     "cache": "evar.commands:cache",
-    "check": "evar.check:command",
+    "check": "evar.commands:check",
 }
 
 
@@ -39,7 +39,7 @@ def run(name: str, arguments: list[str] | None = None) -> None:
         print(inspect.getdoc(function))
         return
     try:
-        _check_arguments(name, function, arguments)
+        arguments = _checked(name, function, arguments)
         import fire
 
         fire.Fire(function, command=arguments, name=name)
@@ -62,35 +62,63 @@ def _function(name: str) -> Callable:
     return getattr(importlib.import_module(module), attribute)
 
 
-def _check_arguments(name: str, function: Callable, arguments: list[str]) -> None:
-    """Refuse unknown options and a wrong number of words before anything is started."""
-    parameters = inspect.signature(function).parameters.values()
-    options = [p.name for p in parameters if p.kind is p.KEYWORD_ONLY]
+def _checked(name: str, function: Callable, arguments: list[str]) -> list[str]:
+    """The arguments with flags spelt out (`--quiet` -> `--quiet=True`), for Fire.
+
+    Raises UserError for unknown options, options without a value and a wrong number of words,
+    before anything is started.
+    """
+    parameters = list(inspect.signature(function).parameters.values())
+    options = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
     words = [p for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     open_ended = any(p.kind is p.VAR_KEYWORD for p in parameters)
-    flags = {o for o in options if isinstance(_default(function, o), bool)}
-    given = skip = 0
-    for at, argument in enumerate(arguments):
-        if skip:
-            skip -= 1
-        elif argument.startswith("--"):
-            key, equals, _ = argument[2:].partition("=")
-            key = key.replace("-", "_")
-            if key not in options and key not in [w.name for w in words] and not open_ended:
-                raise unknown(f"option of {name}:", f"--{key}", [f"--{o}" for o in options])
-            follows = at + 1 < len(arguments) and not arguments[at + 1].startswith("--")
-            skip = int(not equals and key not in flags and follows)
-            given += key in [w.name for w in words]
-        elif argument.startswith("-") and len(argument) > 1 and not argument[1].isdigit():
-            raise unknown(f"option of {name}:", argument, [f"--{o}" for o in options])
-        else:
-            given += 1
+    given, more, checked = [], [], []
+    waiting = list(arguments)
+    while waiting:
+        argument = waiting.pop(0)
+        if not argument.startswith("-") or _is_number(argument):
+            given.append(argument)
+            checked.append(argument)
+            continue
+        key, equals, value = argument.partition("=")
+        option = key.removeprefix("--").replace("-", "_")
+        if not key.startswith("--") or (option not in options and not open_ended):
+            raise unknown(f"option of {name}:", key, [f"--{o}" for o in options])
+        if option not in options:
+            more.append(key)
+        if isinstance(options.get(option), bool):
+            if equals and value not in ("True", "False"):
+                raise UserError(f"{key} is a flag: give it alone, without {value!r}")
+            checked.append(f"--{option}={value or True}")
+            continue
+        if not equals and waiting and not waiting[0].startswith("--"):
+            value = waiting.pop(0)
+        if not value and option in options:
+            raise UserError(f"{key} needs a value; `{name} --help` explains it")
+        checked.append(f"--{option}={value or True}")
     required = [w.name.upper() for w in words if w.default is w.empty]
-    if given < len(required):
+    if len(given) < len(required):
         raise UserError(f"{name} needs {' '.join(required)}; `{name} --help` explains them")
-    if given > len(words):
+    if len(given) > len(words):
         raise UserError(f"{name} takes {len(words)} words at most; `{name} --help` explains them")
+    if more:
+        _check_model_options(given[0], more, list(options))
+    return checked
 
 
-def _default(function: Callable, option: str):
-    return inspect.signature(function).parameters[option].default
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _check_model_options(model: str, keys: list[str], options: list[str]) -> None:
+    """What no command knows must be an option of the model's adapter."""
+    from evar import models
+
+    known = models.option_names(models.config(model))
+    for key in keys:
+        if key.removeprefix("--").replace("-", "_") not in known:
+            raise unknown("option", key, [f"--{option}" for option in [*options, *known]])

@@ -35,7 +35,7 @@ class Manifest:
     root: Path
     table: pd.DataFrame
     sha256: str
-    stamps: np.ndarray  # (N, 2) size in bytes and time of change in ns, as seen on this disk
+    stamps: np.ndarray  # (N, 3) size in bytes and times of change in ns, as seen on this disk
     altered: tuple[str, ...] = ()  # tables of the data set that are not the published ones
 
     @property
@@ -113,7 +113,7 @@ def build(task: Task, root, *, previous: "Manifest | None" = None, progress=None
     altered = altered_tables(task, root)
     manifest = Manifest(task, root, table, _sha256(table), stamps, altered)
     check_usable(task, manifest.good)
-    check_copies(task, manifest.good)
+    check_copies(task, root, manifest.good)
     found = len(label_set(table.label))
     if task.classes and not manifest.partial and found != task.classes:
         raise UserError(f"{task.name}: {found} classes in {root}, expected {task.classes}")
@@ -148,9 +148,11 @@ def check_table(task: Task, table: pd.DataFrame) -> pd.DataFrame:
     if "group" not in table:
         table = table.assign(group="")
     table = table[[*needed, "group"]].fillna("").astype(str)
+    if len(outside := table.file[table.file.map(_leaves_root)]):
+        _refuse(task, outside, "must lie inside the data folder")
+    table["file"] = [PurePosixPath(file).as_posix() for file in table.file]  # ./a is a
     table = table.sort_values("file", kind="stable").reset_index(drop=True)
 
-    _refuse(task, table.file[table.file.map(_leaves_root)], "must lie inside the data folder")
     _refuse(task, table.file[table.file.duplicated()], "listed more than once")
     if task.metric != "recall":
         _refuse(task, table.file[table.label.str.strip() == ""], "has no label")
@@ -197,11 +199,16 @@ def check_usable(task: Task, good: pd.DataFrame) -> None:
             f"{task.name}: no readable clip in {task.column} {side!r}. Check the data set's folder "
             "and its table."
         )
+    if task.metric == "recall":
+        return
+    if task.metric == "accuracy" and good.label.nunique() < 2:
+        label = good.label.iloc[0]
+        raise UserError(f"{task.name}: a single class, {label!r}: there is nothing to tell apart")
     for fold in task.folds or ("test",):
         test = good[task.column] == fold
         train = ~test if task.folds else good[task.column] == "train"
         unseen = label_set(good.label[test]) - label_set(good.label[train])
-        if unseen and task.metric == "accuracy":
+        if unseen and (not task.multi_label or unseen == label_set(good.label[test])):
             raise UserError(
                 f"{task.name}: {task.column} {fold!r} has clips of {_some(unseen)}, of which there "
                 "is no training clip: no model can be right there. Add training clips or leave "
@@ -214,7 +221,7 @@ def label_set(labels: pd.Series) -> set[str]:
     return {part for label in labels.unique() for part in label.split(",")}
 
 
-def check_copies(task: Task, good: pd.DataFrame) -> None:
+def check_copies(task: Task, root: Path, good: pd.DataFrame) -> None:
     """Refuse a user's set in which the same sound is in training and in test.
 
     Published sets keep their published clips; their copies are counted, not refused.
@@ -224,11 +231,17 @@ def check_copies(task: Task, good: pd.DataFrame) -> None:
     twice = good[good.fingerprint.duplicated(keep=False)]
     sides = twice.groupby("fingerprint")[task.column].nunique()
     for mark in sides.index[sides > 1]:
-        names = twice.file[twice.fingerprint == mark].tolist()
-        raise UserError(
-            f"{task.name}: {names[0]} and {names[1]} are the same sound on both sides of a split. "
-            "Remove one of them."
-        )
+        whole: dict[str, tuple[str, str]] = {}  # hash of the whole file: its name and side
+        alike = twice[twice.fingerprint == mark]
+        for name, side in zip(alike.file, alike[task.column], strict=True):
+            with (root / name).open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            first, where = whole.setdefault(digest, (name, side))
+            if where != side:
+                raise UserError(
+                    f"{task.name}: {first} and {name} are the same sound on both sides of a "
+                    "split. Remove one of them."
+                )
 
 
 def _some(names: Iterable[str]) -> str:
@@ -239,7 +252,7 @@ def _some(names: Iterable[str]) -> str:
 
 
 def _scan(root: Path, names: list[str], previous, progress) -> tuple[pd.DataFrame, np.ndarray]:
-    """Header and fingerprint of every file, in parallel; (table, (N, 2) sizes and times in ns)."""
+    """Header and fingerprint of every file, in parallel: (table, (N, 3) stamps)."""
     known = {}
     if previous is not None and previous.root == root:
         rows = previous.table[_SCANNED].itertuples(index=False, name=None)
@@ -250,11 +263,13 @@ def _scan(root: Path, names: list[str], previous, progress) -> tuple[pd.DataFram
         try:
             status = os.stat(os.path.join(root, name))  # noqa: PTH116, PTH118  (300,000 times)
         except OSError:
-            return (0, 0), (0, 0, 0, "", MISSING)
-        stamp = (status.st_size, status.st_mtime_ns)
-        if known.get(name, ((0, 0),))[0] == stamp:
+            return _ABSENT, (0, 0, 0, "", MISSING)
+        stamp = _stamp(status)
+        if name in known and known[name][0] == stamp:
             return known[name]
         path = root / name
+        if not path.is_file():
+            return stamp, (0, 0, 0, "", "not a file")
         try:
             header = audio.read_header(path)
         except BadAudio as error:
@@ -265,8 +280,16 @@ def _scan(root: Path, names: list[str], previous, progress) -> tuple[pd.DataFram
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         looked = pool.map(look, names)
         results = list(progress(looked, total=len(names)) if progress else looked)
-    stamps = np.array([stamp for stamp, _ in results], dtype=np.int64).reshape(-1, 2)
+    stamps = np.array([stamp for stamp, _ in results], dtype=np.int64).reshape(-1, 3)
     return pd.DataFrame([row for _, row in results], columns=_SCANNED), stamps
+
+
+_ABSENT = (0, 0, 0)
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int, int]:
+    # The second time changes with every edit, also where the first was set back.
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 
 def _csv(table: pd.DataFrame) -> bytes:
@@ -317,18 +340,17 @@ def load(task: Task, data, *, name: str | None = None) -> Manifest | None:
         head = json.loads(head_path.read_text())
         content = table_path.read_bytes()
         stamps = np.load(stamps_path, allow_pickle=False)
-    except (OSError, ValueError):
+        known = (head["version"], head["task"], head["sha256"])
+        root, altered = Path(head["root"]), tuple(head["altered"])
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
-    if head.get("version") != task.version or head.get("task") != task.name:
-        return None
-    if hashlib.sha256(content).hexdigest() != head["sha256"]:
+    if known != (task.version, task.name, hashlib.sha256(content).hexdigest()):
         return None
     text = dict.fromkeys(("file", "label", task.column, "group", "fingerprint", "problem"), str)
     table = pd.read_csv(io.BytesIO(content), dtype=text, keep_default_na=False)
-    if len(table) != len(stamps):
+    if stamps.shape != (len(table), 3):
         return None
-    altered = tuple(head.get("altered", ()))
-    return Manifest(task, Path(head["root"]), table, head["sha256"], stamps, altered)
+    return Manifest(task, root, table, head["sha256"], stamps, altered)
 
 
 def changed(manifest: Manifest) -> list[str]:
@@ -338,22 +360,25 @@ def changed(manifest: Manifest) -> list[str]:
     for name, stamp in zip(manifest.table.file, manifest.stamps.tolist(), strict=True):
         try:
             status = os.stat(os.path.join(root, name))  # noqa: PTH116, PTH118  (300,000 times)
-            now = [status.st_size, status.st_mtime_ns]
+            now = _stamp(status)
         except OSError:
-            now = [0, 0]
-        if now != stamp:
+            now = _ABSENT
+        if now != tuple(stamp):
             names.append(name)
     return names
 
 
-def open_task(task: Task, data, *, source=None, progress=None, name: str | None = None) -> Manifest:
+def open_task(
+    task: Task, data, *, source=None, progress=None, name: str | None = None, anew: bool = False
+) -> Manifest:
     """The manifest of a task as the disk is now, indexed where that is needed.
 
     Looks in `source`, else where the last manifest found the data, else in the files that ship
-    with the harness, else in `<data>/<task name>`. Only files that are new or changed are read.
+    with the harness, else in `<data>/<task name>`. Only files that are new or changed are read;
+    `anew` reads the data set's own tables again even where no sound file changed.
     """
     previous = load(task, data, name=name)
-    if source is None and previous is not None and not changed(previous):
+    if not anew and source is None and previous is not None and not changed(previous):
         return previous
     if source is None:
         source = task.bundled or (previous.root if previous else Path(data) / task.name)

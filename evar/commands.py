@@ -1,5 +1,6 @@
 """What the command lines do: read options, call the harness, print. Heavy imports are inside."""
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -63,12 +64,11 @@ def lineareval(
     from evar import models, store
 
     seeds, hidden, epochs = _seeds(seeds), _widths(hidden), _whole("epochs", epochs)
-    lr = _number("lr", lr, above=0, optional=True)
+    lr = _number("lr", lr, above=1e-12, optional=True)
     if precision not in ("fp32", "bf16"):
         raise unknown("precision", str(precision), ["fp32", "bf16"])
     batch_size = None if batch_size is None else _whole("batch_size", batch_size)
-    seconds = _number("seconds", seconds, above=0, optional=True)
-    _check_model_options(models, model, options)
+    seconds = _number("seconds", seconds, above=0.001, optional=True)
     manifest = _open_task(task, _data(data), seconds, quiet)
     from evar import clips, files, leaderboard
     from evar import results as results_
@@ -106,25 +106,13 @@ def lineareval(
     print(results_.summary_line(record))
 
 
-def _check_model_options(models, model: str, options: dict) -> None:
-    """Refuse misspelt options before any work is done."""
-    import inspect
-
-    config = models.config(model)
-    if not options:
-        return
-    own = [p.name for p in inspect.signature(lineareval).parameters.values()][2:-1]
-    known = models.option_names(config)
-    for key in options:
-        if key not in known:
-            raise unknown("option", f"--{key}", [f"--{k}" for k in [*own, *known]])
-
-
 def _data(given) -> Path:
     return Path(given or os.environ.get("EVAR_DATA", "data"))
 
 
-def _open_task(name: str, data: Path, seconds: float | None, quiet: bool, source=None):
+def _open_task(
+    name: str, data: Path, seconds: float | None, quiet: bool, source=None, *, anew: bool = False
+):
     from evar import clips, csvtask
     from evar import task as tasks
 
@@ -138,7 +126,7 @@ def _open_task(name: str, data: Path, seconds: float | None, quiet: bool, source
     bar = None if quiet else _bar(f"index {task.name}", "file")
     if csvtask.is_csv(name) or task.bundled:
         source = task.bundled  # small, and the user's own: looked at anew each time
-    return clips.open_task(task, data, source=source, progress=bar, name=manifest_name)
+    return clips.open_task(task, data, source=source, progress=bar, name=manifest_name, anew=anew)
 
 
 def _bar(title: str, unit: str, **more):
@@ -193,7 +181,9 @@ def _device(name: str) -> str:
 
 
 def _seeds(value) -> tuple[int, ...]:
-    if isinstance(value, (tuple, list)) and value and all(isinstance(v, int) for v in value):
+    if isinstance(value, (tuple, list)) and value:
+        if not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in value):
+            raise UserError(f"--seeds must be whole numbers of 0 or more, not {value}")
         if len(set(value)) < len(value):
             raise UserError("--seeds: the same seed twice is the same run twice")
         return tuple(value)
@@ -214,8 +204,9 @@ def _whole(name: str, value) -> int:
 def _number(name: str, value, *, above: float, optional: bool = False) -> float | None:
     if value is None and optional:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > above:
-        raise UserError(f"--{name} must be a number above {above:g}, not {value!r}")
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not value >= above or math.isinf(value):
+        raise UserError(f"--{name} must be a number of {above:g} or more, not {value!r}")
     return float(value)
 
 
@@ -250,7 +241,7 @@ def prepare(task, *, source=None, data=None, download=False, quiet=False):
         if source or folder.is_dir():
             root = clips.find_root(folder, registered.marker)
             prepare_.fetch_tables(registered, root, bytes_)
-    manifest = _open_task(task, _data(data), None, quiet, source)
+    manifest = _open_task(task, _data(data), None, quiet, source, anew=True)
     name, column = manifest.task.name, manifest.task.column
     counts = manifest.good[column].value_counts().sort_index()
     print(f"{name}: {len(manifest.good):,} clips in {manifest.root}")
@@ -367,7 +358,9 @@ def cache(action, key=None, *, cache=None):
             print(f"{entry.key[:12]}  {entry.bytes / 1e6:9.1f} MB  {model:<24} {task}")
         print(f"{len(kept)} keys, {sum(e.bytes for e in kept) / 1e6:,.1f} MB in {folder}")
     elif action == "rm":
-        chosen = [e for e in kept if key == "all" or (key and e.key.startswith(key))]
+        if key is None:
+            raise UserError("cache rm needs KEY: the first digits that `cache ls` shows, or all")
+        chosen = [e for e in kept if key == "all" or e.key.startswith(key)]
         if not chosen:
             raise UserError(f"no key begins with {key!r} in {folder}; `cache ls` shows them")
         for entry in chosen:
@@ -375,3 +368,29 @@ def cache(action, key=None, *, cache=None):
         print(f"removed {len(chosen)} keys, {sum(e.bytes for e in chosen) / 1e6:,.1f} MB")
     else:
         raise unknown("action", action, ["ls", "rm"])
+
+
+@SetParseFns(model=str, weights=str)
+def check(model, *, weights=None, **options):
+    """Check that a model's adapter works as the harness expects.
+
+    usage: check MODEL [options]
+
+    MODEL            a registered name (`evar list models`), path/to/file.py:ClassName,
+                     hf:ORG/NAME or hear:MODULE
+    --weights=PATH   checkpoint; "random" checks the untrained network
+    --NAME=VALUE     an option of the model's adapter
+
+    Prints one line a check: what failed, and how to mend it. Exit code 0, or 2 if any failed.
+    """
+    from evar import check as check_
+    from evar import models
+
+    adapter, _ = models.load(model, weights=weights, **options)
+    findings = check_.check(adapter)
+    for finding in findings:
+        print(finding)
+    failed = sum(not finding.ok for finding in findings)
+    if failed:
+        raise UserError(f"{model}: {failed} of {len(findings)} checks failed")
+    print(f"{model}: all {len(findings)} checks passed")

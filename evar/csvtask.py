@@ -9,6 +9,7 @@ import soundfile
 
 from evar.errors import UserError, unknown
 from evar.task import SPLITS, Task
+from evar.task import names as task_names
 
 COLUMNS = ("file", "label", "split", "fold", "group")
 LONGEST = 10.0  # seconds; a unit longer than that must be asked for
@@ -37,7 +38,7 @@ def task_from_csv(path, *, seconds: float | None = None) -> Task:
     root = path.resolve().parent
     training = len(table) if folds else int((table.split == "train").sum())
     return Task(
-        name=path.stem,
+        name=path.name if path.stem in task_names() else path.stem,  # never a published task's
         version="1",
         title=str(path),
         metadata=str(path),
@@ -63,21 +64,34 @@ def _read(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"{path}: no such file (TASK is a name or the path of a CSV)")
     try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (ValueError, UnicodeDecodeError, csv.Error) as error:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            lines = [[cell.strip() for cell in row] for row in csv.reader(file, strict=True)]
+    except (ValueError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV in UTF-8 ({error})") from error
-    for column in table.columns:
+    head, *rows = lines or [[]]
+    if not head:
+        raise UserError(f"{path}: not a CSV: it is empty")
+    for column in head:
         if column not in COLUMNS:
             raise unknown(f"column in {path}:", column, COLUMNS)
-    missing = [c for c in ("file", "label") if c not in table]
-    if missing or ("split" in table) == ("fold" in table):
+    missing = [c for c in ("file", "label") if c not in head]
+    if missing or ("split" in head) == ("fold" in head) or len(set(head)) < len(head):
         raise UserError(
-            f"{path}: needs the columns file, label and split ({', '.join(SPLITS)}) or fold; "
-            f"it has {', '.join(table.columns)}"
+            f"{path}: needs the columns file, label and split ({', '.join(SPLITS)}) or fold, each "
+            f"once; it has {', '.join(head)}"
         )
+    for number, row in enumerate(rows, start=2):
+        if row and len(row) > len(head):
+            raise UserError(f"{path}: line {number} has {len(row)} cells, not {len(head)}")
+        row.extend([""] * (len(head) - len(row)) if row else [])
+        for column, cell in zip(head, row, strict=False):
+            if not cell and column != "group":
+                raise UserError(f"{path}: line {number} has no {column}")
+    table = pd.DataFrame([row for row in rows if row], columns=head, dtype=str)
     if table.empty:
         raise UserError(f"{path}: lists no clips")
-    return table.map(str.strip)
+    parts = table.label.str.split(",").map(lambda labels: [p.strip() for p in labels])
+    return table.assign(label=parts.map(lambda labels: ",".join(p for p in labels if p)))
 
 
 def _longest(root: Path, names) -> float:
@@ -86,7 +100,7 @@ def _longest(root: Path, names) -> float:
     for name in names:
         try:
             info = soundfile.info(root / name)
-        except (soundfile.SoundFileError, OSError):
+        except (soundfile.SoundFileError, OSError, TypeError):
             continue  # indexing names it
         longest = max(longest, info.frames / info.samplerate)
         if longest >= LONGEST:

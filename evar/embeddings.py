@@ -183,8 +183,14 @@ class _Engine:
         train = [
             view for view in self.plan if task.folds or table[task.column][view.row] == "train"
         ]
+        if not train:
+            raise UserError(
+                f"{task.name}: no training clip is left to fit {type(self.adapter).__name__} to"
+            )
         count = min(len(train), self.adapter.fit_clips)
         chosen = [train[i * len(train) // count] for i in range(count)]
+
+        seen: list[int] = []
 
         def batches() -> Iterator[Tensor]:
             with ThreadPoolExecutor(self.workers) as pool:
@@ -192,7 +198,10 @@ class _Engine:
                     loaded = pool.map(self._load, chosen[at : at + self.batch_size])
                     clips = [clip for clip in loaded if isinstance(clip, np.ndarray)]
                     if clips:
+                        seen.append(len(clips))
                         yield torch.from_numpy(np.stack(clips)).to(self.device)
+            if not seen:
+                raise UserError(f"{task.name}: no training clip can be decoded: nothing to learn")
 
         with torch.inference_mode():
             return self.adapter.fit(batches())

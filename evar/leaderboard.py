@@ -109,24 +109,32 @@ def rows_of_runs(runs: Iterable[dict]) -> list[Row]:
         key = (
             record["protocol"],
             record["model"]["name"],
-            record["model"]["weights"],
+            (record["model"]["weights"], record["model"]["source"]),
             variant(record),
         )
         grouped.setdefault(key, {})[record["task"]["name"]] = record
-    names = [key[:2] + key[3:] for key in grouped]
+    alike: dict[tuple, list[tuple[str, str]]] = {}  # what rows of one name differ by
+    for protocol, model, identity, told in grouped:
+        alike.setdefault((protocol, model, told), []).append(identity)
     rows = []
     for key, cells in grouped.items():
-        protocol, model, weights, told = key
+        protocol, model, identity, told = key
         label = model + (f" ({told})" if told else "")
-        if names.count(key[:2] + key[3:]) > 1:  # the same name with other weights
-            label += f" [{weights[:6]}]"
+        others = alike[protocol, model, told]
+        if len(others) > 1:
+            by_source = len({weights for weights, _ in others}) < len(others)
+            label += f" [{identity[by_source][:6]}]"
         shown = {
             task: " ".join(
                 [results.percent(r["score"]), *(f"({c})" for c in results.caveats(r["clips"]))]
             )
             for task, r in cells.items()
         }
-        means = [cells[t]["score"]["mean"] for t in AVERAGED.get(protocol, ()) if t in cells]
+        means = [  # of whole sets only: a mean with a reduced one would not be the paper's
+            cells[t]["score"]["mean"]
+            for t in AVERAGED.get(protocol, ())
+            if t in cells and not results.caveats(cells[t]["clips"])
+        ]
         whole = AVERAGED.get(protocol) and len(means) == len(AVERAGED[protocol])
         average = f"{100 * sum(means) / len(means):.1f}" if whole else ""
         rows.append(Row(protocol, label, "run", shown, average))
@@ -144,8 +152,8 @@ def rows_published(path) -> list[Row]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             for line in csv.DictReader(file):
-                cell = f"{float(line['score_percent']):g}"
-                cell += f" ± {line['ci95']}" if line["ci95"] else ""
+                float(line["score_percent"])  # a number, shown as it was printed
+                cell = line["score_percent"] + (f" ± {line['ci95']}" if line["ci95"] else "")
                 cells = grouped.setdefault((line["protocol"], line["model"]), {})
                 cells[line["task"]] = cell
     except (KeyError, ValueError) as error:
@@ -199,10 +207,13 @@ def markdown(rows: list[Row]) -> str:
         own = [row for row in rows if row.protocol == protocol]
         tasks = _tasks(own)
         parts += ["", f"## {protocol}", ""]
-        parts.append("| " + " | ".join(["model", *tasks, "average"]) + " |")
+        parts.append(_line(["model", *tasks, "average"]))
         parts.append("|" + " --- |" * (len(tasks) + 2))
         for row in own:
             name = row.model if row.source == "run" else f"{row.model} *published*"
-            cells = [name.replace("|", "\\|"), *(row.cells.get(t, "") for t in tasks), row.average]
-            parts.append("| " + " | ".join(cells) + " |")
+            parts.append(_line([name, *(row.cells.get(t, "") for t in tasks), row.average]))
     return "\n".join(parts) + "\n"
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

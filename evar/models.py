@@ -8,6 +8,7 @@ A name is a class file in `model_adapters/` (`logmel`), a configuration beside i
 import hashlib
 import importlib.util
 import inspect
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -66,6 +67,8 @@ def config(model: str) -> ModelConfig:
         return ModelConfig(name=model, adapter=prefix, options={"source": source})
     if colon and model.rpartition(":")[0].endswith(".py"):
         return ModelConfig(name=model.rpartition(":")[2], adapter=model)
+    if model.endswith(".py"):
+        raise UserError(f"{model}: name the class in it as well, as in {model}:ClassName")
     path = registry.folder(KIND) / f"{model}.yaml"
     if not path.is_file():
         registry.require_known("model", model, names())
@@ -112,9 +115,10 @@ def load(model: str, *, weights=None, **overrides) -> tuple["Adapter", ModelConf
         torch.manual_seed(0)  # whatever is initialised at random is the same in every run
         adapter = cls(**options)
     for attribute in ("sample_rate", "embed_dim"):
-        if not isinstance(getattr(adapter, attribute, None), int):
+        value = getattr(adapter, attribute, None)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise UserError(
-                f"{model}: the adapter must set `{attribute}` to a whole number "
+                f"{model}: the adapter must set `{attribute}` to a whole number of 1 or more "
                 "(docs/add-a-model.md shows a complete one)"
             )
     return adapter.eval().requires_grad_(False), replace(spec, lr=spec.lr or adapter.lr)
@@ -140,9 +144,18 @@ def _find_weights(spec: ModelConfig, given) -> Path | None:
     path = weights_folder() / spec.weights.file
     if path.exists():
         return path
-    source = f"Download {spec.weights.url}" if spec.weights.url else spec.weights.how
+    if spec.weights.url:
+        from tqdm import tqdm
+
+        from evar import download
+
+        def bar(total=None, initial=0):
+            settings = {"unit": "B", "unit_scale": True, "leave": False}
+            return tqdm(desc=f"download {path.name}", total=total, initial=initial, **settings)
+
+        return download.fetch(spec.weights, weights_folder(), progress=bar)
     raise UserError(
-        f"{spec.name}: weights not found at {path}. {source}, put the file there, or give its "
+        f"{spec.name}: weights not found at {path}. {spec.weights.how}, put it there, or give its "
         "path with --weights=PATH (--weights=random evaluates the untrained model)."
     )
 
@@ -171,9 +184,15 @@ def adapter_class(reference: str) -> type:
 def _load_file(path: Path):
     if not path.is_file():
         raise UserError(f"{path}: no such file (MODEL is a name or path/to/file.py:ClassName)")
-    name = f"evar_user_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    path = path.resolve()
+    content = path.read_bytes()
+    # An edited file is another module; the same one runs once, however often it is asked for.
+    name = f"evar_user_{hashlib.sha256(str(path).encode() + content).hexdigest()[:12]}"
+    if name in sys.modules:
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
+    module.EVAR_SOURCE = content  # what ran, should the file be edited meanwhile
     sys.modules[name] = module  # so that inspect finds the source
     try:
         spec.loader.exec_module(module)
@@ -189,45 +208,62 @@ def identity(adapter, spec: ModelConfig, overrides: Mapping | None = None) -> di
 
     options = {**spec.options, **{k: v for k, v in (overrides or {}).items() if v is not None}}
     return {
-        "adapter": f"{type(adapter).__module__.rpartition('.')[2]}:{type(adapter).__name__}",
+        "adapter": type(adapter).__name__,
         "source": source_hash(type(adapter)),
         "options": options,
         "weights": state_hash(adapter),
-        "libraries": _library_versions(),
+        "file": file_hash(getattr(adapter, "weights", None)),
+        "libraries": _library_versions(type(adapter)),
     }
 
 
 def source_hash(cls: type) -> str:
     """SHA-256 of the source of a class, of its bases and of the adapter modules they import."""
-    modules, todo = {}, [sys.modules[c.__module__] for c in cls.__mro__]
+    # Sorted by content: the names of users' modules hold their folder, and another folder is not
+    # another model.
+    return hashlib.sha256(b"\0".join(sorted(_sources(cls)))).hexdigest()[:16]
+
+
+def _sources(cls: type) -> list[bytes]:
+    """The sources of a class's module and of the adapter code that it imports."""
+    found, todo = {}, [sys.modules[c.__module__] for c in cls.__mro__]
     while todo:
         module = todo.pop()
-        if module.__name__ in modules or not _is_adapter_code(module.__name__):
+        if module.__name__ in found or not _is_adapter_code(module.__name__):
             continue
-        modules[module.__name__] = Path(module.__file__).read_bytes()
+        ran = getattr(module, "EVAR_SOURCE", None)
+        found[module.__name__] = ran or Path(module.__file__).read_bytes()
         for value in vars(module).values():
             owner = value if inspect.ismodule(value) else inspect.getmodule(value)
             if owner is not None:
                 todo.append(owner)
-    # The names of users' files hold their folder: another folder is not another model.
-    contents = sorted(modules.values())
-    return hashlib.sha256(b"\0".join(contents)).hexdigest()[:16]
+    return list(found.values())
 
 
 def _is_adapter_code(name: str) -> bool:
     return name.startswith((f"evar.{KIND}.", "evar_user_"))
 
 
-def _library_versions() -> dict[str, str]:
+_LIBRARIES = ("torchaudio", "transformers", "timm", "openbeats", "dasheng", "opensmile")
+
+
+def _library_versions(cls: type) -> dict[str, str]:
+    """Versions of torch and of the libraries that the adapter's source imports."""
     from importlib.metadata import version
 
-    relevant = (
-        "torch",
-        "torchaudio",
-        "transformers",
-        "timm",
-        "openbeats",
-        "dasheng",
-        "opensmile",
-    )
-    return {name: version(name) for name in relevant if name in sys.modules}
+    text = b"\n".join(_sources(cls)).decode("utf-8", errors="replace")
+    used = [n for n in _LIBRARIES if re.search(rf"^\s*(?:import|from)\s+{n}\b", text, re.MULTILINE)]
+    return {name: version(name) for name in ("torch", *used)}
+
+
+def file_hash(path) -> str | None:
+    """SHA-256 of a weights file, or of the files in a weights folder; None without weights."""
+    if path is None:
+        return None
+    path = Path(path)
+    digest = hashlib.sha256()
+    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+        digest.update(file.name.encode())
+        with file.open("rb") as content:
+            digest.update(hashlib.file_digest(content, "sha256").digest())
+    return digest.hexdigest()[:16]

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from evar import clips
+from evar import clips, download
 from evar.errors import UserError
 from evar.task import Source, Task
 

@@ -21,6 +21,7 @@ WEIGHT_DECAY = 1e-8  # L2 inside Adam
 DROPOUT = 0.5  # after each hidden layer
 HELD_OUT = 0.1  # share of the training rows that stop the training, without a valid split
 REDRAWS = 100  # of the held-out rows, until every class is among them
+_DIVERGED = "the probe diverged: its scores are not numbers. Give a smaller --lr"
 _CHUNK = 4096  # rows that are looked at together outside of training
 
 
@@ -239,7 +240,10 @@ class _Training:
             still = []
             for m in running:
                 ended[m] = epoch
-                value = score(self._logits(m, self.valid[m]), self.y[self.valid[m]])
+                logits = self._logits(m, self.valid[m])
+                if not np.isfinite(logits).all():
+                    raise ValueError(_DIVERGED)
+                value = score(logits, self.y[self.valid[m]])
                 if value >= best[m]:  # an equal epoch is a better one: it has trained longer
                     best[m], best_epoch[m], wait[m] = value, epoch, 1
                     stored[m] = [t.clone() for t in self.slices[m]]
@@ -256,7 +260,7 @@ class _Training:
         fitted = []
         for m, job in enumerate(self.jobs):
             if stored[m] is None:
-                raise ValueError("the validation score was never a number: training diverged")
+                raise ValueError(_DIVERGED)
             for current, kept in zip(self.slices[m], stored[m], strict=True):
                 current.copy_(kept)
             logits = self._logits(m, np.asarray(job.test, np.int64))

@@ -55,7 +55,7 @@ def run_record(
         "python": platform.python_version(),
         "libraries": {name: version(name) for name in _LIBRARIES},
         "git": git_revision(),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="microseconds"),
     }
 
 
@@ -77,9 +77,16 @@ def save_run(record: dict, evaluation: Evaluation, results) -> Path:
     runs = Path(results) / "runs"
     table = evaluation.predictions.to_csv(index=False, lineterminator="\n")
     packed = gzip.compress(table.encode(), compresslevel=5, mtime=0)  # the same bytes every time
-    files.write_atomic(runs / f"{record['id']}.predictions.csv.gz", packed)
-    path = runs / f"{record['id']}.json"
-    files.write_atomic(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    beside, path = runs / f"{record['id']}.predictions.csv.gz", runs / f"{record['id']}.json"
+    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    known = path.exists()
+    files.write_atomic(beside, packed)
+    try:
+        files.write_atomic(path, text)
+    except UserError:
+        if not known:  # predictions of a run that does not count
+            beside.unlink(missing_ok=True)
+        raise
     return path
 
 
@@ -91,8 +98,11 @@ def load_runs(results) -> list[dict]:
             record = json.loads(path.read_text(encoding="utf-8"))
             if record["schema"] != SCHEMA:
                 raise ValueError(f"written by another version (schema {record['schema']})")
+            for key in ("id", "finished", "protocol", "model", "task", "score", "clips", "config"):
+                record[key]
         except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path}: not a run's result ({error}). Move it away.") from error
+            reason = f"no {error}" if isinstance(error, KeyError) else error
+            raise UserError(f"{path}: not a run's result ({reason}). Move it away.") from error
         records.append(record)
     return sorted(records, key=lambda r: (r["finished"], r["id"]))
 

@@ -11,7 +11,6 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,20 +82,15 @@ class Store:
         body = save({"rows": np.ascontiguousarray(shard.rows, np.float32), "bad": bad})
         files.write_atomic(self.path(number), hashlib.sha256(body).digest() + body)
 
-    @contextmanager
-    def _lock(self, name: str, *, blocking: bool) -> Iterator[bool]:
-        """Hold a lock file; yields False where another process holds it and we do not wait."""
+    def _acquire(self, name: str, *, wait: bool) -> filelock.FileLock | None:
+        """Hold a lock file; None where another process holds it and we do not wait."""
         lock = filelock.FileLock(self.folder / f"{name}.lock")
         with files.writing(self.folder):
             try:
-                lock.acquire(blocking=blocking)
-            except filelock.Timeout:
-                yield False
-                return
-        try:
-            yield True
-        finally:
-            lock.release()
+                lock.acquire(blocking=wait)
+            except filelock.Timeout:  # an OSError too, but no failure to write
+                return None
+        return lock
 
     def missing(self, total: int) -> list[int]:
         """Numbers below `total` of shards that are not there or are damaged."""
@@ -110,43 +104,53 @@ class Store:
         left to them; should one of these die, its shards are taken over.
         """
         while todo:
-            with closing(self._claims(todo)) as claims:
-                compute(claims)
+            held: list[filelock.FileLock] = []
+            try:
+                compute(self._claims(todo, held))
+            finally:  # not earlier: the last shards are written when all have been claimed
+                for lock in held:
+                    lock.release()
             todo = [n for n in todo if not self.path(n).exists()]
             if todo:
                 time.sleep(0.2)  # another process is at work on what is left
 
-    def _claims(self, todo: list[int]) -> Iterator[int]:
-        held: list[filelock.FileLock] = []
-        try:
-            for number in todo:
-                lock = filelock.FileLock(self.folder / f"{number:06d}.lock")
-                try:
-                    with files.writing(self.folder):
-                        lock.acquire(blocking=False)
-                except filelock.Timeout:
-                    continue
-                held.append(lock)
-                if self.path(number).exists():  # somebody else was faster
-                    held.pop().release()
-                    continue
-                while len(held) > 2:  # one being computed, one being decoded ahead
-                    held.pop(0).release()
-                yield number
-        finally:
-            for lock in held:
-                lock.release()
+    def _claims(self, todo: list[int], held: list[filelock.FileLock]) -> Iterator[int]:
+        for number in todo:
+            lock = self._acquire(f"{number:06d}", wait=False)
+            if lock is None:
+                continue
+            held.append(lock)
+            if self.path(number).exists():  # somebody else was faster
+                held.pop().release()
+                continue
+            for left in self.folder.glob(f".{self.path(number).name}.*"):
+                left.unlink(missing_ok=True)  # by a process that was killed as it wrote
+            while len(held) > 2:  # one being computed, one being decoded ahead
+                held.pop(0).release()
+            yield number
 
     def once(self, name: str, make: Callable[[], dict]) -> dict:
         """A small JSON value kept beside the shards: made by one process, read by all."""
         path = self.folder / f"{name}.json"
-        with self._lock(name, blocking=True):
-            try:
-                return json.loads(path.read_text())
-            except (OSError, ValueError):
-                value = make()
-                files.write_atomic(path, json.dumps(value) + "\n")
-                return value
+        lock = self._acquire(name, wait=True)
+        try:
+            return self._intact(path)
+        except (OSError, ValueError, KeyError, TypeError):
+            value = make()
+            text = files.canonical_json(value)
+            digest = hashlib.sha256(text.encode()).hexdigest()
+            files.write_atomic(path, json.dumps({"sha256": digest, "value": value}) + "\n")
+            return value
+        finally:
+            lock.release()
+
+    def _intact(self, path: Path) -> dict:
+        """The value of a small file, as it was written; ValueError where it was damaged."""
+        content = json.loads(path.read_text())
+        text = files.canonical_json(content["value"])
+        if hashlib.sha256(text.encode()).hexdigest() != content["sha256"]:
+            raise ValueError(f"{path} is damaged")
+        return content["value"]
 
     def gather(self, total: int) -> tuple[np.ndarray, dict[int, str]]:
         """All shards as one (N, D) float32 array, and the bad rows among them (row: reason).

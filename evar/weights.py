@@ -20,6 +20,7 @@ _SAFE = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")),
 ]
+_PICKLE = b"\x80"  # how a bare pickle begins; a file of torch.save is a zip archive
 
 
 def weights_folder() -> Path:
@@ -45,7 +46,8 @@ def load_checkpoint(path) -> dict:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every reader has errors of its own; all mean the same to a user
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        if "weights_only" in str(error) or "nsupported" in str(error):
+        pickled = path.suffix != ".safetensors" and path.open("rb").read(1) == _PICKLE
+        if "GLOBAL" in str(error) or pickled:
             raise UserError(
                 f"{path}: refused: it holds objects that could run code when unpickled. If you "
                 "trust its source, convert it once by hand and give the result: "
@@ -69,7 +71,11 @@ def load_strict(
     heads, tables it computes itself). Raises UserError that names what differs.
     """
     ignore = tuple(ignore)
-    state = {k: v for k, v in state.items() if not (ignore and k.startswith(ignore))}
+    state = {
+        name: value if isinstance(value, Tensor) else torch.empty(0, 0, 0)  # fits nowhere
+        for name, value in state.items()
+        if not (ignore and name.startswith(ignore))
+    }
     own = module.state_dict()
     missing = sorted(set(own) - set(state))
     unexpected = sorted(set(state) - set(own))

@@ -22,6 +22,7 @@ class _Atst(Adapter):
     """What the two models share: front end, patches, blocks. Tokens of 40 ms."""
 
     sample_rate = 16000
+    frame_seconds = 0.01 * _STEP
     TINY = {"width": 24, "depth": 2, "heads": 2}
     chunk: int  # frames that are encoded together
     final_norm: str
@@ -82,9 +83,11 @@ class AtstClip(_Atst):
         self.embed_dim = 2 * width
         self.net.register_parameter("cls_token", nn.Parameter(torch.zeros(1, 1, width)))
         if weights is not None:
-            state = _published.read(weights, "teacher")
-            prefixes = ("module.", "backbone.")  # of the two wrappers it was trained in
-            self._load({_strip(name, prefixes): value for name, value in state.items()})
+            state = {  # without the two wrappers that it was trained in
+                name.removeprefix("module.").removeprefix("backbone."): value
+                for name, value in _published.read(weights, "teacher").items()
+            }
+            self._load(state or _lightning(weights))
 
     def features(self, audio):
         spare = max(0, audio.shape[1] - self.longest)
@@ -135,7 +138,6 @@ class AtstFrame(_Atst):
 
     lr = 3e-5
     chunk, final_norm = 1001, "norm_frame"
-    prefix = "model.teacher.encoder."
 
     def __init__(
         self, weights: Path | None = None, *, width: int = 768, depth: int = 12, heads: int = 12
@@ -143,9 +145,7 @@ class AtstFrame(_Atst):
         super().__init__(weights, width, depth, heads)
         self.embed_dim = depth * width
         if weights is not None:
-            state = _published.read(weights, "state_dict")
-            own = {k.removeprefix(self.prefix): v for k, v in state.items() if self.prefix in k}
-            self._load(own)
+            self._load(_lightning(weights))
 
     def tokens(self, chunk: Tensor) -> Tensor:
         """(B, 64, T) -> (B, T // 4, blocks * D)."""
@@ -165,7 +165,9 @@ class AtstFrame(_Atst):
         return torch.stack([self.tokens(chunk).mean(dim=1) for chunk in chunks]).mean(dim=0)
 
 
-def _strip(name: str, prefixes: tuple[str, ...]) -> str:
-    for prefix in prefixes:
-        name = name.removeprefix(prefix)
-    return name
+def _lightning(weights: Path) -> dict[str, Tensor]:
+    """The teacher's encoder in a Lightning checkpoint; all tensors where there is no teacher."""
+    state = _published.read(weights, "state_dict")
+    prefix = "model.teacher.encoder."
+    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    return own or state

@@ -1,31 +1,40 @@
-"""Masked modeling duo and its kin: M2D, MSM-MAE, M2D-CLAP (Niizumi et al., 2022-2024)."""
+"""Masked modeling duo and its kin: M2D, MSM-MAE, M2D-CLAP (Niizumi et al., 2022-2025)."""
 
 import re
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 import torchaudio
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from evar.adapter import Adapter
 from evar.errors import UserError
 
-from . import _published, _text
+from . import _m2d_clap, _published, _text
 from ._frontend import zero_pad
 from ._vit import ViT
 
 NORM_STATS = (-7.1, 4.2)  # mean and deviation of the log-mel, where a checkpoint has none
-_UNUSED = (  # of pre-training: the predictor, the target network, the losses
+_UNUSED = (  # of pre-training: the predictor, the target network, the losses; other heads
     "mask_token",
     "decoder_",
     "target_",
     "logit_scale",
+    "audio_proj.",
     "text_proj.",
     "text_encoder.",
     "head.",
 )
 _FINE_TUNED = "module.ar.runtime.backbone."
+_ENCODERS = {  # of captions, as folder names abbreviate them
+    "A": "thenlper/gte-base",
+    "B": "google-bert/bert-base-uncased",
+    "N": "nvidia/NV-Embed-v2",
+}
 
 
 @dataclass(frozen=True)
@@ -35,29 +44,37 @@ class Published:
     input_size: tuple[int, int]  # mel bands, frames
     patch_size: tuple[int, int]
     sample_rate: int
+    text_encoder: str  # hub name of the encoder that training read captions with
+    text_included: bool  # whether the file holds that encoder
 
     @classmethod
     def parse(cls, name: str) -> "Published":
-        """`m2d_clap_vit_base-80x608p16x16p32kpA-...` -> 80 x 608, 16 x 16, 32 kHz.
+        """`m2d_clap_vit_base-80x608p16x16p32kpA-...` -> 80 x 608, 16 x 16, 32 kHz, GTE-base.
 
-        What else may follow names the text encoder of training (pA GTE-base, pB BERT, pN
-        NV-Embed) and whether the file holds it (pTI). Raises UserError for any other name.
+        After the sizes: p16k (where nothing is said) or p32k; pA GTE-base (where nothing is said),
+        pB BERT or pN NV-Embed-v2; TI where the text encoder is included. Raises UserError for any
+        other name.
         """
-        pattern = r"-(\d+)x(\d+)p(\d+)x(\d+)((?:p\w+?)*)(?:-|$)"
-        found = re.search(pattern, name)
+        found = re.fullmatch(r"(?:\w+-)?(\d+)x(\d+)p(\d+)x(\d+)([^-_]*)(?:[-_].*)?", name)
         if not found:
             raise UserError(
                 f"{name}: the folder of an M2D checkpoint tells input and patch size, as in "
                 "m2d_vit_base-80x608p16x16-221006-mr7; keep its published name"
             )
         bands, frames, high, wide = (int(found[i]) for i in range(1, 5))
-        rate = 16000
-        for part in filter(None, found[5].split("p")):
-            if part in ("16k", "32k"):
-                rate = int(part[:2]) * 1000
-            elif part not in ("A", "B", "N", "TI"):
-                raise UserError(f"{name}: p{part} is no part of a known M2D folder name")
-        return cls((bands, frames), (high, wide), rate)
+        rest = re.fullmatch(r"(?:p(16|32)k)?(?:p([ABN]))?(p?TI)?", found[5])
+        if not rest:
+            raise UserError(
+                f"{name}: {found[5]} behind the patch size is no part of a known M2D folder name "
+                "(p16k or p32k, pA, pB or pN, pTI)"
+            )
+        if not (high and wide) or bands % high or frames < wide:
+            raise UserError(
+                f"{name}: patches of {high} x {wide} do not fill an input of {bands} x {frames}"
+            )
+        rate, letter, included = rest.groups()
+        encoder = _ENCODERS[letter or "A"]
+        return cls((bands, frames), (high, wide), int(rate or 16) * 1000, encoder, bool(included))
 
 
 class M2D(Adapter):
@@ -67,6 +84,10 @@ class M2D(Adapter):
     duo", ICASSP 2023, Section III.B). Clips longer than the network's input are encoded in chunks;
     the last one is padded with zeros, after standardisation, to whole patches. `flat` gives the
     mean over all patches, 768-d. `weights` is a published folder or a file inside one.
+
+    `chunk_frames`: encode so many frames at once, and not as many as the network has positions
+    for; where they are more, the positions are interpolated linearly in time, which no reference
+    case confirms. `norm_stats`: mean and deviation of the log-mel, before those of the checkpoint.
     """
 
     lr = 3e-5
@@ -78,6 +99,8 @@ class M2D(Adapter):
         *,
         name: str = "m2d_vit_base-80x608p16x16",
         flat: bool = False,
+        chunk_frames: int | None = None,
+        norm_stats: Sequence[float] | None = None,
         width: int = 768,
         depth: int = 12,
         heads: int = 12,
@@ -85,15 +108,19 @@ class M2D(Adapter):
         super().__init__(weights)
         state = {}
         if weights is not None:
-            file = _checkpoint(Path(weights))
-            name, state = file.parent.name, _state(file)
-            self.weights = file
+            self.weights = _checkpoint(Path(weights))
+            name, state = self.weights.parent.name, _state(self.weights)
         self.published = Published.parse(name)
         self.sample_rate = self.published.sample_rate
         self.flat = flat
-        sizes = self.published.input_size, self.published.patch_size
-        self.backbone = ViT(*sizes, width, depth, heads)
-        self.embed_dim = width if flat else width * self.backbone.grid[0]
+        bands, high, wide = self.published.input_size[0], *self.published.patch_size
+        steps = _steps(state, self.published)
+        self.backbone = ViT((bands, steps * wide), (high, wide), width, depth, heads)
+        self.chunk = -(-chunk_frames // wide) * wide if chunk_frames else steps * wide  # frames
+        # The first MSM-MAE, told by its attention without key bias, saw every chunk in full length.
+        self.whole = any(name.endswith(".q_bias") for name in state)
+        self.embed_dim = width if flat else width * (bands // high)
+        self.frame_seconds = None if flat else 0.01 * wide
         scale = self.sample_rate // 16000
         self.mel = torchaudio.transforms.MelSpectrogram(
             self.sample_rate,
@@ -102,22 +129,21 @@ class M2D(Adapter):
             hop_length=160 * scale,
             f_min=50.0,
             f_max=8000.0 * scale,
-            n_mels=self.published.input_size[0],
+            n_mels=bands,
             norm="slaney",
             mel_scale="slaney",
         )
-        mean, std = (float(v) for v in state.pop("norm_stats", NORM_STATS))
+        stored = state.pop("norm_stats", NORM_STATS)
+        mean, std = (float(value) for value in norm_stats or stored)
         self.register_buffer("norm_stats", torch.tensor([mean, std]))
-        self._build(state, width)
-        if state:
-            self._load(state)
+        if weights is not None:
+            text = _m2d_clap.text_prefix(state).partition(".")[0]
+            unused = [*_UNUSED, f"{text}."] if text else _UNUSED
+            _published.load(self.backbone, _joined(state), self.weights, ignore=unused)
+        self._build_joint(state, width, heads)
 
-    def _build(self, state: dict[str, Tensor], width: int) -> None:
-        """For subclasses: modules that go beyond the encoder."""
-
-    def _load(self, state: dict[str, Tensor]) -> None:
-        unused = [*_UNUSED, *(() if hasattr(self, "audio_proj") else ("audio_proj.",))]
-        _published.load(self.backbone, _own(state, ("audio_proj.",)), self.weights, ignore=unused)
+    def _build_joint(self, state: dict[str, Tensor], width: int, heads: int) -> None:
+        """For subclasses: modules beyond the encoder, from the checkpoint's tensors (or none)."""
 
     def logmel(self, audio: Tensor) -> Tensor:
         """(B, S) -> (B, 80, T), natural log of the power, not standardised."""
@@ -130,10 +156,11 @@ class M2D(Adapter):
 
     def tokens(self, features: Tensor) -> Tensor:
         """(B, F, T) -> (B, F', T', D): all patches, chunk after chunk."""
-        step = self.backbone.patch_size[1]
-        chunks = features.split(self.published.input_size[1], dim=2)
-        padded = [nn.functional.pad(c, (0, -c.shape[2] % step)) for c in chunks]
-        return torch.cat([self.backbone(chunk) for chunk in padded], dim=2)
+        wide = self.backbone.patch_size[1]
+        whole = self.chunk if self.whole else wide
+        chunks = [pad(c, (0, -c.shape[2] % whole)) for c in features.split(self.chunk, dim=2)]
+        tokens = torch.cat([self.backbone(chunk) for chunk in chunks], dim=2)
+        return tokens[:, :, : -(-features.shape[2] // wide)]
 
     def encode(self, features):
         tokens = self.tokens(features)
@@ -146,8 +173,10 @@ class M2DCLAP(M2D):
     """M2D-CLAP (Niizumi et al., Interspeech 2024): M2D with a way into a caption space.
 
     Linear evaluation is M2D's. In the joint space a clip is the mean over all patches through the
-    audio projector, a caption the mean over the tokens of a frozen GTE-base (`text_encoder`: its
-    folder or hub name; a folder of that name in the weights folder comes first).
+    audio projector, a caption the mean over the tokens of a frozen sentence encoder. That is
+    `text_encoder` (a folder or hub name; a folder of that name in the weights folder comes first),
+    else the one inside the checkpoint (with `tokenizer`, a folder or hub name), else the one that
+    the checkpoint's folder name tells: GTE-base in 2024.
     """
 
     joint_dim = 768
@@ -157,43 +186,112 @@ class M2DCLAP(M2D):
         weights: Path | None = None,
         *,
         name: str = "m2d_clap_vit_base-80x608p16x16",
+        text_encoder: str | None = None,
+        tokenizer: str | None = None,
         flat: bool = False,
+        chunk_frames: int | None = None,
+        norm_stats: Sequence[float] | None = None,
         width: int = 768,
         depth: int = 12,
         heads: int = 12,
-        text_encoder: str = "thenlper/gte-base",
     ):
-        super().__init__(weights, name=name, flat=flat, width=width, depth=depth, heads=heads)
-        self.sentences = _text.SentenceEncoder(text_encoder)
+        super().__init__(
+            weights,
+            name=name,
+            flat=flat,
+            chunk_frames=chunk_frames,
+            norm_stats=norm_stats,
+            width=width,
+            depth=depth,
+            heads=heads,
+        )
+        told = self.published.text_encoder
+        if text_encoder is not None:
+            self.bert = None  # what the user names comes before what the file holds
+        if self.bert is not None:
+            size = self.bert.config.vocab_size
+            self.tokenizer = _text.Tokenizer(tokenizer or told, size, max_length=512)
+        self.sentences = _text.SentenceEncoder(text_encoder or told)
 
-    def _build(self, state, width):
-        self.audio_proj = _text.mlp(width, width)
+    def _build_joint(self, state, width, heads):
         self.joint_dim = width
+        self.audio_proj = self._projector(_m2d_clap.below(state, "audio_proj."), width, heads)
+        self.text_proj = _m2d_clap.text_projector(state, self.weights)
+        self.bert = _m2d_clap.included_bert(state, self.weights)
 
-    def _load(self, state):
-        if any(name.startswith("audio_proj.sem_") for name in state):
+    def _projector(self, state: dict[str, Tensor], width: int, heads: int) -> nn.Module:
+        if any(name.startswith("sem_") for name in state):
             raise UserError(
-                f"{self.weights}: has the transformer projector of the 2025 models, which this "
-                "adapter does not know yet; --model m2d gives its linear evaluation"
+                f"{self.weights}: has the transformer projector of the 2025 models: the model is "
+                "m2d_clap_2025"
             )
-        super()._load(state)
-        begin = "audio_proj."
-        projector = {k.removeprefix(begin): v for k, v in state.items() if k.startswith(begin)}
-        _published.load(self.audio_proj, projector, self.weights)
+        if self.weights is not None and not state:
+            raise UserError(
+                f"{self.weights}: holds no audio projector (audio_proj.* is missing), so that "
+                "there is no joint space; the model m2d takes this file for linear evaluation"
+            )
+        projector = _text.mlp(width, width)
+        if state:
+            _published.load(projector, state, self.weights)
+        return projector
 
     def embed_joint(self, audio):
         return self.audio_proj(self.tokens(self.features(audio)).mean(dim=(1, 2)))
 
     def embed_text(self, captions):
-        return self.sentences(captions, self.norm_stats.device)
+        device = self.norm_stats.device
+        if self.bert is None:
+            return self.text_proj(self.sentences(captions, device))
+        ids, mask = (part.to(device) for part in self.tokenizer(list(captions)))
+        return self.text_proj(_m2d_clap.mean_states(self.bert, ids, mask))
 
 
-def _own(state: dict[str, Tensor], beside: tuple[str, ...]) -> dict[str, Tensor]:
-    return {name: value for name, value in state.items() if not name.startswith(beside)}
+class M2DCLAP2025(M2DCLAP):
+    """M2D-CLAP of 2025 (Niizumi et al., arXiv 2503.22104): a transformer as audio projector.
+
+    Its linear evaluation is M2D's. Its joint space is UNVERIFIED: how the projector is computed,
+    and that captions are the mean over BERT's tokens, is inferred from the names of the tensors
+    (`_m2d_clap.TransformerProjector`). Where a checkpoint has other tensors than inferred, it still
+    loads for linear evaluation, and the joint space is refused with what differs.
+    """
+
+    def _build_joint(self, state, width, heads):
+        self.refusal = None
+        try:
+            super()._build_joint(state, width, heads)
+        except UserError as error:
+            self.refusal, self.joint_dim = error, width
+            self.audio_proj = self.text_proj = self.bert = None
+
+    def _projector(self, state, width, heads):
+        depth = _m2d_clap.count(state, "sem_blocks.") or 1
+        projector = _m2d_clap.TransformerProjector(width, depth, heads)
+        if self.weights is not None:
+            _published.load(projector, state, self.weights)
+        return projector
+
+    def _require_joint(self):
+        if self.refusal is not None:
+            raise UserError(f"No joint space of the 2025 models: {self.refusal}")
+        if self.weights is not None:
+            warnings.warn(
+                "the joint space of the 2025 M2D-CLAP models is inferred, not verified: compare "
+                "with published zero-shot figures before you quote it",
+                stacklevel=3,
+            )
+
+    def embed_joint(self, audio):
+        self._require_joint()
+        return self.audio_proj(self.tokens(self.features(audio)).flatten(1, 2))
+
+    def embed_text(self, captions):
+        self._require_joint()
+        return super().embed_text(captions)
 
 
 def _checkpoint(path: Path) -> Path:
     """The checkpoint file: the path itself, or the newest-epoch one in a published folder."""
+    path = path.absolute()  # the folder's name counts, of "." too
     if path.is_file():
         return path
     files = [*path.glob("*.pth"), *path.glob("*.safetensors")]
@@ -208,15 +306,29 @@ def _epoch(stem: str) -> int:
 
 
 def _state(file: Path) -> dict[str, Tensor]:
-    """Encoder tensors under their own names, whatever wrapped them."""
+    """The checkpoint's tensors without what a fine-tuning run wrapped around them."""
     state = _published.read(file, "model")
-    if any(name.startswith(_FINE_TUNED) for name in state):
-        state = {
-            name.removeprefix(_FINE_TUNED): value
-            for name, value in state.items()
-            if name.startswith(_FINE_TUNED)
-        }
-    for name in [n for n in state if n.endswith(".q_bias")]:  # the first MSM-MAE: no bias for keys
-        q, v = state.pop(name), state.pop(name.replace(".q_bias", ".v_bias"))
-        state[name.replace(".q_bias", ".qkv.bias")] = torch.cat([q, torch.zeros_like(q), v])
+    return _m2d_clap.below(state, _FINE_TUNED) or state
+
+
+def _steps(state: dict[str, Tensor], published: Published) -> int:
+    """How many patches along time the network has positions for.
+
+    The folder's name tells it where the input is whole patches; 1,001 frames may be 62 patches of
+    16 or 63, and the checkpoint's positions decide.
+    """
+    frames, wide = published.input_size[1], published.patch_size[1]
+    rows = published.input_size[0] // published.patch_size[0]
+    up = -(-frames // wide)
+    table = state.get("pos_embed", torch.empty(0))
+    return up if table.shape[1:2] == (1 + rows * up,) else frames // wide
+
+
+def _joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The first MSM-MAE's biases of queries and values, which has none for keys, as one."""
+    state = dict(state)
+    for block in [n.removesuffix("q_bias") for n in state if n.endswith(".q_bias")]:
+        if f"{block}v_bias" in state:  # else strict loading names the odd one
+            q, v = state.pop(f"{block}q_bias"), state.pop(f"{block}v_bias")
+            state[f"{block}qkv.bias"] = torch.cat([q, torch.zeros_like(q), v])
     return state

@@ -205,9 +205,14 @@ def test_the_same_content_has_the_same_fingerprint(sound, tmp_path):
     assert audio.fingerprint(a) == audio.fingerprint(b)
 
 
-@pytest.mark.parametrize("at", [0.001, 0.25, 0.4, 0.5, 0.75, 0.9, 0.999])
-@pytest.mark.parametrize("seconds", [0.2, 5])
-def test_a_change_anywhere_changes_the_fingerprint(at, seconds, sound, tmp_path):
+@pytest.mark.parametrize(
+    ("seconds", "at"),
+    [
+        *((0.2, at) for at in (0.001, 0.25, 0.4, 0.5, 0.75, 0.9, 0.999)),
+        *((5, at) for at in (0.001, 0.5, 0.999)),  # of large files three parts are read
+    ],
+)
+def test_a_change_changes_the_fingerprint(seconds, at, sound, tmp_path):
     path = sound(tmp_path / "a.wav", seconds=seconds)
     before = audio.fingerprint(path)
     content = bytearray(path.read_bytes())

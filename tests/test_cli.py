@@ -55,7 +55,7 @@ def test_help_names_every_option_and_no_other(name):
         p.name for p in inspect.signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY
     }
     said = set(re.findall(r"^\s*--(\w+)", inspect.getdoc(function), re.MULTILINE)) - {"NAME"}
-    assert said == options - ({"data"} if name == "list" else set())
+    assert said == options
 
 
 @pytest.mark.parametrize("script", ["prepare", "leaderboard", "lineareval"])
@@ -181,7 +181,7 @@ def test_lists_models_and_tasks(command):
     assert "logmel" in models
     assert not [name for name in models if name.startswith("_")]
     tasks = command("list", "tasks").out
-    assert re.search(r"^esc50 +2,000 clips +5 folds +accuracy", tasks, re.MULTILINE)
+    assert re.search(r"^esc50 +2,000 +50 .*accuracy", tasks, re.MULTILINE)
 
 
 def test_cache_is_listed_and_removed(clips, simple, lineareval, command, tmp_path):

@@ -30,7 +30,7 @@ def text_options(name, folder):
     if name in TOKENIZERS:
         write_tokenizer(folder, TOKENIZERS[name])
         return {"tokenizer": str(folder)}
-    if name == "m2d_clap":
+    if name.startswith("m2d_clap"):
         from transformers import BertConfig, BertModel
 
         write_tokenizer(folder, "bert")

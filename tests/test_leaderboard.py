@@ -76,10 +76,11 @@ def test_a_row_a_model_a_column_a_task(board, tmp_path):
     assert "| a | 50.0 ± 1.2 | 62.5 ± 1.2 |  |  |" in page
 
 
-def test_the_newest_run_of_a_cell_counts(board):
-    newer = {"finished": "2025-06-01T00:00:00+00:00"}
-    found = board(record(mean=0.9), record(mean=0.4, **newer), record(mean=0.8))
-    assert [row["esc50"] for row in found] == ["40.0 ± 1.2"]
+@pytest.mark.parametrize("ids", ["0f", "f0"])
+def test_the_newest_run_of_a_cell_counts(ids, board):
+    old = record(mean=0.9, id=ids[0] * 16)
+    new = record(mean=0.4, id=ids[1] * 16, finished="2025-06-01T00:00:00+00:00")
+    assert [row["esc50"] for row in board(old, new)] == ["40.0 ± 1.2"]
 
 
 NINE = leaderboard.AVERAGED["linear"]

@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -122,8 +123,14 @@ def test_several_workers_share_the_work_and_do_none_of_it_twice(tmp_path):
         mine = Store(tmp_path, IDENTITY)
 
         def compute(numbers):
+            ahead = []  # one is computed while the next is decoded
             for number in numbers:
                 computed.append(number)
+                ahead.append(number)
+                if len(ahead) == 2:
+                    time.sleep(0.002)
+                    mine.write(ahead[0], shard(ahead.pop(0)))
+            for number in ahead:
                 mine.write(number, shard(number))
 
         start.wait()
@@ -134,6 +141,32 @@ def test_several_workers_share_the_work_and_do_none_of_it_twice(tmp_path):
         for worker in [pool.submit(work) for _ in range(4)]:
             worker.result()
     assert sorted(computed) == list(range(40))
+
+
+def test_the_last_shards_are_nobody_elses_while_they_are_computed(tmp_path):
+    """The claims are at their end then, their locks must not be."""
+    one, other, computed = Store(tmp_path, IDENTITY), Store(tmp_path, IDENTITY), []
+    claimed = threading.Event()
+
+    def slowly(numbers):
+        ahead = list(numbers)
+        claimed.set()
+        time.sleep(0.3)
+        for number in ahead:
+            computed.append(number)
+            one.write(number, shard(number))
+
+    def at_once(numbers):
+        for number in numbers:
+            computed.append(number)
+            other.write(number, shard(number))
+
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(one.fill, [0, 1], slowly)
+        claimed.wait()
+        other.fill([0, 1], at_once)
+        slow.result()
+    assert sorted(computed) == [0, 1]
 
 
 def test_the_work_of_one_that_dies_is_taken_over(tmp_path):

@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import warnings
 
 import numpy as np
 import pytest
@@ -45,7 +46,7 @@ def evil_globals(path):
 
 
 def evil_pickle(path):
-    path.write_bytes(pickle.dumps(Evil()))
+    path.write_bytes(pickle.dumps(Evil(), protocol=2))
 
 
 def evil_old_format(path):
@@ -56,6 +57,14 @@ def evil_old_format(path):
 def test_code_in_a_checkpoint_is_refused_and_never_run(write, tmp_path):
     write(tmp_path / "evil.pt")
     with pytest.raises(UserError, match=r"evil\.pt: refused.*convert it"):
+        weights.load_checkpoint(tmp_path / "evil.pt")
+    assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_no_pickle_of_any_protocol_is_run(protocol, tmp_path):
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps({"weight": Evil()}, protocol=protocol))
+    with pytest.raises(UserError, match=r"evil\.pt"), warnings.catch_warnings(action="ignore"):
         weights.load_checkpoint(tmp_path / "evil.pt")
     assert not (tmp_path / "harm").exists()
 

@@ -15,6 +15,7 @@ import pandas as pd
 from evar import clips, embeddings, models, probe, scoring, targets
 from evar.adapter import Adapter
 from evar.clips import Manifest
+from evar.errors import UserError
 from evar.probe import ProbeSettings
 from evar.scoring import Evaluation
 from evar.task import Task
@@ -74,7 +75,10 @@ def evaluate(
     names = targets.class_names(manifest)
     y = targets.encode_labels(manifest, names)
     folds = targets.folds_of(manifest)
-    fitted = _fit(embedded, y, folds, settings, device, probe_progress)
+    try:
+        fitted = _fit(embedded, y, folds, settings, device, probe_progress)
+    except ValueError as error:
+        raise UserError(f"{manifest.task.name}: {error}") from error
     probing_ended = perf_counter()
 
     scores = [[probe.predicted_scores(fit.logits) for fit in run] for run in fitted]

@@ -22,7 +22,9 @@ def eat(tmp_path_factory, golden):
     state = state_dict("eat_base", int(golden["seed"]))
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
     save_file({k: torch.from_numpy(np.asarray(v)).contiguous() for k, v in state.items()}, path)
-    return models.load("eat", weights=path)[0]
+    adapter, _ = models.load("eat", weights=path)
+    path.unlink()  # several hundred megabytes
+    return adapter
 
 
 @pytest.mark.parametrize("seconds", ["1", "5", "11"])
@@ -53,3 +55,12 @@ def test_missing_tensors_are_named(tmp_path):
     save_file(state, tmp_path / "x.safetensors")
     with pytest.raises(UserError, match=r"missing \(pre_norm.bias\)"):
         Eat(tmp_path / "x.safetensors", **Eat.TINY)
+
+
+def test_a_clip_alone_is_what_it_is_in_a_batch():
+    adapter = Eat(**Eat.TINY).eval()
+    for seconds in (0.01, 2.5, 60):
+        x = torch.from_numpy(audio(seconds, 16000)) * torch.tensor([[0.01], [1.0]])
+        with torch.inference_mode():
+            together = adapter.embed(x)
+            assert relative_error(adapter.embed(x[:1]), together[:1]) < 1e-4

@@ -1,6 +1,7 @@
 """M2D, MSM-MAE and M2D-CLAP against what the originals compute with stand-in weights."""
 
 import argparse
+import shutil
 
 import numpy as np
 import pytest
@@ -10,10 +11,11 @@ from standin import GOLDEN, audio, relative_error, state_dict
 from evar import models
 from evar.errors import UserError
 from evar.model_adapters._vit import sincos_positions
-from evar.model_adapters.m2d import M2D, M2DCLAP, Published
+from evar.model_adapters.m2d import M2D, M2DCLAP, M2DCLAP2025, Published
 
 CLAP = "m2d_clap_vit_base-80x608p16x16"
 MSM = "msm_mae_80x608"
+FIRST_MSM = "msm_mae_80x512"
 TINY_CLAP = M2DCLAP.TINY
 
 
@@ -43,6 +45,7 @@ def clap(tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     path = write(folder, f"{CLAP}-240128", state, args=argparse.Namespace(lr=1), epoch=300)
     adapter, config = models.load("m2d_clap", weights=path)
+    shutil.rmtree(path)  # several hundred megabytes
     assert config.lr == 3e-5
     return adapter
 
@@ -74,12 +77,34 @@ def test_msm_mae_embeddings_are_the_originals(tmp_path):
     state = tensors(MSM)
     path = write(tmp_path, "msm_mae_vit_base-80x608p16x16-220924-mr75", state)
     adapter, _ = models.load("msm_mae", weights=path)
+    shutil.rmtree(path)
     with torch.inference_mode():
         for seconds in ("1", "5", "11"):
             x = torch.from_numpy(audio(float(seconds), 16000))
             frames = adapter.frames(x)
+            assert list(frames.shape) == golden[f"frames_shape_{seconds}s"].tolist()
             assert relative_error(frames.mean(1), golden[f"clip_{seconds}s"]) < 1e-4
             assert relative_error(frames[:, :2], golden[f"frames_head_{seconds}s"]) < 1e-4
+        ours = adapter.logmel(torch.from_numpy(audio(1, 16000)))[:, None, :, :40]
+    assert relative_error(ours, golden["logmel_1s"]) < 1e-4
+
+
+def test_first_msm_mae_is_the_original(tmp_path):
+    """Another layout (no key bias) and another runtime (chunks padded to their full length)."""
+    golden = np.load(GOLDEN / f"{FIRST_MSM}.npz")
+    path = write(tmp_path, "80x512p16x16_x", tensors(FIRST_MSM))
+    adapter, _ = models.load("msm_mae", weights=path, norm_stats=golden["norm_stats"].tolist())
+    shutil.rmtree(path)
+    last = int(golden["clip_512frames_samples"]) / 16000
+    with torch.inference_mode():
+        for key, seconds in (("1s", 1), ("5s", 5), ("11s", 11), ("512frames", last)):
+            frames = adapter.frames(torch.from_numpy(audio(seconds, 16000)))
+            assert relative_error(frames.mean(1), golden[f"clip_{key}"]) < 1e-4
+            if key != "512frames":
+                assert list(frames.shape) == golden[f"frames_shape_{key}"].tolist()
+                assert relative_error(frames[:, :2], golden[f"frames_head_{key}"]) < 1e-4
+        ours = adapter.logmel(torch.from_numpy(audio(1, 16000)))[:, None, :, :40]
+    assert relative_error(ours, golden["logmel_1s"]) < 1e-4
 
 
 def test_positions_are_the_originals():
@@ -134,16 +159,105 @@ def test_another_models_checkpoint_is_named(tiny, tmp_path):
     path = write(tmp_path, "m2d_clap_vit_x-80x608p16x16-1", state)
     with pytest.raises(UserError, match=r"1 missing \(blocks.0.norm1.weight\).*blocks.9"):
         M2DCLAP(path, **TINY_CLAP)
+
+
+def test_the_wrong_projector_is_told_by_name(tiny, tmp_path):
+    state = tiny_state(tiny) | {"audio_proj.sem_token": torch.zeros(1, 1, 24)}
+    path = write(tmp_path, "m2d_clap_vit_x-80x608p16x16-1", state)
+    with pytest.raises(UserError, match="m2d_clap_2025"):
+        M2DCLAP(path, **TINY_CLAP)
     plain = write(tmp_path, "m2d_vit_x-80x608p16x16-1", tiny.backbone.state_dict())
-    with pytest.raises(UserError, match="missing"):
+    with pytest.raises(UserError, match=r"no audio projector \(audio_proj"):
         M2DCLAP(plain, **TINY_CLAP)
 
 
-def test_projector_of_2025_is_refused_by_name(tiny, tmp_path):
-    state = tiny_state(tiny) | {"audio_proj.sem_token": torch.zeros(1, 1, 24)}
-    path = write(tmp_path, "m2d_clap_vit_x-80x608p16x16-1", state)
-    with pytest.raises(UserError, match="2025"):
-        M2DCLAP(path, **TINY_CLAP)
+def test_an_empty_checkpoint_is_refused(tmp_path):
+    path = write(tmp_path, "m2d_vit_x-80x608p16x16-1", {})
+    with pytest.raises(UserError, match="missing"):
+        M2D(path, **M2D.TINY)
+
+
+NAME_2025 = "m2d_clap_vit_base-80x1001p16x16p16kpBpTI-2025"
+
+
+def tiny_2025(folder, sizes, **changed):
+    """A file as the 2025 models may be laid out, and the parts that it was made from."""
+    source = M2DCLAP2025(name=NAME_2025, **TINY_CLAP).eval()
+    bert = bert_of(**sizes)
+    state = {f"audio_proj.{k}": v for k, v in source.audio_proj.state_dict().items()}
+    state |= source.backbone.state_dict()
+    state |= {f"text_encoder.model.{k}": v for k, v in bert.state_dict().items()}
+    state |= {"text_proj.weight": torch.randn(24, 16), "text_proj.bias": torch.zeros(24)}
+    return write(folder, NAME_2025, state | changed), source, bert, state
+
+
+@pytest.mark.filterwarnings("ignore:the joint space of the 2025")
+def test_model_of_2025_loads_and_says_what_is_not_verified(tmp_path):
+    from golden_cases import write_tokenizer
+
+    path, source, bert, state = tiny_2025(tmp_path, {"hidden_size": 16})
+    folder = str(write_tokenizer(tmp_path / "words", "bert"))
+    adapter = M2DCLAP2025(path, tokenizer=folder, **TINY_CLAP).eval()
+    x = torch.from_numpy(audio(1, 16000))
+    with torch.inference_mode():
+        torch.testing.assert_close(adapter.embed(x), source.embed(x))
+        with pytest.warns(UserWarning, match="not verified"):
+            joint = adapter.embed_joint(x)
+        torch.testing.assert_close(joint, source.embed_joint(x))
+        ids, mask = adapter.tokenizer(["a dog"])
+        mean = bert(input_ids=ids, attention_mask=mask).last_hidden_state.mean(1)
+        expected = mean @ state["text_proj.weight"].T
+        captions = adapter.embed_text(["a dog", "the rain can be heard"])
+    torch.testing.assert_close(captions[:1], expected, atol=1e-5, rtol=1e-4)
+    assert adapter.embed_dim == 5 * 24
+
+
+def test_model_of_2025_with_other_tensors_still_gives_linear_evaluation(tmp_path):
+    more = {"audio_proj.sem_norm.weight": torch.zeros(24)}
+    path, source, _, _ = tiny_2025(tmp_path, {"hidden_size": 16}, **more)
+    adapter = M2DCLAP2025(path, **TINY_CLAP).eval()
+    x = torch.from_numpy(audio(1, 16000))
+    torch.testing.assert_close(adapter.embed(x), source.embed(x))
+    for call in (lambda: adapter.embed_joint(x), lambda: adapter.embed_text(["a dog"])):
+        with pytest.raises(UserError, match="sem_norm"):
+            call()
+
+
+def test_text_encoder_inside_the_checkpoint_needs_its_vocabulary_only(tiny, tmp_path):
+    from golden_cases import write_tokenizer
+
+    bert = bert_of(hidden_size=24)
+    inside = {f"text_encoder.{name}": value for name, value in bert.state_dict().items()}
+    path = write(tmp_path, "m2d_clap_vit_x-80x608p16x16pApTI-1", tiny_state(tiny) | inside)
+    bert.save_pretrained(tmp_path / "gte")
+    folder = str(write_tokenizer(tmp_path / "gte", "bert"))
+    with torch.inference_mode():
+        inside = M2DCLAP(path, tokenizer=folder, **TINY_CLAP).eval().embed_text(["a dog"])
+        beside = M2DCLAP(path, text_encoder=folder, **TINY_CLAP).eval().embed_text(["a dog"])
+    torch.testing.assert_close(inside, beside)
+    M2D(path, **M2D.TINY)  # which leaves all of that aside
+
+
+def test_positions_for_63_patches_of_a_1001_frame_input_are_taken_as_they_are(tmp_path):
+    wide = M2D(name="m2d_vit_x-80x1008p16x16-1", **M2D.TINY)
+    for name, source, chunk in (
+        ("m2d_vit_x-80x1001p16x16-1", wide, 1008),
+        ("m2d_vit_x-80x1001p16x16-2", M2D(name="m2d_vit_x-80x992p16x16-1", **M2D.TINY), 992),
+    ):
+        path = write(tmp_path, name, source.backbone.state_dict())
+        assert M2D(path, **M2D.TINY).chunk == chunk
+    path = write(tmp_path, "m2d_vit_x-80x608p16x16-1", wide.backbone.state_dict())
+    with pytest.raises(UserError, match="pos_embed is"):
+        M2D(path, **M2D.TINY)
+
+
+def test_longer_chunks_are_encoded_at_once_where_asked():
+    torch.manual_seed(0)
+    adapter = M2D(chunk_frames=1001, **M2D.TINY).eval()
+    x = torch.from_numpy(audio(10, 16000))
+    assert adapter.chunk == 1008
+    at_once = adapter.backbone(torch.nn.functional.pad(adapter.features(x), (0, 7)))
+    torch.testing.assert_close(adapter.tokens(adapter.features(x)), at_once)
 
 
 @pytest.mark.parametrize(
@@ -161,7 +275,32 @@ def test_folder_names_tell_the_size(name, expected):
     assert (got.input_size, got.patch_size, got.sample_rate) == expected
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "m2d_vit_base-80x608p16x16p48k-x"])
+@pytest.mark.parametrize(
+    ("name", "encoder", "included"),
+    [
+        ("m2d_clap_vit_base-80x608p16x16-240128", "thenlper/gte-base", False),
+        ("m2d_clap_vit_base-80x1001p16x16-240128_AS-FT_enconly", "thenlper/gte-base", False),
+        ("m2d_clap_vit_base-80x1001p16x16p16kpN-x", "nvidia/NV-Embed-v2", False),
+        (NAME_2025, "google-bert/bert-base-uncased", True),
+    ],
+)
+def test_folder_names_tell_the_text_encoder(name, encoder, included):
+    got = Published.parse(name)
+    assert (got.text_encoder, got.text_included) == (encoder, included)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "checkpoints",
+        "m2d_vit_base-80x608",
+        "m2d_vit_base-80x608p16x16p48k-x",
+        "m2d_vit_base-80x608p16x16pApB-x",
+        "m2d_vit_base-80x608p16x16p32k32k-x",
+        "m2d_vit_base-80x608p32x16-x",
+        "m2d_vit_base-80x8p16x16-x",
+    ],
+)
 def test_other_folder_names_are_refused(name):
     with pytest.raises(UserError, match=name):
         Published.parse(name)
@@ -180,14 +319,18 @@ def test_longer_input_interpolates_positions_in_time(tiny):
     torch.testing.assert_close(tiny.backbone.positions(7)[0, 7], tiny.backbone.pos_embed[0, 1 + 38])
 
 
-def test_captions_are_averaged_over_their_tokens(tiny, tmp_path):
-    from golden_cases import write_tokenizer
+def bert_of(hidden_size, **more):
     from transformers import BertConfig, BertModel
 
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 16}
+    return BertModel(BertConfig(hidden_size=hidden_size, **sizes, **more)).eval()
+
+
+def test_captions_are_averaged_over_their_tokens(tmp_path):
+    from golden_cases import write_tokenizer
+
     write_tokenizer(tmp_path, "bert")
-    bert = BertModel(
-        BertConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
-    ).eval()
+    bert = bert_of(hidden_size=16)
     bert.save_pretrained(tmp_path)
     adapter = M2DCLAP(text_encoder=str(tmp_path), **TINY_CLAP)
     with torch.inference_mode():
@@ -203,3 +346,20 @@ def test_no_sentence_encoder_is_said(tmp_path):
     adapter = M2DCLAP(text_encoder=str(tmp_path / "none"), **TINY_CLAP)
     with pytest.raises(UserError, match="--text_encoder"):
         adapter.embed_text(["a dog"])
+
+
+def test_an_empty_tokenizer_is_said(tmp_path):
+    from transformers import BertTokenizer
+
+    BertTokenizer(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3}).save_pretrained(tmp_path)
+    bert_of(hidden_size=16).save_pretrained(tmp_path)
+    adapter = M2DCLAP(text_encoder=str(tmp_path), **TINY_CLAP)
+    with pytest.raises(UserError, match="no vocabulary"):
+        adapter.embed_text(["a dog"])
+
+
+@pytest.mark.parametrize("cls", [M2D, M2DCLAP, M2DCLAP2025])
+def test_a_clip_alone_is_what_it_is_in_a_batch(cls):
+    from golden_cases import assert_steady, tiny
+
+    assert_steady(tiny(cls))

@@ -1,0 +1,62 @@
+"""Pages that are generated agree with the registry; examples in pages run."""
+
+import re
+from pathlib import Path
+
+import pytest
+from miniatures import sound, table
+
+from evar import cli, clips, docs_models, docs_tasks, models
+
+DOCS = Path(docs_tasks.PAGE).parent
+README = DOCS.parent / "README.md"
+
+
+def block(page: Path, containing: str) -> str:
+    """The one code block of a page that contains a text."""
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    (found,) = [b for b in blocks if containing in b]
+    return found
+
+
+def test_tasks_page_is_that_of_the_registry():
+    assert docs_tasks.PAGE.read_text(encoding="utf-8") == docs_tasks.page(), (
+        "run python -m evar.docs_tasks"
+    )
+
+
+def test_models_page_is_that_of_the_registry():
+    """But for the sizes, which are measured when it is written."""
+    written = docs_models.PAGE.read_text(encoding="utf-8")
+    sizes = re.findall(r"^- [\d,]+ Hz, embedding .* million parameters\n", written, re.MULTILINE)
+    for line in sizes:
+        written = written.replace(line, "", 1)
+    assert written == docs_models.page(measure=False), "run python -m evar.docs_models"
+    assert len(sizes) >= len(models.names()) - 1  # opensmile has none without its package
+
+
+@pytest.mark.parametrize(
+    ("page", "containing", "name"),
+    [(DOCS / "add-a-model.md", "class Bands", "Bands"), (README, "class Mine", "Mine")],
+)
+def test_example_of_a_model_runs(page, containing, name, tmp_path, capsys):
+    path = tmp_path / "mine.py"
+    path.write_text(block(page, containing))
+    cli.run("check", [f"{path}:{name}"])
+    places = [f"--results={tmp_path}/results", "--quiet", "--epochs=2"]
+    cli.run("lineareval", [f"{path}:{name}", "demo", *places])
+    assert f"{name}  demo  linear  accuracy" in capsys.readouterr().out
+
+
+def test_example_of_a_task_runs(tmp_path):
+    namespace: dict = {"__name__": "birds"}
+    exec(compile(block(DOCS / "add-a-task.md", "birds"), "birds.py", "exec"), namespace)
+    rows = []
+    for i, part in enumerate(("train", "train", "valid", "test")):
+        for species in ("wren", "robin"):
+            sound(tmp_path / f"wav/{species}{i}.wav", 16000)
+            rows.append((f"{species}{i}.wav", species, f"{species} hunter {i}", part))
+    table(tmp_path / "birds.csv", ["recording", "species", "recordist", "part"], rows)
+    manifest = clips.build(namespace["TASK"], tmp_path)
+    assert not manifest.partial
+    assert manifest.counts() == {"train": 4, "valid": 2, "test": 2}
