@@ -68,8 +68,9 @@ def _missing_wav_bytes(path: Path) -> int:
             file.seek(position)
             name, length = struct.unpack("<4sI", file.read(8))
             if name == b"data":
-                # Streaming writers leave the length open: 0xFFFFFFFF is "until the end".
-                return 0 if length == 0xFFFFFFFF else max(0, position + 8 + length - size)
+                # Streaming writers leave the length open: "until the end".
+                open_ended = length >= 0x7FFFF000
+                return 0 if open_ended else max(0, position + 8 + length - size)
             position += 8 + length + length % 2
     return 0
 

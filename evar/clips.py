@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from evar import audio, files
-from evar.checksums import verify
+from evar.download import verify
 from evar.errors import BadAudio, UserError
 from evar.task import SPLITS, Task
 
@@ -175,7 +175,8 @@ def check_table(task: Task, table: pd.DataFrame) -> pd.DataFrame:
 
 def _leaves_root(file: str) -> bool:
     path = PurePosixPath(file.replace("\\", "/"))
-    return path.is_absolute() or ".." in path.parts or ":" in path.parts[0] if path.parts else True
+    drive = len(file) > 1 and file[1] == ":" and file[0].isalpha()
+    return not path.parts or path.is_absolute() or ".." in path.parts or drive
 
 
 def _refuse(task: Task, offenders: Iterable[str], what: str) -> None:
@@ -224,7 +225,7 @@ def label_set(labels: pd.Series) -> set[str]:
 def check_copies(task: Task, root: Path, good: pd.DataFrame) -> None:
     """Refuse a user's set in which the same sound is in training and in test.
 
-    Published sets keep their published clips; their copies are counted, not refused.
+    Published sets keep their published clips, copies included: papers score them.
     """
     if task.counts:
         return

@@ -75,6 +75,8 @@ def lineareval(
     from evar.probe import ProbeSettings
     from evar.protocols import linear
 
+    if manifest.task.metric == "recall":
+        raise UserError(f"{task} has captions, no classes: it is a task of audio-text retrieval")
     clips.require_usable(manifest, partial=partial, skip_bad=skip_bad)
     device = _device(device)
     files.make_folder(results)
@@ -298,6 +300,8 @@ def leaderboard(*, results="results"):
     """
     from evar import leaderboard as leaderboard_
 
+    if not Path(results).is_dir():
+        raise UserError(f"{results}: no such results folder (--results=DIR)")
     for path in leaderboard_.rebuild(results):
         print(path)
 

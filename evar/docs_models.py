@@ -24,7 +24,7 @@ def section(name: str, *, measure: bool) -> str:
     cls = models.adapter_class(config.adapter)
     about = (cls.__doc__ or "").strip().splitlines()
     lines = [f"## {name}", "", config.title or (about[0] if about else ""), ""]
-    if measure:
+    if measure and cls.TINY is not None:  # else it needs something that is not here
         lines.append(f"- {_size(cls, config)}")
     facts = {
         "Paper": config.paper,

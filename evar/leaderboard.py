@@ -26,6 +26,7 @@ AVERAGED = {
         "surge",
     )
 }
+_SEEDS = [42, 43, 44]
 _DEFAULTS = {
     "hidden": [],
     "epochs": 200,
@@ -97,6 +98,9 @@ def variant(record: dict) -> str:
     told = [f"{k}={settings[k]}" for k, v in _DEFAULTS.items() if settings.get(k, v) != v]
     if settings.get("lr", config["lr"]) != config["lr"]:
         told.insert(0, f"lr={settings['lr']:g}")
+    if record["seeds"] != _SEEDS:
+        told.append(f"seeds={','.join(map(str, record['seeds']))}")
+    told += results.caveats(record["clips"]) and ["reduced set"]
     given = record["model"]["options"]
     told += [f"{k}={v}" for k, v in given.items() if config["options"].get(k) != v]
     return ", ".join(told)

@@ -86,7 +86,13 @@ def config(model: str) -> ModelConfig:
 def _read_yaml(path: Path) -> dict:
     import yaml
 
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(content, dict) or "adapter" not in content:
+        raise UserError(f"{path}: a model's configuration names its `adapter`")
+    return content
 
 
 def load(model: str, *, weights=None, **overrides) -> tuple["Adapter", ModelConfig]:  # noqa: F821

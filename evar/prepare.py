@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from evar import clips, download
+from evar import archives, clips, download, split_files
 from evar.errors import UserError
 from evar.task import Source, Task
 
@@ -35,16 +35,16 @@ def fetch_all(task: Task, folder: Path, progress=None) -> None:
 
     Raises UserError with what a person has to do where something is not.
     """
-    archives = [s for s in task.sources if s.kind == "archive" and s.url]
-    for source in [s for s in task.sources if s.url and s.kind != "archive"] + archives:
+    packed = [s for s in task.sources if s.kind == "archive" and s.url]
+    for source in [s for s in task.sources if s.url and s.kind != "archive"] + packed:
         download.fetch(source, folder, progress=progress)
-    for source in archives:
+    for source in packed:
         path = folder / source.path
         if _part_of_split_zip(path):
             continue
         if path.with_suffix(".z01").exists():
-            path = download.join_split_zip(folder, path.stem)
-        download.extract(path, folder)
+            path = split_files.join_split_zip(folder, path.stem)
+        archives.extract(path, folder)
     todo = [s for s in task.sources if s.how and not (s.kind == "archive" and s.url)]
     if todo and not _complete(task, folder):
         what = "\n".join(f"  {s.path}: {_checksum(s)}{s.how}." for s in todo)

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from evar import Adapter, models
-from evar.check import check, command
+from evar.check import check
+from evar.commands import check as command
 from evar.errors import UserError
 
 

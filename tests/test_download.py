@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from evar import download
+from evar import archives, download, split_files
 from evar.errors import UserError
 from evar.task import Source
 
@@ -308,15 +308,15 @@ def test_extract(tmp_path, name):
     (folder / "wav/z.wav").write_bytes(b"there before")
     (folder / f".extracting-{name}").mkdir()
     (folder / f".extracting-{name}/rest").write_bytes(b"of an interrupted call")
-    download.extract(archive, folder)
+    archives.extract(archive, folder)
     assert files(folder) == {*GOOD, "wav/z.wav", f".extracted-{name}"}
     assert all((folder / each).read_bytes() == content for each, content in GOOD.items())
 
     (folder / "meta.csv").unlink()
-    download.extract(archive, folder)  # the marker says that all is done
+    archives.extract(archive, folder)  # the marker says that all is done
     assert not (folder / "meta.csv").exists()
     archived(archive, {**GOOD, "new": b""}) if name != "a.TGZ" else archive.touch()
-    download.extract(archive, folder)
+    archives.extract(archive, folder)
     assert (folder / "meta.csv").exists()
 
 
@@ -325,7 +325,7 @@ def test_extract(tmp_path, name):
 def test_unsafe_paths(tmp_path, name, bad):
     archive = archived(tmp_path / name, {"good": b"", bad: b"harm"})
     with says(name, "unsafe path"):
-        download.extract(archive, tmp_path / "in/data")
+        archives.extract(archive, tmp_path / "in/data")
     assert files(tmp_path) == {name}
     assert not Path("/tmp/evar_out").exists()
 
@@ -345,7 +345,7 @@ def test_unsafe_paths(tmp_path, name, bad):
 def test_links_and_devices(tmp_path, name, kind):
     archive = archived(tmp_path / name, {"good": b"", "odd": kind, "odd/more": b"harm"})
     with says("'odd' is a link or a device"):
-        download.extract(archive, tmp_path / "data")
+        archives.extract(archive, tmp_path / "data")
     assert files(tmp_path) == {name}
 
 
@@ -353,18 +353,18 @@ def test_links_and_devices(tmp_path, name, kind):
 def test_limits(tmp_path, name):
     archive, total = archived(tmp_path / name, GOOD), sum(map(len, GOOD.values()))
     with says(f"more than {total - 1} bytes"):
-        download.extract(archive, tmp_path / "data", max_bytes=total - 1)
+        archives.extract(archive, tmp_path / "data", max_bytes=total - 1)
     with says("more than 3 files"):
-        download.extract(archive, tmp_path / "data", max_files=3)
+        archives.extract(archive, tmp_path / "data", max_files=3)
     assert files(tmp_path) == {name}
-    download.extract(archive, tmp_path / "data", max_files=4, max_bytes=total)
+    archives.extract(archive, tmp_path / "data", max_files=4, max_bytes=total)
 
 
 def test_size_in_a_zip_header_is_not_trusted(tmp_path):
     archive = zipped(tmp_path / "a.zip", {"a": bytes(10**6)})
     archive.write_bytes(archive.read_bytes().replace(struct.pack("<I", 10**6), b"\1\0\0\0"))
     with says("a.zip", "cannot unpack"):
-        download.extract(archive, tmp_path / "data", max_bytes=100)
+        archives.extract(archive, tmp_path / "data", max_bytes=100)
     assert files(tmp_path) == {"a.zip"}
 
 
@@ -373,7 +373,7 @@ def test_header_of_a_tar_cannot_fill_the_memory(tmp_path):
     info.type, info.size = tarfile.XHDTYPE, 2**32
     (tmp_path / "a.tar").write_bytes(info.tobuf() + bytes(10240))
     with says("a header claims"):
-        download.extract(tmp_path / "a.tar", tmp_path / "data")
+        archives.extract(tmp_path / "a.tar", tmp_path / "data")
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tgz"])
@@ -382,7 +382,7 @@ def test_damaged(tmp_path, name):
     for content in (b"", b"no archive", whole[:100_000], whole[: len(whole) // 2 + 300]):
         (tmp_path / name).write_bytes(content)
         with says(name, "cannot unpack", "fetch it again"):
-            download.extract(tmp_path / name, tmp_path / "data")
+            archives.extract(tmp_path / name, tmp_path / "data")
         assert files(tmp_path) == {name}
 
 
@@ -391,7 +391,7 @@ def test_broken_header_in_the_middle_of_a_tar(tmp_path):
     content[512:600] = b"x" * 88
     (tmp_path / "a.tar").write_bytes(content)
     with says("it ends too early"):
-        download.extract(tmp_path / "a.tar", tmp_path / "data")
+        archives.extract(tmp_path / "a.tar", tmp_path / "data")
 
 
 def test_nothing_goes_through_a_link_or_onto_a_folder(tmp_path):
@@ -400,11 +400,11 @@ def test_nothing_goes_through_a_link_or_onto_a_folder(tmp_path):
     folder.mkdir()
     (folder / "wav").symlink_to(tmp_path / "elsewhere")
     with says("wav: in the way"):
-        download.extract(archive, folder)
+        archives.extract(archive, folder)
     (folder / "wav").unlink()
     (folder / "meta.csv").mkdir()
     with says("meta.csv: in the way"):
-        download.extract(archive, folder)
+        archives.extract(archive, folder)
     assert files(tmp_path) == {"a.zip"}
 
 
@@ -412,9 +412,9 @@ def test_nothing_goes_through_a_link_or_onto_a_folder(tmp_path):
 def test_other_archives(tmp_path, name):
     (tmp_path / name).touch()
     with says(name, "by hand"):
-        download.extract(tmp_path / name, tmp_path / "data")
+        archives.extract(tmp_path / name, tmp_path / "data")
     with says("no such archive"):
-        download.extract(tmp_path / "b.zip", tmp_path / "data")
+        archives.extract(tmp_path / "b.zip", tmp_path / "data")
 
 
 # join_parts
@@ -424,15 +424,15 @@ def test_join_parts(tmp_path):
     parts = [tmp_path / f"a_part{letter}" for letter in "abc"]
     for i, part in enumerate(parts):
         part.write_bytes(CONTENT[i * 100_000 : (i + 1) * 100_000])
-    download.join_parts(parts, tmp_path / "a.zip")
+    split_files.join_parts(parts, tmp_path / "a.zip")
     assert (tmp_path / "a.zip").read_bytes() == CONTENT
     before = (tmp_path / "a.zip").stat().st_ino
-    download.join_parts(parts, tmp_path / "a.zip")
+    split_files.join_parts(parts, tmp_path / "a.zip")
     assert (tmp_path / "a.zip").stat().st_ino == before
     with says("b.zip: parts are missing", "a_partd"):
-        download.join_parts([*parts, tmp_path / "a_partd"], tmp_path / "b.zip")
+        split_files.join_parts([*parts, tmp_path / "a_partd"], tmp_path / "b.zip")
     with says("parts are missing"):
-        download.join_parts([], tmp_path / "b.zip")
+        split_files.join_parts([], tmp_path / "b.zip")
     assert files(tmp_path) == {"a.zip", *(part.name for part in parts)}
 
 
@@ -501,8 +501,8 @@ def same_members(path: Path) -> bool:
 def test_split_zip(tmp_path, monkeypatch, count, zip64, large_sizes, limit):
     path = zipped(tmp_path / "dev.audio.zip", MEMBERS)
     split(path, count, zip64=zip64, large_sizes=large_sizes)
-    monkeypatch.setattr(download, "ZIP64_FROM", limit)  # as if 4 GiB were fewer bytes
-    whole = download.join_split_zip(tmp_path, "dev.audio")
+    monkeypatch.setattr(split_files, "ZIP64_FROM", limit)  # as if 4 GiB were fewer bytes
+    whole = split_files.join_split_zip(tmp_path, "dev.audio")
     assert whole == tmp_path / "dev.audio.unsplit.zip"
     assert same_members(whole)
     assert (b"PK\6\6" in whole.read_bytes()) == (limit < 2**32 - 1)
@@ -510,8 +510,8 @@ def test_split_zip(tmp_path, monkeypatch, count, zip64, large_sizes, limit):
         assert file.comment == b"hello"
         assert all(b"\x99\x99\2\0ab" in info.extra for info in file.infolist())
     before = whole.stat().st_ino
-    assert download.join_split_zip(tmp_path, "dev.audio").stat().st_ino == before
-    download.extract(whole, tmp_path / "data")
+    assert split_files.join_split_zip(tmp_path, "dev.audio").stat().st_ino == before
+    archives.extract(whole, tmp_path / "data")
     assert files(tmp_path / "data") == {*MEMBERS, ".extracted-dev.audio.unsplit.zip"}
 
 
@@ -524,7 +524,7 @@ def test_split_zip_of_info_zip(tmp_path):
     command = ["zip", "-q", "-r", "-D", "-s", "64k", "../dev.zip", "FSD50K"]
     subprocess.run(command, cwd=tmp_path / "in", check=True)
     assert (tmp_path / "dev.z02").exists()
-    whole = download.join_split_zip(tmp_path, "dev")
+    whole = split_files.join_split_zip(tmp_path, "dev")
     with zipfile.ZipFile(whole) as file:
         assert {i.filename: file.read(i) for i in file.infolist()} == {
             **MEMBERS,
@@ -535,16 +535,16 @@ def test_split_zip_of_info_zip(tmp_path):
 
 def test_split_zip_in_bad_shape(tmp_path):
     path = zipped(tmp_path / "dev.zip", MEMBERS)
-    assert download.join_split_zip(tmp_path, "dev") == path  # was never split
+    assert split_files.join_split_zip(tmp_path, "dev") == path  # was never split
     parts = split(path, 3)
     parts[1].rename(tmp_path / "away")
     with says("dev.unsplit.zip: parts are missing", "dev.z02"):
-        download.join_split_zip(tmp_path, "dev")
+        split_files.join_split_zip(tmp_path, "dev")
     (tmp_path / "away").rename(parts[1])
     parts[1].write_bytes(parts[1].read_bytes()[:-10])
     with says("dev.zip: not a split zip archive, or damaged"):
-        download.join_split_zip(tmp_path, "dev")
+        split_files.join_split_zip(tmp_path, "dev")
     path.write_bytes(b"nothing like it")
     with says("dev.zip: not a split zip archive, or damaged", "no end record"):
-        download.join_split_zip(tmp_path, "dev")
+        split_files.join_split_zip(tmp_path, "dev")
     assert files(tmp_path) == {part.name for part in parts}
