@@ -254,11 +254,10 @@ def _some(names: Iterable[str]) -> str:
 
 def _scan(root: Path, names: list[str], previous, progress) -> tuple[pd.DataFrame, np.ndarray]:
     """Header and fingerprint of every file, in parallel: (table, (N, 3) stamps)."""
-    known = {}
+    known, columns = {}, []
     if previous is not None and previous.root == root:
-        rows = previous.table[_SCANNED].itertuples(index=False, name=None)
-        stamps = map(tuple, previous.stamps.tolist())
-        known = {f: (s, r) for f, s, r in zip(previous.table.file, stamps, rows, strict=True)}
+        known = {name: row for row, name in enumerate(previous.table.file)}
+        columns = [previous.table[column].to_numpy() for column in _SCANNED]
 
     def look(name: str):
         try:
@@ -266,8 +265,9 @@ def _scan(root: Path, names: list[str], previous, progress) -> tuple[pd.DataFram
         except OSError:
             return _ABSENT, (0, 0, 0, "", MISSING)
         stamp = _stamp(status)
-        if name in known and known[name][0] == stamp:
-            return known[name]
+        row = known.get(name)
+        if row is not None and tuple(previous.stamps[row]) == stamp:
+            return stamp, tuple(column[row] for column in columns)
         path = root / name
         if not path.is_file():
             return stamp, (0, 0, 0, "", "not a file")
@@ -279,7 +279,9 @@ def _scan(root: Path, names: list[str], previous, progress) -> tuple[pd.DataFram
         return stamp, (header.sample_rate, header.frames, status.st_size, mark, "")
 
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
-        looked = pool.map(look, names)
+        # One task a file would keep 300,000 of them in memory at once.
+        parts = [names[at : at + 500] for at in range(0, len(names), 500)]
+        looked = (row for part in pool.map(lambda p: [look(n) for n in p], parts) for row in part)
         results = list(progress(looked, total=len(names)) if progress else looked)
     stamps = np.array([stamp for stamp, _ in results], dtype=np.int64).reshape(-1, 3)
     return pd.DataFrame([row for _, row in results], columns=_SCANNED), stamps
