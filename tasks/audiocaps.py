@@ -36,14 +36,14 @@ TASK = Task(
     metric="recall",
     counts={"train": 49838, "valid": 495, "test": 975},
     silence=True,
-    sources=tuple(
+    sources=(
+        *(Source(path=f"{side}.csv", url=f"{_BASE}/{side}.csv") for side in _SIDES.values()),
         Source(
-            path=f"{side}.csv",
-            url=f"{_BASE}/{side}.csv",
+            path="train/, val/, test/",
+            kind="guide",
             how="The audio is YouTube's; put the clips as train/Y{id}.wav, val/Y{id}.wav and "
             "test/Y{id}.wav beside the captions",
-        )
-        for side in _SIDES.values()
+        ),
     ),
     licence="captions MIT; the audio is not distributed",
     homepage="https://audiocaps.github.io",

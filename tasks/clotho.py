@@ -48,16 +48,21 @@ TASK = Task(
     metric="recall",
     counts={"train": 3839, "valid": 1045, "test": 1045},
     silence=True,
-    sources=tuple(
+    sources=(
+        *(
+            Source(
+                path=name,
+                url=f"{_BASE}/{name}?download=1",
+                md5=md5,
+                kind="table" if name.endswith(".csv") else "guide",
+            )
+            for name, md5 in _FILES.items()
+        ),
         Source(
-            path=name,
-            url=f"{_BASE}/{name}?download=1",
-            md5=md5,
-            kind="table" if name.endswith(".csv") else "guide",
-            how="Unpack the .7z files with 7-Zip, so that there are development/, validation/ and "
-            "evaluation/ beside the captions",
-        )
-        for name, md5 in _FILES.items()
+            path="development/, validation/, evaluation/",
+            kind="guide",
+            how="Unpack the three .7z files here with 7-Zip",
+        ),
     ),
     licence="a Creative Commons licence a clip; captions for non-commercial use with attribution",
     homepage="https://zenodo.org/record/4783391",

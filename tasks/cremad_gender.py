@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from evar.task import Task
+from evar.task import Source, Task
 from evar.tasks import _cremad
 from evar.tasks.cremad import TASK as EMOTION
 
@@ -21,7 +21,7 @@ TASK = Task(
     version="1",
     title="CREMA-D: sex of the actor",
     read=read,
-    marker="VideoDemographics.csv",
+    marker="AudioWAV",
     folders=("CREMA-D*", "crema-d*"),
     metadata="VideoDemographics.csv",
     seconds=2.5,
@@ -30,12 +30,19 @@ TASK = Task(
     group="actor",
     silence=True,
     captions={"female": "a woman talking", "male": "a man talking"},
-    sources=EMOTION.sources,
+    sources=(
+        *EMOTION.sources,
+        Source(
+            path="VideoDemographics.csv",
+            url="https://raw.githubusercontent.com/CheyneyComputerScience/CREMA-D/master/"
+            "VideoDemographics.csv",
+        ),
+    ),
     licence=EMOTION.licence,
     homepage=EMOTION.homepage,
     notes=(
         "Not part of the paper. The clips and the split are those of cremad.",
-        "VideoDemographics.csv (ActorID, Age, Sex, Race, Ethnicity) lies in the repository's root.",
+        "The sex is that in VideoDemographics.csv, which lies in the repository's root.",
         "The caption rule is this project's own.",
     ),
 )

@@ -1,8 +1,17 @@
 """GTZAN: ten genres of music, without its faulty and repeated files (Tzanetakis and Cook 2002)."""
 
+import hashlib
 from pathlib import Path
 
+from evar.errors import UserError
 from evar.task import Source, Task
+
+# SHA-256 of the published lists: lines such as "blues/blues.00029.wav".
+_LISTS = {
+    "train": "2b04966cef1486f1a7767b74271533fa23e220388db804a1937835e1fc4fa3fa",
+    "valid": "f8fbee7c52397a0e0f3a91dc54fedecb2e27f5bdc9a9daeab8cb10d077e26956",
+    "test": "09cafa6a89ce0a27f30ed250d56ecb4d03c22fffb5a693f96c7ae655ee02ac72",
+}
 
 
 def lists() -> dict[str, list[str]]:
@@ -10,23 +19,29 @@ def lists() -> dict[str, list[str]]:
     # Under MIT in github.com/jongpillee/music_dataset_split; torchaudio ships the same names.
     from torchaudio.datasets import gtzan
 
-    return {
-        "train": gtzan.filtered_train,
-        "valid": gtzan.filtered_valid,
-        "test": gtzan.filtered_test,
-    }
+    found = {split: getattr(gtzan, f"filtered_{split}") for split in _LISTS}
+    for split, names in found.items():
+        text = "".join(f"{name.partition('.')[0]}/{name}.wav\n" for name in names)
+        if hashlib.sha256(text.encode()).hexdigest() != _LISTS[split]:
+            raise UserError(
+                f"gtzan: torchaudio's {split} list is not the published one. Install torchaudio "
+                "2.11, which has it."
+            )
+    return found
 
 
 def read(root: Path):
     import pandas as pd
 
+    here = {path.relative_to(root).as_posix() for path in root.glob("*/*.*")}
+    # The original archive holds .au, copies of it .wav; what is missing is called like them.
+    endings = ("au", "wav") if any(name.endswith(".au") for name in here) else ("wav", "au")
     rows = []
     for split, names in lists().items():
         for name in names:
             genre = name.partition(".")[0]
-            # The original archive holds .au, copies of it .wav.
-            ending = ".au" if (root / genre / f"{name}.au").exists() else ".wav"
-            rows.append((f"{genre}/{name}{ending}", genre, split))
+            files = [f"{genre}/{name}.{ending}" for ending in endings]
+            rows.append((files[1] if files[1] in here else files[0], genre, split))
     return pd.DataFrame(rows, columns=["file", "label", "split"])
 
 

@@ -10,12 +10,27 @@ _HOW = (
     "download this file, join the four dev parts with `cat`, and unpack both zips into one folder, "
     "so that it holds wav/id10001/..."
 )
-_PARTS = {
-    "vox1_dev_wav_partaa": "21ec6ca843659ebc2fdbe04b530baa4f191ad4b0971912672d92c158f32226a0",
-    "vox1_dev_wav_partab": "311d21e0c8cbf33573a4fce6c80e5a279d80736274b381c394319fc557159a04",
-    "vox1_dev_wav_partac": "92b64465f2b2a3dc0e4196ae8dd6828cbe9ddd1f089419a11e4cbfe2e1750df0",
-    "vox1_dev_wav_partad": "00e6190c770b27f27d2a3dd26ee15596b17066b715ac111906861a7d09a211a5",
-    "vox1_test_wav.zip": "8de57f347fe22b2c24526e9f444f689ecf5096fc2a92018cf420ff6b5b15eaea",
+_PARTS = {  # sha256 and md5
+    "vox1_dev_wav_partaa": (
+        "21ec6ca843659ebc2fdbe04b530baa4f191ad4b0971912672d92c158f32226a0",
+        "e395d020928bc15670b570a21695ed96",
+    ),
+    "vox1_dev_wav_partab": (
+        "311d21e0c8cbf33573a4fce6c80e5a279d80736274b381c394319fc557159a04",
+        "bbfaaccefab65d82b21903e81a8a8020",
+    ),
+    "vox1_dev_wav_partac": (
+        "92b64465f2b2a3dc0e4196ae8dd6828cbe9ddd1f089419a11e4cbfe2e1750df0",
+        "017d579a2a96a077f40042ec33e51512",
+    ),
+    "vox1_dev_wav_partad": (
+        "00e6190c770b27f27d2a3dd26ee15596b17066b715ac111906861a7d09a211a5",
+        "7bb1e9f70fddc7a678fa998ea8b3ba19",
+    ),
+    "vox1_test_wav.zip": (
+        "8de57f347fe22b2c24526e9f444f689ecf5096fc2a92018cf420ff6b5b15eaea",
+        "185fdc63c3c739954633d50379a3d102",
+    ),
 }
 
 
@@ -25,10 +40,17 @@ def read(root: Path):
     split = pd.read_csv(
         root / "iden_split.txt", sep=" ", header=None, names=["side", "file"], dtype=str
     )
+    speaker = split.file.str.partition("/")[0]
+    # Both zips unpacked into one wav/, or each into a folder of its own: dev/wav/, test/wav/.
+    places = {
+        path.name: path.parent.relative_to(root).as_posix()
+        for pattern in ("*/wav/id1*", "wav/id1*")
+        for path in root.glob(pattern)
+    }
     return pd.DataFrame(
         {
-            "file": "wav/" + split.file,
-            "label": split.file.str.partition("/")[0],
+            "file": speaker.map(places).fillna("wav") + "/" + split.file,
+            "label": speaker,
             "split": split.side.map(_SIDES),
         }
     )
@@ -48,7 +70,10 @@ TASK = Task(
     silence=True,
     captions="the voice of speaker {label}",
     sources=(
-        *(Source(path=name, sha256=sha, kind="archive", how=_HOW) for name, sha in _PARTS.items()),
+        *(
+            Source(path=name, sha256=sha256, md5=md5, kind="archive", how=_HOW)
+            for name, (sha256, md5) in _PARTS.items()
+        ),
         Source(
             path="iden_split.txt",
             url="https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/iden_split.txt",

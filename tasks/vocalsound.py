@@ -19,6 +19,7 @@ _LISTS = {"train": "tr", "valid": "val", "test": "te"}
 def read(root: Path):
     import pandas as pd
 
+    folder = "audio_16k" if (root / "audio_16k").exists() else "data_44k"  # of either release
     rows = []
     for split, name in _LISTS.items():
         path = root / "datafiles" / f"{name}.json"
@@ -27,7 +28,7 @@ def read(root: Path):
         for entry in json.loads(path.read_text(encoding="utf-8"))["data"]:
             clip = PurePosixPath(entry["wav"]).name  # {speaker}_{number}_{sound}.wav
             speaker, _, sound = clip.removesuffix(".wav").split("_")
-            rows.append((f"audio_16k/{clip}", _CLASSES[sound], split, speaker))
+            rows.append((f"{folder}/{clip}", _CLASSES[sound], split, speaker))
     return pd.DataFrame(rows, columns=["file", "label", "split", "group"])
 
 
@@ -37,7 +38,7 @@ TASK = Task(
     title="VocalSound: coughs, laughter, sighs and their like",
     read=read,
     marker="datafiles",
-    folders=("VocalSound", "vs_release_16k"),
+    folders=("VocalSound", "vs_release_16k", "vs_release_44k"),
     metadata="datafiles/tr.json, val.json, te.json (or *_rev.json)",
     seconds=4.18,
     classes=6,
@@ -56,6 +57,8 @@ TASK = Task(
     notes=(
         "Not part of the paper. The split sizes are from memory of the data set's paper; only "
         "their sum, 21,024, was confirmed.",
+        "Releases have tr, val and te lists or *_rev ones; the former are used where both exist.",
+        "A release at 44.1 kHz (data_44k/) is read too: dropbox.com/s/ybgaprezl8ubcce.",
         "No checksum is published. The caption rule is this project's own.",
     ),
 )

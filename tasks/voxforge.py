@@ -18,13 +18,15 @@ def read(root: Path):
     import pandas as pd
 
     table = pd.read_csv(root / "voxforge.csv", dtype=str)
-    archive = table.file_name.str.extract(r"([^/]+)/wav/[^/]+$")[0].fillna("")
+    archive = table.file_name.str.extract(r"([^/]+)/[^/]+/[^/]+$")[0].fillna("")
+    # {contributor}-{yyyymmdd}-{id}; names may hold "-", and "anonymous" is not one person.
+    name = archive.str.replace(r"-\d{8}(-[^-]*)?$", "", regex=True)
     return pd.DataFrame(
         {
             "file": table.file_name,
             "label": table.label,
             "split": table.split,
-            "group": archive.str.partition("-")[0],  # the contributor's name
+            "group": name.where(~name.str.match("anonym", case=False), archive),
         }
     )
 
