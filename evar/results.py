@@ -8,7 +8,6 @@ import hashlib
 import json
 import platform
 import subprocess
-import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -137,8 +136,3 @@ def summary_line(record: dict) -> str:
         *(f"[{caveat}]" for caveat in caveats(record["clips"])),
     ]
     return "  ".join(parts)
-
-
-def warn(message: str) -> None:
-    """A remark that is not an error, on standard error."""
-    print(f"note: {message}", file=sys.stderr)
