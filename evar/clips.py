@@ -4,10 +4,11 @@ import hashlib
 import io
 import json
 import os
+import posixpath
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import filelock
 import numpy as np
@@ -76,26 +77,34 @@ class Manifest:
         return here[self.task.column].value_counts().to_dict()
 
 
-def find_root(folder, marker: str) -> Path:
+def find_root(folder, marker: str | tuple[str, ...]) -> Path:
     """The data set's root: `folder`, or the one folder below it (two levels) with `marker` inside.
 
-    Raises UserError where there is none, or more than one.
+    Of several markers, which may be patterns, the first that is found anywhere decides. Raises
+    UserError where there is none, or more than one folder has it.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder (--source=DIR is where the data set lies)")
-    if (folder / marker).exists():
-        return folder
-    found = sorted({p for d in ("*", "*/*") for p in folder.glob(d) if (p / marker).exists()})
-    if len(found) == 1:
-        return found[0]
-    if found:
-        raise UserError(
-            f"{folder}: several copies ({', '.join(map(str, found))}); name one of them"
-        )
+    markers = (marker,) if isinstance(marker, str) else marker
+    for each in markers:
+        if _holds(folder, each):
+            return folder
+        found = sorted({p for d in ("*", "*/*") for p in folder.glob(d) if _holds(p, each)})
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise UserError(
+                f"{folder}: several copies ({', '.join(map(str, found))}); name one of them"
+            )
     raise UserError(
-        f"{folder}: {marker} not found there: not this data set's folder, or incomplete"
+        f"{folder}: {' or '.join(markers)} not found there: not this data set's folder, or "
+        "incomplete"
     )
+
+
+def _holds(folder: Path, marker: str) -> bool:
+    return (folder / marker).exists() or ("*" in marker and any(folder.glob(marker)))
 
 
 def build(task: Task, root, *, previous: "Manifest | None" = None, progress=None) -> Manifest:
@@ -150,7 +159,7 @@ def check_table(task: Task, table: pd.DataFrame) -> pd.DataFrame:
     table = table[[*needed, "group"]].fillna("").astype(str)
     if len(outside := table.file[table.file.map(_leaves_root)]):
         _refuse(task, outside, "must lie inside the data folder")
-    table["file"] = [PurePosixPath(file).as_posix() for file in table.file]  # ./a is a
+    table["file"] = table.file.map(posixpath.normpath)  # ./a is a
     table = table.sort_values("file", kind="stable").reset_index(drop=True)
 
     _refuse(task, table.file[table.file.duplicated()], "listed more than once")
@@ -174,9 +183,9 @@ def check_table(task: Task, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _leaves_root(file: str) -> bool:
-    path = PurePosixPath(file.replace("\\", "/"))
+    parts = file.replace("\\", "/").split("/")
     drive = len(file) > 1 and file[1] == ":" and file[0].isalpha()
-    return not path.parts or path.is_absolute() or ".." in path.parts or drive
+    return file in ("", ".") or parts[0] == "" or ".." in parts or drive
 
 
 def _refuse(task: Task, offenders: Iterable[str], what: str) -> None:

@@ -33,7 +33,7 @@ def section(task: Task) -> str:
         "Groups": _groups(task),
         "Unit": unit,
         "Read from": task.metadata,
-        "Folder holds": f"`{task.marker}`",
+        "Folder holds": " or ".join(f"`{m}`" for m in _markers(task)),
         "Licence": task.licence,
         "Home": task.homepage,
         "Captions": "" if task.read_captions else _captions(task),
@@ -48,6 +48,10 @@ def section(task: Task) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _markers(task: Task) -> tuple[str, ...]:
+    return (task.marker,) if isinstance(task.marker, str) else task.marker
+
+
 def _groups(task: Task) -> str:
     if not task.group:
         return ""
@@ -56,7 +60,7 @@ def _groups(task: Task) -> str:
 
 def _captions(task: Task) -> str:
     if isinstance(task.captions, str):
-        return f'"{task.captions}"'
+        return f'"{task.captions}"' + (", with the label's display name" * bool(task.titles))
     return "; ".join(f'{label}: "{text}"' for label, text in task.captions.items())
 
 

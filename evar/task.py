@@ -17,8 +17,10 @@ class Source:
     """One published file of a data set.
 
     `path` is its place below the data set's folder. `kind`: an "archive" is unpacked there, a
-    "table" is read as it is, a "guide" only helps to get the audio. A file without `url` cannot be
-    fetched, or comes inside an archive; `how` says what a person has to do.
+    "table" is read as it is, a "guide" only helps to get the audio. A "list" names files, one a
+    line: address, and perhaps size and SHA-256; they are fetched into the folder `into`, archives
+    among them unpacked there. A file without `url` cannot be fetched, or comes inside an archive;
+    `how` says what a person has to do.
     """
 
     path: str
@@ -27,7 +29,8 @@ class Source:
     sha256: str | None = None
     md5: str | None = None
     git_sha1: str | None = None
-    kind: Literal["archive", "table", "guide"] = "table"
+    kind: Literal["archive", "table", "guide", "list"] = "table"
+    into: str = ""
     how: str = ""
 
 
@@ -45,7 +48,7 @@ class Task:
     version: str  # written into every result; raise it when scores change
     title: str
     read: Callable[[Path], "pandas.DataFrame"]  # noqa: F821  (pandas is imported late)
-    marker: str  # a file or folder that every copy of the data set has, relative to its root
+    marker: str | tuple[str, ...]  # what every copy has in its root; of several the first found
     folders: tuple[str, ...] = ()  # what its folder is usually called (patterns)
     metadata: str = ""  # the file that lists the clips; error messages name it
     seconds: float | None  # unit length; None: clips are read whole

@@ -4,8 +4,9 @@ from evar.task import Source, Task
 from evar.tasks._cremad import COUNTS, read
 
 HOW = (
-    "Clone https://gitlab.com/cs-cooper-lab/crema-d-mirror.git with git lfs, or fetch the files "
-    "that crema_d.txt lists into AudioWAV/; a zip of the GitHub repository holds pointers, no audio"
+    "Where the addresses in crema_d.txt do not answer, clone "
+    "https://gitlab.com/cs-cooper-lab/crema-d-mirror.git with git lfs; a zip of the GitHub "
+    "repository holds pointers, no audio"
 )
 
 TASK = Task(
@@ -35,7 +36,8 @@ TASK = Task(
             url="https://storage.googleapis.com/tfds-data/manual_checksums/crema_d.txt",
             bytes=1339905,
             sha256="66b5d959dcee997321baf9080c80022a6937279419446db3a9d4827d839b0abb",
-            kind="guide",
+            kind="list",
+            into="AudioWAV",
         ),
         Source(path="AudioWAV/", kind="guide", how=HOW),
     ),

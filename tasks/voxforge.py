@@ -36,7 +36,7 @@ TASK = Task(
     version="1",
     title="VoxForge: language identification",
     read=read,
-    marker="voxforge.csv",
+    marker=("voxforge.csv", "*-20*-*/wav"),
     folders=("VoxForge",),
     metadata="voxforge.csv",
     seconds=5.8,
@@ -58,9 +58,9 @@ TASK = Task(
             url="https://storage.googleapis.com/tfds-data/downloads/voxforge/voxforge_urls.txt",
             bytes=1344189,
             sha256="9cc218a5bce16640dc4eeb263aa423ce63ca59fc6587a9487dc397642b76af6c",
-            kind="guide",
-            how="It lists 13,837 archives (about 100 GB); download each from http:// and unpack "
-            "it beside this list, so that the folder holds {user}-{date}-{id}/wav/*.wav",
+            kind="list",
+            how="It lists 13,837 archives (about 100 GB). Those that cannot be fetched belong, "
+            "unpacked, beside this list, so that the folder holds {user}-{date}-{id}/wav/*.wav",
         ),
     ),
     licence="GPL",

@@ -321,13 +321,13 @@ def test_extract(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tgz"])
-@pytest.mark.parametrize("bad", ["../out", "/nowhere/evar_out", "a/../../out", "..\\out", "C:\\out"])
+@pytest.mark.parametrize("bad", ["../out", "/nowhere/out", "a/../../out", "..\\out", "C:\\out"])
 def test_unsafe_paths(tmp_path, name, bad):
     archive = archived(tmp_path / name, {"good": b"", bad: b"harm"})
     with says(name, "unsafe path"):
         archives.extract(archive, tmp_path / "in/data")
     assert files(tmp_path) == {name}
-    assert not Path("/nowhere/evar_out").exists()
+    assert not Path("/nowhere/out").exists()
 
 
 @pytest.mark.parametrize(
