@@ -31,7 +31,7 @@ def make_set(root: Path, files: int, seconds: float) -> None:
             soundfile.write(folder / f"{note}.wav", sound, 16000)
             notes[note] = {
                 "note_str": note,
-                "instrument_str": note[:21],
+                "instrument_str": f"{split}_{note[:21]}",
                 "instrument_family_str": ("bass", "flute")[i % 2],
                 "pitch": i % 88,
                 "velocity": 100,

@@ -174,8 +174,9 @@ def check_table(task: Task, table: pd.DataFrame) -> pd.DataFrame:
     wrong = ~table[task.column].isin(known)
     _refuse(task, table.file[wrong], f"has a {task.column} other than {', '.join(known)}")
     groups = table[table.group != ""]
-    if not task.groups_cross and len(groups):
-        sides = groups.groupby("group")[task.column].nunique()
+    if len(groups):
+        shared = groups[task.column].isin(task.groups_cross)
+        sides = groups[task.column].mask(shared, "shared").groupby(groups.group).nunique()
         crossing = sides.index[sides > 1]
         what = f"{task.group or 'group'} on both sides of a split: its clips would leak"
         _refuse(task, pd.Series(crossing), what)

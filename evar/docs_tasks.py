@@ -55,7 +55,11 @@ def _markers(task: Task) -> tuple[str, ...]:
 def _groups(task: Task) -> str:
     if not task.group:
         return ""
-    return f"{task.group}" + (" (on several sides in the published split)" * task.groups_cross)
+    return f"{task.group}" + (
+        f" (the published split shares some between {', '.join(task.groups_cross)})"
+        if task.groups_cross
+        else ""
+    )
 
 
 def _captions(task: Task) -> str:

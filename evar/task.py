@@ -59,7 +59,7 @@ class Task:
     counts: Mapping[str, int] = field(default_factory=dict)  # clips of each split or fold
     lr: float | None = None  # of the linear probe for all models, where the usual one is too slow
     group: str = ""  # what a group is: "speaker", "recording", ...; empty: no groups
-    groups_cross: bool = False  # the published split itself puts a group on both sides
+    groups_cross: tuple[str, ...] = ()  # sides that share groups in the published split itself
     silence: bool = False  # the published set holds digital silence, and papers score it
     captions: str | Mapping[str, str] = "{label} can be heard"  # zero-shot; "_" of a label is " "
     titles: Callable[[Path], Mapping[str, str]] | None = None  # what captions call a label

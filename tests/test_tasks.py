@@ -306,3 +306,15 @@ def test_csv_tasks_and_registered_ones_share_the_contract(tmp_path):
     assert np.isclose(task.seconds, 0.2, atol=0.002)
     table = clips.check_table(task, task.read(tmp_path))
     assert table.fold.tolist() == ["1", "2"]
+
+
+def test_instruments_of_training_are_in_no_other_split(copies):
+    """Validation and test of NSynth share some; a note of a training instrument is a leak."""
+    task = tasks.get("nsynth")
+    table = task.read(clips.find_root(copies[0] / "nsynth", task.marker))
+    of = {side: table.index[table.split == side][0] for side in ("train", "valid", "test")}
+    table.loc[of["test"], "group"] = table.group[of["valid"]]
+    clips.check_table(task, table)
+    table.loc[of["test"], "group"] = table.group[of["train"]]
+    with pytest.raises(UserError, match="would leak"):
+        clips.check_table(task, table)
