@@ -44,10 +44,6 @@ TASK = Task(
     counts={"train": 121281, "valid": 26684, "test": 28463},
     group="contributor",
     groups_cross=("train", "valid", "test"),  # the split is by archive, not by contributor
-        "train",
-        "valid",
-        "test",
-    ),  # the published split is by archive: a contributor can be on both sides
     silence=True,
     captions={code: f"someone speaking {name}" for code, name in _LANGUAGES.items()},
     sources=(
