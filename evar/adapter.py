@@ -1,18 +1,25 @@
 """What an encoder must do to be evaluated: the base class of every adapter."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from evar.errors import UserError
 
-def _in_float32(features):
+
+def _front_end(features):
+    """`features` in float32, and augmented where fine-tuning asks for it."""
+
     @functools.wraps(features)
     def wrapped(self, audio):
         with torch.autocast(audio.device.type, enabled=False):
-            return features(self, audio)
+            out = features(self, audio)
+            # Once: not where a subclass calls the features() of its base.
+            outermost = type(self).features is wrapped
+            return self.augment(out) if outermost and self.augment is not None else out
 
     return wrapped
 
@@ -36,12 +43,14 @@ class Adapter(nn.Module):
     joint_dim: int | None = None  # E of an audio-language model's joint space
     frame_seconds: float | None = None  # from one frame to the next, where that is constant
     TINY: dict | None = None  # options of a tiny untrained build, for tests; None: impossible
+    augment: Callable[[Tensor], Tensor] | None = None  # of (B, F, T) spectrograms, in fine-tuning
+    keep: Tensor | None = None  # (K,) patches of `patch_grid` that are encoded; None: all
 
     def __init_subclass__(cls, **more):
         """Keep every front end in float32: a log-mel computed in bfloat16 is another log-mel."""
         super().__init_subclass__(**more)
         if "features" in vars(cls):
-            cls.features = _in_float32(cls.features)
+            cls.features = _front_end(cls.features)
 
     def __init__(self, weights: Path | None = None):
         super().__init__()
@@ -83,7 +92,79 @@ class Adapter(nn.Module):
         """N captions -> (N, E) embeddings in the space shared with audio."""
         raise NotImplementedError(f"{type(self).__name__} is an audio-only model")
 
+    def text_identity(self) -> dict[str, str]:
+        """What `embed_text` depends on beyond this model's own weights, as hashes of content."""
+        return {}
+
     @property
     def reads_text(self) -> bool:
         """Whether this is an audio-language model."""
         return type(self).embed_text is not Adapter.embed_text
+
+    @property
+    def has_features(self) -> bool:
+        """Whether there is a spectrogram that `augment` could change."""
+        return type(self).features is not Adapter.features
+
+    def patch_grid(self, features: Tensor) -> tuple[int, int] | None:
+        """(F', T'): how many patches (B, F, T) is cut into; None where `keep` is not heeded."""
+        return None
+
+    def encoder_blocks(self) -> Sequence[nn.Module] | None:
+        """The encoder's blocks, from input to output; None: its longest list of modules."""
+        return None
+
+    def layer_parameters(self) -> list[list[nn.Parameter]]:
+        """What fine-tuning trains, from input to output: the stem, each block, what follows.
+
+        The parameters that the clip embedding depends on, without those that pre-training held
+        fixed; each stands in one layer, and no layer is empty. No layers: nothing can be trained.
+        Set `augment` and `keep` afterwards.
+        """
+        used = {id(p): p for p in _used(self)}
+        blocks, taken = [], set()
+        for block in self.encoder_blocks() or _longest(self, used):
+            blocks.append([p for p in block.parameters() if id(p) in used and id(p) not in taken])
+            taken.update(map(id, blocks[-1]))
+        order = list(used)
+        first = min((order.index(i) for i in taken), default=0)
+        stem = [p for p in order[:first] if p not in taken]
+        rest = [p for p in order[first:] if p not in taken]
+        layers = [[used[i] for i in stem], *blocks, [used[i] for i in rest]]
+        return [layer for layer in layers if layer]
+
+
+def _used(adapter: Adapter) -> list[nn.Parameter]:
+    """The parameters that the embedding of a second of noise has a gradient for, in their order."""
+    parameters = list(adapter.parameters())
+    if not parameters:
+        return []
+    flags = [p.requires_grad for p in parameters]
+    modes = [(module, module.training) for module in adapter.modules()]
+    generator = torch.Generator().manual_seed(0)
+    noise = 0.1 * torch.randn(1, adapter.sample_rate, generator=generator)
+    try:
+        adapter.eval().requires_grad_(True)
+        with torch.inference_mode(False), torch.enable_grad():
+            out = adapter.embed(noise.to(parameters[0].device))
+            if not out.requires_grad:
+                return []
+            found = torch.autograd.grad(out.sum(), parameters, allow_unused=True)
+    except RuntimeError as error:
+        raise UserError(
+            f"{type(adapter).__name__}.embed cannot be differentiated ({error}): this model can be "
+            "evaluated, but not be fine-tuned"
+        ) from error
+    finally:
+        for parameter, flag in zip(parameters, flags, strict=True):
+            parameter.requires_grad_(flag)
+        for module, mode in modes:
+            module.training = mode
+    return [p for p, gradient in zip(parameters, found, strict=True) if gradient is not None]
+
+
+def _longest(adapter: Adapter, used: dict[int, nn.Parameter]) -> list[nn.Module]:
+    """The children of the list of modules with the most children that have parameters in `used`."""
+    lists = [m for m in adapter.modules() if isinstance(m, (nn.ModuleList, nn.Sequential))]
+    own = [[c for c in m if any(id(p) in used for p in c.parameters())] for m in lists]
+    return max(own, key=len, default=[])

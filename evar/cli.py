@@ -7,15 +7,17 @@ from collections.abc import Callable
 
 from evar.errors import UserError, unknown
 
-# Name of a command: the function behind it. `evar NAME ...` and `python NAME.py ...` are the same.
-COMMANDS = {
-    "lineareval": "evar.commands:lineareval",
-    "prepare": "evar.commands:prepare",
-    "leaderboard": "evar.commands:leaderboard",
-    "list": "evar.commands:list_registered",
-    "cache": "evar.commands:cache",
-    "check": "evar.commands:check",
-}
+# `evar NAME ...` and `python NAME.py ...` run the function NAME of evar/commands/NAME.py.
+COMMANDS = (
+    "lineareval",
+    "zeroshot",
+    "retrieval",
+    "prepare",
+    "leaderboard",
+    "list",
+    "cache",
+    "check",
+)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -27,7 +29,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(f"  {name:<12} {inspect.getdoc(_function(name)).splitlines()[0]}")
         return
     if arguments[0] not in COMMANDS:
-        _exit(unknown("command", arguments[0], list(COMMANDS)))
+        _exit(unknown("command", arguments[0], COMMANDS))
     run(arguments[0], arguments[1:])
 
 
@@ -58,8 +60,8 @@ def _exit(error: UserError) -> None:
 
 
 def _function(name: str) -> Callable:
-    module, _, attribute = COMMANDS[name].partition(":")
-    return getattr(importlib.import_module(module), attribute)
+    name = "list_registered" if name == "list" else name
+    return getattr(importlib.import_module(f"evar.commands.{name}"), name)
 
 
 def _checked(name: str, function: Callable, arguments: list[str]) -> list[str]:

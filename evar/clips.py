@@ -201,7 +201,7 @@ def check_usable(task: Task, good: pd.DataFrame) -> None:
     """Refuse a set on which no honest score is possible: an empty side, a class never trained."""
     sides = set(good[task.column])
     needed = set(task.folds) if task.folds else {"train", "test"}
-    if task.metric == "recall":
+    if task.metric == "recall" or not task.trains:
         needed = {"test"}
     if task.folds and len(task.folds) < 2:
         raise UserError(f"{task.name}: one fold only; cross-validation needs two or more")
@@ -210,7 +210,7 @@ def check_usable(task: Task, good: pd.DataFrame) -> None:
             f"{task.name}: no readable clip in {task.column} {side!r}. Check the data set's folder "
             "and its table."
         )
-    if task.metric == "recall":
+    if task.metric == "recall" or not task.trains:
         return
     if task.metric == "accuracy" and good.label.nunique() < 2:
         label = good.label.iloc[0]

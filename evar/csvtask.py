@@ -12,6 +12,8 @@ from evar.task import SPLITS, Task
 from evar.task import names as task_names
 
 COLUMNS = ("file", "label", "split", "fold", "group")
+UNKNOWN = "?"  # the label of a clip of which nothing is known
+SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au")
 LONGEST = 10.0  # seconds; a unit longer than that must be asked for
 SMALL = 500  # training clips below which the usual learning rate would need more than 200 epochs
 SMALL_LR = 1e-2
@@ -37,6 +39,7 @@ def task_from_csv(path, *, seconds: float | None = None) -> Task:
     multi_label = bool(table.label.str.contains(",").any())
     root = path.resolve().parent
     training = len(table) if folds else int((table.split == "train").sum())
+    trains = bool(folds) or set(table.split) != {"test"}
     return Task(
         name=path.name if path.stem in task_names() else path.stem,  # never a published task's
         version="1",
@@ -46,6 +49,7 @@ def task_from_csv(path, *, seconds: float | None = None) -> Task:
         marker=path.name,
         seconds=seconds or _longest(root, table.file),
         lr=SMALL_LR if training < SMALL else None,
+        trains=trains,
         metric="mAP" if multi_label else "accuracy",
         multi_label=multi_label,
         folds=folds,
@@ -54,13 +58,83 @@ def task_from_csv(path, *, seconds: float | None = None) -> Task:
     )
 
 
+def captions_from_csv(path) -> Task:
+    """The retrieval task that a CSV describes: columns file, caption and optionally split.
+
+    A file may have several captions, a row each. Only the split "test" is scored; without the
+    column every clip is in it. Raises UserError for a file that is no such table.
+    """
+    path = Path(path)
+    table = _rows(path, ("file", "caption", "split"))
+    missing = [column for column in ("file", "caption") if column not in table]
+    if missing:
+        raise UserError(
+            f"{path}: needs the columns file and caption, and perhaps split ({', '.join(SPLITS)}); "
+            f"it has {', '.join(table.columns)}"
+        )
+    if "split" not in table:
+        table = table.assign(split="test")
+    files = table[["file", "split"]].drop_duplicates().assign(label="")
+    return Task(
+        name=path.name if path.stem in task_names() else path.stem,
+        version="1",
+        title=str(path),
+        metadata=str(path),
+        read=lambda _: files,
+        read_captions=lambda _: table,
+        marker=path.name,
+        seconds=None,
+        metric="recall",
+        bundled=path.resolve().parent,
+    )
+
+
+def task_from_sounds(path) -> Task:
+    """A user's sound file, or all sounds in a folder and below, as test clips without labels."""
+    path = Path(path)
+    root = path.resolve()
+    if root.is_dir():
+        found = sorted(p for p in root.rglob("*") if p.suffix.lower() in SOUNDS and p.is_file())
+    else:
+        found, root = [root], root.parent
+    if not found:
+        raise UserError(f"{path}: no sound files there ({', '.join(SOUNDS)})")
+    names = [p.relative_to(root).as_posix() for p in found]
+    table = pd.DataFrame({"file": names, "label": UNKNOWN, "split": "test"})
+    return Task(
+        name=path.resolve().name,
+        version="1",
+        title=str(path),
+        metadata=str(path),
+        read=lambda _: table,
+        marker=names[0],
+        seconds=None,
+        trains=False,
+        bundled=root,
+    )
+
+
 def manifest_name(path) -> str:
-    """A name for the manifest of a CSV that no other CSV has."""
+    """A name for the manifest of a CSV or a folder that no other one has."""
     resolved = str(Path(path).resolve())
     return f"csv-{Path(path).stem}-{hashlib.sha256(resolved.encode()).hexdigest()[:8]}"
 
 
 def _read(path: Path) -> pd.DataFrame:
+    table = _rows(path, COLUMNS)
+    head = list(table.columns)
+    missing = [c for c in ("file", "label") if c not in head]
+    if missing or ("split" in head) == ("fold" in head):
+        raise UserError(
+            f"{path}: needs the columns file, label and split ({', '.join(SPLITS)}) or fold, each "
+            f"once; it has {', '.join(head)}"
+        )
+    parts = table.label.str.split(",").map(lambda labels: [p.strip() for p in labels])
+    return table.assign(label=parts.map(lambda labels: ",".join(p for p in labels if p)))
+
+
+def _rows(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
+    """The table in a CSV with a head of known columns, each once; every cell but `group` filled."""
     if not path.is_file():
         raise UserError(f"{path}: no such file (TASK is a name or the path of a CSV)")
     try:
@@ -72,14 +146,10 @@ def _read(path: Path) -> pd.DataFrame:
     if not head:
         raise UserError(f"{path}: not a CSV: it is empty")
     for column in head:
-        if column not in COLUMNS:
-            raise unknown(f"column in {path}:", column, COLUMNS)
-    missing = [c for c in ("file", "label") if c not in head]
-    if missing or ("split" in head) == ("fold" in head) or len(set(head)) < len(head):
-        raise UserError(
-            f"{path}: needs the columns file, label and split ({', '.join(SPLITS)}) or fold, each "
-            f"once; it has {', '.join(head)}"
-        )
+        if column not in columns:
+            raise unknown(f"column in {path}:", column, columns)
+    if len(set(head)) < len(head):
+        raise UserError(f"{path}: needs each column once; it has {', '.join(head)}")
     for number, row in enumerate(rows, start=2):
         if row and len(row) > len(head):
             raise UserError(f"{path}: line {number} has {len(row)} cells, not {len(head)}")
@@ -90,8 +160,7 @@ def _read(path: Path) -> pd.DataFrame:
     table = pd.DataFrame([row for row in rows if row], columns=head, dtype=str)
     if table.empty:
         raise UserError(f"{path}: lists no clips")
-    parts = table.label.str.split(",").map(lambda labels: [p.strip() for p in labels])
-    return table.assign(label=parts.map(lambda labels: ",".join(p for p in labels if p)))
+    return table
 
 
 def _longest(root: Path, names) -> float:

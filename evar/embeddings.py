@@ -1,6 +1,11 @@
-"""Clips through an encoder, each one once: decode ahead, embed in batches, keep on disk."""
+"""Clips and captions through an encoder, each once: decode ahead, embed in batches, keep on disk.
+
+Linear evaluation embeds one unit of every clip; zero-shot classification and retrieval embed whole
+clips, and captions, in the space that both share.
+"""
 
 import contextlib
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -86,21 +91,14 @@ def embed_task(
     adapter gives anything but finite (B, D) float32.
     """
     plan = views(manifest, sample_rate=adapter.sample_rate, crop_seed=crop_seed)
-    key = {
-        "model": identity,
-        "task": f"{manifest.task.name} {manifest.task.version}",
-        "manifest": manifest.sha256,
+    key = _key(identity, manifest, precision) | {
         "seconds": manifest.task.seconds,
         "sample_rate": adapter.sample_rate,
         "crop_seed": crop_seed,
-        "precision": precision,
-        "resampler": f"soxr HQ {soxr.__version__}",
-        "version": VERSION,
     }
-    with contextlib.ExitStack() as stack:
-        folder = cache or stack.enter_context(tempfile.TemporaryDirectory(prefix="evar-"))
-        store = Store(Path(folder), key)
-        engine = _Engine(
+    unit = manifest.task.unit_samples(adapter.sample_rate)
+    with _store(cache, key) as store:
+        values, bad_views = _Engine(
             adapter.to(device),
             manifest,
             plan,
@@ -110,17 +108,126 @@ def embed_task(
             batch_size,
             skip_bad,
             progress,
-        )
-        values, bad_views = engine.run()
-    if bad_views and not skip_bad:
-        view, reason = next(iter(bad_views.items()))
-        raise BadAudio(manifest.root / manifest.table.file[plan[view].row], reason)
+            samples=unit,
+            longest=unit,
+        ).run()
     first = np.full(len(manifest.table), -1)
     cropped = np.full(len(manifest.table), -1)
     for number, view in enumerate(plan):
         (cropped if view.start else first)[view.row] = number
     bad = {plan[number].row: reason for number, reason in bad_views.items()}
     return Embeddings(values, first, cropped, bad)
+
+
+def embed_whole(
+    adapter: Adapter,
+    identity: dict,
+    manifest: Manifest,
+    rows: Sequence[int],
+    *,
+    cache: Path | None,
+    device: str = "cpu",
+    precision: str = "fp32",
+    batch_size: int | None = None,
+    skip_bad: bool = False,
+    progress: Callable | None = None,
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Joint-space embeddings (N, E) of whole clips, and the bad ones among them (row: reason).
+
+    `rows` are rows of the manifest's table. Clips are read from beginning to end; what an encoder
+    does with long ones is its own business. Options and errors are those of `embed_task`.
+    """
+    plan = [View(int(row), 0) for row in rows]
+    chosen = manifest.table.loc[list(rows)]
+    lengths = [
+        audio.resampled_length(int(frames), int(rate), adapter.sample_rate)
+        for frames, rate in zip(chosen.frames, chosen.sample_rate, strict=True)
+    ]
+    key = _key(identity, manifest, precision) | {
+        "space": "joint",
+        "sample_rate": adapter.sample_rate,
+        "clips": hashlib.sha256(repr([view.row for view in plan]).encode()).hexdigest(),
+    }
+    with _store(cache, key) as store:
+        values, bad = _Engine(
+            adapter.to(device),
+            manifest,
+            plan,
+            store,
+            device,
+            precision,
+            batch_size,
+            skip_bad,
+            progress,
+            samples=None,
+            longest=max(lengths),
+        ).run()
+    return values, {plan[number].row: reason for number, reason in bad.items()}
+
+
+def embed_captions(
+    adapter: Adapter,
+    identity: dict,
+    captions: Sequence[str],
+    *,
+    cache: Path | None,
+    device: str = "cpu",
+    batch_size: int = 64,
+    progress: Callable | None = None,
+) -> np.ndarray:
+    """Joint-space embeddings (N, E) of captions. `identity` says which text tower reads them.
+
+    Always in float32. Raises UserError where the adapter gives anything but finite (N, E) float32.
+    """
+    per_shard = 64 * batch_size
+    starts = range(0, len(captions), per_shard)
+    key = {
+        "model": identity,
+        "task": f"{len(captions):,} captions",
+        "captions": hashlib.sha256("\n".join(captions).encode()).hexdigest(),
+        "batch_size": batch_size,
+        "version": VERSION,
+    }
+    bar = progress(total=len(captions)) if progress else None
+    with _store(cache, key) as store, full_precision(), bar or contextlib.nullcontext():
+
+        def compute(claims: Iterator[int]) -> None:
+            for number in claims:
+                part = captions[starts[number] : starts[number] + per_shard]
+                rows = []
+                for at in range(0, len(part), batch_size):
+                    batch = list(part[at : at + batch_size])
+                    with torch.inference_mode():
+                        out = adapter.embed_text(batch)
+                    expected = (len(batch), adapter.joint_dim)
+                    rows.append(_checked(out, expected, adapter, "embed_text"))
+                    if bar is not None:
+                        bar.update(len(batch))
+                store.write(number, Shard(np.concatenate(rows), {}))
+
+        adapter.to(device)
+        store.fill(store.missing(len(starts)), compute)
+        return np.array(store.gather(len(starts))[0])
+
+
+def _key(identity: dict, manifest: Manifest, precision: str) -> dict:
+    """What every embedding of a task's clips depends on."""
+    return {
+        "model": identity,
+        "task": f"{manifest.task.name} {manifest.task.version}",
+        "manifest": manifest.sha256,
+        "precision": precision,
+        "resampler": f"soxr HQ {soxr.__version__}",
+        "version": VERSION,
+    }
+
+
+@contextlib.contextmanager
+def _store(cache: Path | None, key: dict) -> Iterator[Store]:
+    """The store of a key; without a cache one that is gone afterwards."""
+    with contextlib.ExitStack() as stack:
+        folder = cache or stack.enter_context(tempfile.TemporaryDirectory(prefix="evar-"))
+        yield Store(Path(folder), key)
 
 
 @dataclass
@@ -136,11 +243,14 @@ class _Engine:
     batch_size: int | None
     skip_bad: bool
     progress: Callable | None
+    samples: int | None  # of every clip, as a unit for `embed`; None: whole, for `embed_joint`
+    longest: int  # samples of the longest clip
 
     def __post_init__(self):
         self.batch_size = self.batch_size or (16 if self.device == "cpu" else 64)
-        self.unit = self.manifest.task.unit_samples(self.adapter.sample_rate)
-        self.per_shard = max(16, min(512, _SHARD_BYTES // (4 * self.unit)))
+        self.joint = self.samples is None
+        self.dim = self.adapter.joint_dim if self.joint else self.adapter.embed_dim
+        self.per_shard = max(16, min(512, _SHARD_BYTES // (4 * self.longest)))
         self.shards = -(-len(self.plan) // self.per_shard)
         self.names = self.manifest.table.file
         self.workers = os.cpu_count() or 1
@@ -155,7 +265,11 @@ class _Engine:
             if bar is not None:
                 bar.update(len(self.plan) - sum(len(self._rows(n)) for n in todo))
             self.store.fill(todo, self._compute)
-        return self.store.gather(self.shards)
+        values, bad = self.store.gather(self.shards)
+        if bad and not self.skip_bad:
+            number, reason = next(iter(bad.items()))
+            raise BadAudio(self.manifest.root / self.names[self.plan[number].row], reason)
+        return values, bad
 
     def _rows(self, shard: int) -> range:
         return range(shard * self.per_shard, min(len(self.plan), (shard + 1) * self.per_shard))
@@ -165,7 +279,7 @@ class _Engine:
             return audio.load_clip(
                 self.manifest.root / self.names[view.row],
                 sample_rate=self.adapter.sample_rate,
-                samples=self.unit,
+                samples=self.samples,
                 start=view.start,
                 silence=self.manifest.task.silence,
             )
@@ -223,51 +337,62 @@ class _Engine:
             pool.shutdown(cancel_futures=True)
 
     def _write(self, number: int, loading: list[Future]) -> None:
-        rows = np.full((len(loading), self.adapter.embed_dim), np.nan, np.float32)
+        rows = np.full((len(loading), self.dim), np.nan, np.float32)
         bad: dict[int, str] = {}
         for at in range(0, len(loading), self.batch_size):
-            batch, where = [], []
+            alike: dict[int, list[tuple[int, np.ndarray]]] = {}  # by length: no clip is padded
             for i in range(at, min(at + self.batch_size, len(loading))):
                 clip = loading[i].result()
                 loading[i] = None  # its samples are not needed any more
                 if isinstance(clip, BadAudio):
                     bad[i] = clip.reason
                 else:
-                    batch.append(clip)
-                    where.append(i)
-            if batch:
-                rows[where] = embed_batch(
-                    self.adapter, np.stack(batch), self.device, self.precision
+                    alike.setdefault(len(clip), []).append((i, clip))
+            for group in alike.values():
+                where, batch = zip(*group, strict=True)
+                rows[list(where)] = embed_batch(
+                    self.adapter, np.stack(batch), self.device, self.precision, joint=self.joint
                 )
             if self.bar is not None:
-                self.bar.update(len(batch))
+                self.bar.update(sum(map(len, alike.values())))
         self.store.write(number, Shard(rows, bad))
 
 
 def embed_batch(
-    adapter: Adapter, batch: np.ndarray, device: str = "cpu", precision: str = "fp32"
+    adapter: Adapter,
+    batch: np.ndarray,
+    device: str = "cpu",
+    precision: str = "fp32",
+    *,
+    joint: bool = False,
 ) -> np.ndarray:
-    """(B, S) float32 waveforms -> (B, D) float32 embeddings, checked.
+    """(B, S) float32 waveforms -> (B, D) float32 embeddings (`joint`: (B, E)), checked.
 
     Raises UserError where the adapter gives another shape, another dtype or values that are not
     finite.
     """
     mixed = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
     with torch.inference_mode(), mixed:
-        out = adapter.embed(torch.from_numpy(batch).to(device))
+        waveforms = torch.from_numpy(batch).to(device)
+        out = adapter.embed_joint(waveforms) if joint else adapter.embed(waveforms)
     if precision == "bf16" and isinstance(out, Tensor):
         out = out.float()
-    name = type(adapter).__name__
+    dim = adapter.joint_dim if joint else adapter.embed_dim
+    return _checked(out, (len(batch), dim), adapter, "embed_joint" if joint else "embed")
+
+
+def _checked(out, expected: tuple[int, int], adapter: Adapter, method: str) -> np.ndarray:
+    """What an adapter gave, as an array; UserError where it is not what was promised."""
+    name = f"{type(adapter).__name__}.{method}"
     remedy = "`python -m evar.check MODEL` shows where"
     if not isinstance(out, Tensor):
-        raise UserError(f"{name}.embed gave a {type(out).__name__}, not a tensor; {remedy}")
-    expected = (len(batch), adapter.embed_dim)
+        raise UserError(f"{name} gave a {type(out).__name__}, not a tensor; {remedy}")
     if tuple(out.shape) != expected:
-        raise UserError(f"{name}.embed gave shape {tuple(out.shape)}, not {expected}; {remedy}")
+        raise UserError(f"{name} gave shape {tuple(out.shape)}, not {expected}; {remedy}")
     if out.dtype != torch.float32:
-        raise UserError(f"{name}.embed gave {out.dtype}, not torch.float32; {remedy}")
+        raise UserError(f"{name} gave {out.dtype}, not torch.float32; {remedy}")
     if not torch.isfinite(out).all():
-        raise UserError(f"{name}.embed gave values that are not finite (NaN or inf); {remedy}")
+        raise UserError(f"{name} gave values that are not finite (NaN or inf); {remedy}")
     return out.cpu().numpy()
 
 

@@ -26,15 +26,20 @@ AVERAGED = {
         "surge",
     )
 }
-_SEEDS = [42, 43, 44]
-_DEFAULTS = {
-    "hidden": [],
-    "epochs": 200,
-    "patience": 20,
-    "batch_size": 200,
-    "crop_seed": 42,
-    "precision": "fp32",
+_DEFAULTS = {  # of each protocol's settings; what a run has otherwise is named beside its model
+    "linear": {
+        "hidden": [],
+        "epochs": 200,
+        "patience": 20,
+        "batch_size": 200,
+        "crop_seed": 42,
+        "precision": "fp32",
+    },
+    "zeroshot": {"rule": "task", "precision": "fp32"},
+    "retrieval": {"precision": "fp32"},
 }
+_SEEDS = {"linear": [42, 43, 44], "finetune": [43, 44, 45]}
+_RETRIEVAL = {"text_to_audio": "t→a", "audio_to_text": "a→t"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ def scores_table(runs: Iterable[dict]) -> list[dict]:
             "bootstrap_low": round(100 * r["score"]["bootstrap95"][0], 4),
             "bootstrap_high": round(100 * r["score"]["bootstrap95"][1], 4),
             "test_clips_by": r["score"]["bootstrap_unit"],
-            "caveats": "; ".join(results.caveats(r["clips"])),
+            "caveats": "; ".join(results.caveats(r)),
             "finished": r["finished"],
         }
         for r in runs
@@ -94,13 +99,17 @@ def scores_table(runs: Iterable[dict]) -> list[dict]:
 
 def variant(record: dict) -> str:
     """What a run was told differently from its model's and protocol's defaults, e.g. "lr=0.001"."""
-    settings, config = record["settings"], record["config"]
-    told = [f"{k}={settings[k]}" for k, v in _DEFAULTS.items() if settings.get(k, v) != v]
-    if settings.get("lr", config["lr"]) != config["lr"]:
+    settings, config, protocol = record["settings"], record["config"], record["protocol"]
+    usual = _DEFAULTS.get(protocol, {})
+    told = [f"{k}={settings[k]}" for k, v in usual.items() if settings.get(k, v) != v]
+    if protocol == "linear" and settings["lr"] != config["lr"]:
         told.insert(0, f"lr={settings['lr']:g}")
-    if record["seeds"] != _SEEDS:
+    told += [f"{k}={v}" for k, v in record.get("overrides", {}).items()]
+    if protocol == "finetune":
+        told.append(f"select={record['select']}")
+    if record["seeds"] != _SEEDS.get(protocol, []):
         told.append(f"seeds={','.join(map(str, record['seeds']))}")
-    told += results.caveats(record["clips"]) and ["reduced set"]
+    told += results.caveats(record) and ["reduced set"]
     given = record["model"]["options"]
     told += [f"{k}={v}" for k, v in given.items() if config["options"].get(k) != v]
     return ", ".join(told)
@@ -128,21 +137,32 @@ def rows_of_runs(runs: Iterable[dict]) -> list[Row]:
         if len(others) > 1:
             by_source = len({weights for weights, _ in others}) < len(others)
             label += f" [{identity[by_source][:6]}]"
-        shown = {
-            task: " ".join(
-                [results.percent(r["score"]), *(f"({c})" for c in results.caveats(r["clips"]))]
-            )
-            for task, r in cells.items()
-        }
+        shown = {name: text for r in cells.values() for name, text in _cells(r).items()}
         means = [  # of whole sets only: a mean with a reduced one would not be the paper's
             cells[t]["score"]["mean"]
             for t in AVERAGED.get(protocol, ())
-            if t in cells and not results.caveats(cells[t]["clips"])
+            if t in cells and not results.caveats(cells[t])
         ]
         whole = AVERAGED.get(protocol) and len(means) == len(AVERAGED[protocol])
         average = f"{100 * sum(means) / len(means):.1f}" if whole else ""
         rows.append(Row(protocol, label, "run", shown, average))
     return sorted(rows, key=lambda r: (r.protocol, r.model))
+
+
+def _cells(record: dict) -> dict[str, str]:
+    """Column: text. A retrieval run has a column a direction and metric, others one a task."""
+    task, caveats = record["task"]["name"], [f"({c})" for c in results.caveats(record)]
+    if record["protocol"] != "retrieval":
+        return {task: " ".join([results.percent(record), *caveats])}
+    return {
+        f"{task} {_RETRIEVAL[direction]} {metric}": " ".join([_retrieved(metric, value), *caveats])
+        for direction, metrics in record["metrics"].items()
+        for metric, value in metrics.items()
+    }
+
+
+def _retrieved(metric: str, value: float) -> str:
+    return f"{value:g}" if metric == "medR" else f"{100 * value:.1f}"
 
 
 def rows_published(path) -> list[Row]:
@@ -172,7 +192,8 @@ def _tasks(rows: list[Row]) -> list[str]:
     """Columns: the paper's tasks first, in its order, then all others by name."""
     present = {task for row in rows for task in row.cells}
     first = [t for t in AVERAGED["linear"] if t in present]
-    return first + sorted(present - set(first))
+    rest = [t for row in rows for t in row.cells]  # a run's own order, of retrieval metrics
+    return first + sorted(present - set(first), key=lambda t: (t.partition(" ")[0], rest.index(t)))
 
 
 def _wide(rows: list[Row]) -> list[dict]:
@@ -203,7 +224,10 @@ def markdown(rows: list[Row]) -> str:
     parts = [
         "# Leaderboard",
         "",
-        "Scores in percent, ± half width of the 95 % interval over runs (Student t). Rows marked "
+        "Scores in percent, ± half width of the 95 % interval over runs (Student t), or with the "
+        "95 % interval over test clips in brackets where nothing random decides. medR is a rank. "
+        "Fine-tuning rows name how the epoch was selected; an oracle looked at the test set. Rows "
+        "marked "
         "*published* are quoted from the M2D-CLAP paper (Interspeech 2024), Tables 3 to 5. "
         "Rebuild with `python leaderboard.py`.",
     ]

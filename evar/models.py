@@ -136,6 +136,13 @@ def option_names(spec: ModelConfig) -> list[str]:
     return [name for name in parameters if name not in ("weights", "self")]
 
 
+def reads_text(model: str) -> bool:
+    """Whether a model is an audio-language model, told by its class alone."""
+    from evar.adapter import Adapter
+
+    return adapter_class(config(model).adapter).embed_text is not Adapter.embed_text
+
+
 def _find_weights(spec: ModelConfig, given) -> Path | None:
     from evar.weights import weights_folder
 

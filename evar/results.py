@@ -1,6 +1,7 @@
 """Results on disk: one JSON a run, named by what the run was, with its predictions beside it.
 
-results/runs/<id>.json and <id>.predictions.csv.gz. Tables and pages are rebuilt from the JSONs.
+results/runs/<id>.json, <id>.predictions.csv.gz and further tables of the protocol. The
+leaderboard and pages are rebuilt from the JSONs.
 """
 
 import gzip
@@ -72,19 +73,23 @@ def git_revision() -> str | None:
 
 
 def save_run(record: dict, evaluation: Evaluation, results) -> Path:
-    """Write predictions, then the JSON that makes the run count; returns the JSON's path."""
+    """Write the tables, then the JSON that makes the run count; returns the JSON's path."""
     runs = Path(results) / "runs"
-    table = evaluation.predictions.to_csv(index=False, lineterminator="\n")
-    packed = gzip.compress(table.encode(), compresslevel=5, mtime=0)  # the same bytes every time
-    beside, path = runs / f"{record['id']}.predictions.csv.gz", runs / f"{record['id']}.json"
+    path = runs / f"{record['id']}.json"
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     known = path.exists()
-    files.write_atomic(beside, packed)
+    written = []
     try:
+        for name, table in {"predictions": evaluation.predictions, **evaluation.tables}.items():
+            content = table.to_csv(index=False, lineterminator="\n").encode()
+            packed = gzip.compress(content, compresslevel=5, mtime=0)  # the same bytes every time
+            written.append(runs / f"{record['id']}.{name}.csv.gz")
+            files.write_atomic(written[-1], packed)
         files.write_atomic(path, text)
     except UserError:
-        if not known:  # predictions of a run that does not count
-            beside.unlink(missing_ok=True)
+        if not known:  # tables of a run that does not count
+            for beside in written:
+                beside.unlink(missing_ok=True)
         raise
     return path
 
@@ -106,15 +111,25 @@ def load_runs(results) -> list[dict]:
     return sorted(records, key=lambda r: (r["finished"], r["id"]))
 
 
-def percent(score: dict, digits: int = 1) -> str:
-    """In percent with the half width of the interval, "71.3 ± 0.8"; one run has none, "71.3"."""
+def percent(record: dict, digits: int = 1) -> str:
+    """The score in percent with its interval.
+
+    "71.3 ± 0.8" is the half width over runs; "71.3" a single run of several possible ones, which
+    has none. "71.3 [69.0, 73.5]" is the interval over test clips, where nothing random decides.
+    """
+    score = record["score"]
     text = f"{100 * score['mean']:.{digits}f}"
+    if not record["seeds"]:
+        low, high = (f"{100 * value:.{digits}f}" for value in score["bootstrap95"])
+        return f"{text} [{low}, {high}]"
     return text if score["ci95"] is None else f"{text} ± {100 * score['ci95']:.{digits}f}"
 
 
-def caveats(clips: dict) -> list[str]:
-    """What must be said wherever the score is shown: a partial set, clips left out."""
-    said = []
+def caveats(record: dict) -> list[str]:
+    """What must be said wherever the score is shown: a partial set, clips left out, an oracle."""
+    said, clips = [], record["clips"]
+    if record.get("select") == "oracle":
+        said.append("oracle")  # the epoch was chosen by the test set
     if clips["partial"]:
         said.append(f"partial: {clips['partial']}")
     if clips["skipped"]:
@@ -127,12 +142,14 @@ def summary_line(record: dict) -> str:
     """The line a run ends with: model, task, protocol, score, interval, runs, caveats."""
     score = record["score"]
     runs = f"{score['runs']} runs" if score["runs"] > 1 else "1 run, no interval over runs"
-    interval = "95 % CI, " if score["ci95"] is not None else ""
+    how = f"{'' if score['ci95'] is None else '95 % CI, '}{runs}"
+    if not record["seeds"]:
+        how = "95 % CI over test clips"
     parts = [
         record["model"]["name"],
         record["task"]["name"],
         record["protocol"],
-        f"{score['metric']} {percent(score)} % ({interval}{runs})",
-        *(f"[{caveat}]" for caveat in caveats(record["clips"])),
+        f"{score['metric']} {percent(record)} % ({how})",
+        *(f"[{caveat}]" for caveat in caveats(record)),
     ]
     return "  ".join(parts)

@@ -4,7 +4,7 @@ Shared by all classification protocols. R runs, N test clips (of all folds, one 
 C classes.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -15,15 +15,19 @@ from evar.clips import Manifest
 from evar.targets import Fold
 
 REPLICATES = {"accuracy": 1000, "mAP": 200}  # of the bootstrap; one of mAP ranks all clips anew
-_BOOTSTRAP_SEED = 42
+BOOTSTRAP_SEED = 42
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a protocol gives: a record of plain values, and one row a test clip, fold and run."""
+    """What a protocol gives: a record of plain values, and one row a test clip, fold and run.
+
+    `tables` are further ones by name, such as "confusion".
+    """
 
     record: dict
     predictions: pd.DataFrame
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
 
 
 def fold_score(metric: str, y: NDArray, scores: NDArray) -> float:
@@ -93,7 +97,7 @@ def _bootstrap(manifest, test, fold_of, y, scores) -> dict:
     low, high = statistics.bootstrap_clusters(
         groups if grouped else test,
         statistic,
-        np.random.default_rng(_BOOTSTRAP_SEED),
+        np.random.default_rng(BOOTSTRAP_SEED),
         strata=fold_of,
         replicates=REPLICATES[task.metric],
     )

@@ -36,18 +36,19 @@ def over_runs(scores: ArrayLike) -> Summary:
 
 def bootstrap_clusters(
     groups: ArrayLike,
-    statistic: Callable[[NDArray], float],
+    statistic: Callable[[NDArray], ArrayLike],
     rng: np.random.Generator,
     *,
     strata: ArrayLike | None = None,
     replicates: int = 1000,
-) -> tuple[float, float]:
+) -> tuple[float, float] | tuple[NDArray, NDArray]:
     """95 % percentile interval of a statistic over test clips, resampled by whole groups.
 
     `groups` (N,) says which clips belong together (one speaker, one recording): they are drawn or
     left out as one, because they are not independent (Cameron, Gelbach and Miller 2008).
     `strata` (N,), such as the test fold, is kept: groups are drawn within each. `statistic` gets
-    the weight of every clip (N,): how often its group was drawn.
+    the weight of every clip (N,): how often its group was drawn. Where it gives several values,
+    low and high ends are arrays of as many.
     """
     _, group = np.unique(np.asarray(groups), return_inverse=True)
     strata = np.zeros(len(group)) if strata is None else np.asarray(strata)
@@ -62,8 +63,8 @@ def bootstrap_clusters(
             here = strata == stratum
             weights[here] = times[group[here]]
         values.append(statistic(weights))
-    low, high = np.nanpercentile(values, [2.5, 97.5])
-    return float(low), float(high)
+    low, high = np.nanpercentile(values, [2.5, 97.5], axis=0)
+    return (low, high) if np.ndim(low) else (float(low), float(high))
 
 
 def weighted_average_precision(truth: NDArray, scores: NDArray) -> Callable[[NDArray], float]:

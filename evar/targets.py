@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evar.clips import Manifest, label_set
+from evar.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +20,15 @@ class Fold:
 
 
 def folds_of(manifest: Manifest) -> list[Fold]:
-    """The folds of a task: each fold is the test set once; a split task has a single one."""
+    """The folds of a task: each fold is the test set once; a split task has a single one.
+
+    Raises UserError for a set without a training side.
+    """
+    if not manifest.task.trains:
+        raise UserError(
+            f"{manifest.task.name}: no clip in split 'train': it serves zero-shot classification "
+            "(zeroshot.py) only"
+        )
     side = manifest.good[manifest.task.column]
     rows = side.index.to_numpy()
     if manifest.task.folds:

@@ -69,6 +69,7 @@ class Task:
     homepage: str = ""
     notes: tuple[str, ...] = ()  # traps of the data set, for docs/tasks.md
     comparable: str = ""  # why a score of an incomplete copy cannot be compared, where that is so
+    trains: bool = True  # False: a test side alone, for zero-shot classification
     bundled: Path | None = None  # the data set's folder, where it ships with the harness
 
     def __post_init__(self):

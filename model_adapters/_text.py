@@ -1,5 +1,6 @@
 """Text towers of audio-language models: tokenizers that cannot be empty, networks, projections."""
 
+import hashlib
 from functools import cached_property
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from torch.nn.functional import gelu
 
 from evar.adapter import Adapter
 from evar.errors import UserError
-from evar.weights import weights_folder
+from evar.weights import state_hash, weights_folder
 
 
 class Tokenizer:
@@ -47,6 +48,10 @@ class Tokenizer:
         if self.pad_token is not None:
             tokenizer.pad_token = self.pad_token
         return tokenizer
+
+    def identity(self) -> str:
+        """A hash of what it does, wherever its files are."""
+        return _tokenizer_hash(self._tokenizer, self.max_length)
 
     def __call__(self, captions: list[str]) -> tuple[Tensor, Tensor]:
         """N captions -> (N, L) ids and (N, L) mask, padded on the right to the longest."""
@@ -90,6 +95,11 @@ class SentenceEncoder:
             raise UserError(f"{source}: its tokenizer has {len(tokenizer)} tokens: no vocabulary")
         return model, tokenizer
 
+    def identity(self) -> str:
+        """A hash of its weights and its tokenizer, wherever its files are."""
+        model, tokenizer = self._parts
+        return f"{state_hash(model)} {_tokenizer_hash(tokenizer, self.max_length)}"
+
     def __call__(self, captions: list[str], device) -> Tensor:
         """N captions -> (N, E), on `device`."""
         model, tokenizer = self._parts
@@ -103,6 +113,11 @@ class SentenceEncoder:
         states = model.to(device)(**tokens).last_hidden_state  # (N, L, E)
         mask = tokens["attention_mask"][..., None].to(states)
         return (states * mask).sum(dim=1) / mask.sum(dim=1)
+
+
+def _tokenizer_hash(tokenizer, max_length: int) -> str:
+    rules = tokenizer.backend_tokenizer.to_str()
+    return hashlib.sha256(f"{max_length} {rules}".encode()).hexdigest()[:16]
 
 
 class AudioLanguage(Adapter):
@@ -132,6 +147,9 @@ class AudioLanguage(Adapter):
         device = next(self.parameters()).device
         ids, mask = self.tokenizer(list(captions))
         return self.embed_tokens(ids.to(device), mask.to(device))
+
+    def text_identity(self):
+        return {"tokenizer": self.tokenizer.identity()}
 
     def find_text(self, state: dict[str, Tensor]) -> bool:
         """Whether a checkpoint holds the text tower."""

@@ -38,7 +38,8 @@ class ViT(nn.Module):
             {"proj": nn.Conv2d(1, width, kernel_size=self.patch_size, stride=self.patch_size)}
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(sincos_positions(width, *self.grid))
+        self.pos_embed: Tensor  # fixed: not a parameter, though a checkpoint holds it
+        self.register_buffer("pos_embed", sincos_positions(width, *self.grid))
         norm = partial(nn.LayerNorm, eps=1e-6)
         self.blocks = nn.Sequential(
             *(Block(width, heads, 4.0, qkv_bias=True, norm_layer=norm) for _ in range(depth))
@@ -58,11 +59,16 @@ class ViT(nn.Module):
             ).transpose(1, 2)
         return table[:, :columns].reshape(1, rows * columns, -1)
 
-    def forward(self, spectrogram: Tensor) -> Tensor:
-        """(B, F, T), T a multiple of the patch -> (B, F', T', D), without the class token."""
+    def forward(self, spectrogram: Tensor, keep: Tensor | None = None) -> Tensor:
+        """(B, F, T), T a multiple of the patch -> (B, F', T', D), without the class token.
+
+        `keep` (K,): only these patches are encoded, numbered row by row -> (B, K, D).
+        """
         patches = self.patch_embed["proj"](spectrogram[:, None])  # (B, D, F', T')
         rows, columns = patches.shape[2:]
         tokens = patches.flatten(2).transpose(1, 2) + self.positions(columns)
+        if keep is not None:
+            tokens = tokens[:, keep]
         first = (self.cls_token + self.pos_embed[:, :1]).expand(len(tokens), -1, -1)
-        tokens = self.norm(self.blocks(torch.cat([first, tokens], dim=1)))
-        return tokens[:, 1:].unflatten(1, (rows, columns))
+        tokens = self.norm(self.blocks(torch.cat([first, tokens], dim=1)))[:, 1:]
+        return tokens.unflatten(1, (rows, columns)) if keep is None else tokens

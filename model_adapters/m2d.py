@@ -154,15 +154,40 @@ class M2D(Adapter):
         mean, std = self.norm_stats
         return (self.logmel(audio) - mean) / std
 
+    def chunks(self, features: Tensor) -> list[Tensor]:
+        """(B, F, T) -> pieces of at most `chunk` frames, the last one padded to whole patches."""
+        whole = self.chunk if self.whole else self.backbone.patch_size[1]
+        return [pad(c, (0, -c.shape[2] % whole)) for c in features.split(self.chunk, dim=2)]
+
     def tokens(self, features: Tensor) -> Tensor:
         """(B, F, T) -> (B, F', T', D): all patches, chunk after chunk."""
-        wide = self.backbone.patch_size[1]
-        whole = self.chunk if self.whole else wide
-        chunks = [pad(c, (0, -c.shape[2] % whole)) for c in features.split(self.chunk, dim=2)]
-        tokens = torch.cat([self.backbone(chunk) for chunk in chunks], dim=2)
-        return tokens[:, :, : -(-features.shape[2] // wide)]
+        tokens = torch.cat([self.backbone(chunk) for chunk in self.chunks(features)], dim=2)
+        return tokens[:, :, : -(-features.shape[2] // self.backbone.patch_size[1])]
+
+    def patch_grid(self, features):
+        if not self.flat:  # patches of one time step, of which some are missing, make no frame
+            return None
+        return self.backbone.grid[0], -(-features.shape[2] // self.backbone.patch_size[1])
+
+    def kept_tokens(self, features: Tensor, keep: Tensor) -> Tensor:
+        """(B, F, T) -> (B, K, D): patches of `patch_grid`, encoded without the clip's others."""
+        rows, columns = self.patch_grid(features)
+        row, column = keep // columns, keep % columns
+        steps = self.chunk // self.backbone.patch_size[1]
+        tokens, order = [], []
+        for i, chunk in enumerate(self.chunks(features)):
+            own = (column // steps == i).nonzero().flatten()
+            grid = torch.arange(rows * (chunk.shape[2] // self.backbone.patch_size[1]))
+            grid = grid.view(rows, -1)
+            kept = grid[row[own], column[own] - i * steps]
+            padding = grid[:, max(0, columns - i * steps) :].flatten()  # heard, where there is any
+            tokens.append(self.backbone(chunk, torch.cat([kept, padding]))[:, : len(kept)])
+            order.append(own)
+        return torch.cat(tokens, dim=1)[:, torch.cat(order).argsort()]
 
     def encode(self, features):
+        if self.keep is not None:
+            return self.kept_tokens(features, self.keep)
         tokens = self.tokens(features)
         if self.flat:
             return tokens.flatten(1, 2)  # (B, F' T', D)
@@ -237,6 +262,10 @@ class M2DCLAP(M2D):
 
     def embed_joint(self, audio):
         return self.audio_proj(self.tokens(self.features(audio)).mean(dim=(1, 2)))
+
+    def text_identity(self):
+        part = self.sentences if self.bert is None else self.tokenizer
+        return {"text_encoder": part.identity()}
 
     def embed_text(self, captions):
         device = self.norm_stats.device

@@ -3,7 +3,7 @@ import torch
 
 from evar import Adapter, models
 from evar.check import check
-from evar.commands import check as command
+from evar.commands.check import check as command
 from evar.errors import UserError
 
 

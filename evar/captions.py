@@ -1,0 +1,118 @@
+"""From the classes of a task to the captions that stand for them in zero-shot classification."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from evar import files
+from evar.errors import UserError, unknown
+from evar.task import Task
+
+PLACE = "{label}"
+DEFAULT = "{label} can be heard"
+
+
+@dataclass(frozen=True)
+class CaptionRule:
+    """How a class becomes captions: templates for all, or captions of its own.
+
+    `templates` hold "{label}", where a class's title stands: its label with "_" as a space.
+    `own` (label: captions) comes before them. Several captions of one class are averaged.
+    `source` says whose rule it is: "task", "--template" or the name of a file.
+    """
+
+    templates: tuple[str, ...] = (DEFAULT,)
+    own: Mapping[str, tuple[str, ...]] | None = None
+    source: str = "task"
+
+    def captions(
+        self, names: Sequence[str], titles: Mapping[str, str] | None = None
+    ) -> list[tuple[str, ...]]:
+        """The captions of each class, in the order of `names`.
+
+        `titles`: what a label is called where the label is a code. Raises UserError for a class
+        without caption and for two classes with the same captions.
+        """
+        made = []
+        for name in names:
+            title = (titles or {}).get(name, name).replace("_", " ")
+            made.append((self.own or {}).get(name) or self._fill(title))
+            if not made[-1]:
+                raise UserError(f"{self.source}: no caption for the class {name!r}")
+        seen: dict[tuple[str, ...], str] = {}
+        for name, captions in zip(names, made, strict=True):
+            if captions in seen:
+                raise UserError(
+                    f"{self.source}: {seen[captions]!r} and {name!r} have the same caption, "
+                    f"{captions[0]!r}: no model can tell them apart"
+                )
+            seen[captions] = name
+        return made
+
+    def _fill(self, title: str) -> tuple[str, ...]:
+        return tuple(template.replace(PLACE, title) for template in self.templates)
+
+
+def of_task(task: Task) -> CaptionRule:
+    """The task's own rule."""
+    if isinstance(task.captions, str):
+        return CaptionRule((task.captions,))
+    return CaptionRule((), {label: (text,) for label, text in task.captions.items()})
+
+
+def from_template(text: str) -> CaptionRule:
+    """The rule of a command line: one template, or several with "|" between them."""
+    return CaptionRule(_templates([t.strip() for t in text.split("|")], "--template"), None, text)
+
+
+def from_yaml(path, names: Sequence[str]) -> CaptionRule:
+    """The rule in a user's YAML file: `templates` (a text or a list), `labels` (label: captions).
+
+    A label's captions are a text or a list. Raises UserError for anything else, and for labels
+    that are not in `names`, the classes of the task.
+    """
+    import yaml
+
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path}: not a file of caption rules ({reason})") from error
+    if not isinstance(content, dict) or not content:
+        raise UserError(f"{path}: needs `templates`, `labels` or both (docs/zeroshot.md)")
+    for key in content:
+        if key not in ("templates", "labels"):
+            raise unknown(f"key in {path}:", str(key), ["templates", "labels"])
+    labels = content.get("labels") or {}
+    if not isinstance(labels, dict):
+        raise UserError(f"{path}: `labels` maps each label to a caption or a list of captions")
+    for label in labels:
+        if str(label) not in names:
+            raise unknown(f"label in {path}:", str(label), list(names))
+    own = {str(label): _texts(text, f"{path}: {label}") for label, text in labels.items()}
+    templates = _templates(content.get("templates") or [], path)
+    return CaptionRule(templates, own, path.name)
+
+
+def _texts(value, where) -> tuple[str, ...]:
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(t, str) and t.strip() for t in texts):
+        raise UserError(f"{where}: captions are a text or a list of texts, none of them empty")
+    return tuple(texts)
+
+
+def _templates(value, where) -> tuple[str, ...]:
+    templates = _texts(value, where)
+    for template in templates:
+        if PLACE not in template:
+            raise UserError(f"{where}: the template {template!r} has no {PLACE} in it")
+    return templates
+
+
+def digest(captions: Sequence[Sequence[str]]) -> str:
+    """SHA-256 of all captions of all classes, first 16 digits."""
+    return hashlib.sha256(files.canonical_json([list(c) for c in captions]).encode()).hexdigest()[
+        :16
+    ]

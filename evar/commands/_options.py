@@ -1,0 +1,142 @@
+"""What commands share: options read and checked, tasks opened, progress, results written."""
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from evar.errors import UserError, unknown
+
+
+def data_folder(given) -> Path:
+    """Where data sets and manifests are: as given, else $EVAR_DATA, else data/."""
+    return Path(given or os.environ.get("EVAR_DATA", "data"))
+
+
+def cache_of(given, no_cache: bool) -> Path | None:
+    """Where embeddings are kept; None keeps nothing."""
+    from evar import store
+
+    return None if no_cache else Path(given or store.cache_folder())
+
+
+def open_task(
+    name: str,
+    data: Path,
+    seconds: float | None,
+    quiet: bool,
+    source=None,
+    *,
+    anew: bool = False,
+    captioned: bool = False,
+):
+    """The manifest of a registered task, or of a user's CSV, as the disk is now.
+
+    `captioned`: a CSV has captions, not labels.
+    """
+    from evar import clips, csvtask
+    from evar import task as tasks
+
+    if csvtask.is_csv(name):
+        if captioned:
+            task = csvtask.captions_from_csv(name)
+        else:
+            task = csvtask.task_from_csv(name, seconds=seconds)
+        manifest_name = csvtask.manifest_name(name)
+    else:
+        if seconds is not None:
+            raise UserError("--seconds is for CSV tasks: a registered task has its published unit")
+        task, manifest_name = tasks.get(name), None
+    bar = progress_bar(f"index {task.name}", "file", quiet)
+    if csvtask.is_csv(name) or task.bundled:
+        source = task.bundled  # small, and the user's own: looked at anew each time
+    return clips.open_task(task, data, source=source, progress=bar, name=manifest_name, anew=anew)
+
+
+def progress_bar(title: str, unit: str, quiet: bool = False, **more) -> Callable | None:
+    """A tqdm bar that waits half a second before it shows, and leaves nothing behind."""
+    if quiet:
+        return None
+    from tqdm import tqdm
+
+    def bar(iterable=None, total=None):
+        settings = {"desc": title, "unit": unit, "delay": 0.5, "leave": False, **more}
+        return tqdm(iterable, total=total, **settings)
+
+    return bar
+
+
+def write_run(evaluation, config, identity: dict, manifest, *, device: str, results) -> None:
+    """Write a run's result, rebuild the tables, and print where they are and the score."""
+    from evar import leaderboard
+    from evar import results as results_
+
+    record = results_.run_record(evaluation, config, identity, manifest, device=device)
+    path = results_.save_run(record, evaluation, results)
+    board = leaderboard.rebuild(results)[-1]
+    low, high = (100 * v for v in record["score"]["bootstrap95"])
+    unit = record["score"]["bootstrap_unit"]
+    print(f"test clips resampled by {unit}: 95 % interval {low:.1f} to {high:.1f} %")
+    print(f"results: {path}, table: {board}")
+    print(results_.summary_line(record))
+
+
+def require_reads_text(model: str) -> None:
+    """Refuse an audio-only model, and say which ones read captions."""
+    from evar import models
+
+    if not models.reads_text(model):
+        able = [name for name in models.names() if models.reads_text(name)]
+        raise UserError(
+            f"{model} is an audio-only model: it reads no captions. Audio-language models are "
+            f"{', '.join(able)}"
+        )
+
+
+def precision_of(value) -> str:
+    if value not in ("fp32", "bf16"):
+        raise unknown("precision", str(value), ["fp32", "bf16"])
+    return value
+
+
+def device_of(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"--device={name}: not usable here ({reason})") from error
+    return name
+
+
+def seeds_of(value) -> tuple[int, ...]:
+    if isinstance(value, (tuple, list)) and value:
+        if not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in value):
+            raise UserError(f"--seeds must be whole numbers of 0 or more, not {value}")
+        if len(set(value)) < len(value):
+            raise UserError("--seeds: the same seed twice is the same run twice")
+        return tuple(value)
+    return tuple(range(42, 42 + whole("seeds", value)))
+
+
+def widths(value) -> tuple[int, ...]:
+    values = value if isinstance(value, (tuple, list)) else (value,)
+    return tuple(whole("hidden", v) for v in values)
+
+
+def whole(name: str, value) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"--{name} must be a whole number of 1 or more, not {value!r}")
+    return value
+
+
+def number(name: str, value, *, above: float, optional: bool = False) -> float | None:
+    if value is None and optional:
+        return None
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not value >= above or math.isinf(value):
+        raise UserError(f"--{name} must be a number of {above:g} or more, not {value!r}")
+    return float(value)

@@ -1,0 +1,39 @@
+"""`cache ls|rm`: kept embeddings."""
+
+from pathlib import Path
+
+from fire.decorators import SetParseFns
+
+from evar.errors import UserError, unknown
+
+
+@SetParseFns(action=str, key=str, cache=str)
+def cache(action, key=None, *, cache=None):
+    """Show or remove kept embeddings.
+
+    usage: cache ls | cache rm KEY | cache rm all
+
+    KEY            the first digits of a key that `cache ls` shows
+    --cache=DIR    the cache folder; default: $EVAR_CACHE or the user's cache folder
+    """
+    from evar import store
+
+    folder = Path(cache or store.cache_folder())
+    kept = store.entries(folder)
+    if action == "ls":
+        for entry in kept:
+            model = entry.identity.get("model", {}).get("adapter", "?")
+            task = entry.identity.get("task", "?")
+            print(f"{entry.key[:12]}  {entry.bytes / 1e6:9.1f} MB  {model:<24} {task}")
+        print(f"{len(kept)} keys, {sum(e.bytes for e in kept) / 1e6:,.1f} MB in {folder}")
+    elif action == "rm":
+        if key is None:
+            raise UserError("cache rm needs KEY: the first digits that `cache ls` shows, or all")
+        chosen = [e for e in kept if key == "all" or e.key.startswith(key)]
+        if not chosen:
+            raise UserError(f"no key begins with {key!r} in {folder}; `cache ls` shows them")
+        for entry in chosen:
+            store.remove(folder, entry.key)
+        print(f"removed {len(chosen)} keys, {sum(e.bytes for e in chosen) / 1e6:,.1f} MB")
+    else:
+        raise unknown("action", action, ["ls", "rm"])

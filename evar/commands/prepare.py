@@ -1,0 +1,86 @@
+"""`prepare TASK`: index a data set, or download it first. Heavy imports are inside."""
+
+from pathlib import Path
+
+from fire.decorators import SetParseFns
+
+from evar.commands._options import data_folder, open_task, progress_bar
+from evar.errors import UserError
+
+
+@SetParseFns(task=str, source=str, data=str)
+def prepare(task, *, source=None, data=None, download=False, quiet=False):
+    """Index and verify a data set that is on disk, or download it first.
+
+    usage: prepare TASK [options]
+
+    TASK           a registered name (`evar list tasks`), the path of a CSV with the columns
+                   file,label,split (or fold) and optionally group, or "all": every data set that
+                   is found in --source
+
+    --source=DIR   the data set's folder (it stays where it is); default: where it was last time,
+                   else DATA/TASK
+    --download     fetch what is openly served into DATA/TASK; says what to do by hand for the rest
+    --data=DIR     where manifests are kept; default: $EVAR_DATA or data/
+    --quiet        no progress bar
+    """
+    if task == "all":
+        return _prepare_all(source, data_folder(data), quiet)
+    from evar import clips, csvtask
+    from evar import prepare as prepare_
+    from evar import task as tasks
+
+    if not csvtask.is_csv(task):
+        registered = tasks.get(task)
+        bytes_ = progress_bar(f"download {task}", "B", quiet, unit_scale=True)
+        folder = Path(source) if source else data_folder(data) / task
+        if download:
+            prepare_.fetch_all(registered, folder, bytes_)
+        if source or folder.is_dir():
+            root = clips.find_root(folder, registered.marker)
+            prepare_.fetch_tables(registered, root, bytes_)
+    manifest = open_task(task, data_folder(data), None, quiet, source, anew=True)
+    name, column = manifest.task.name, manifest.task.column
+    counts = manifest.good[column].value_counts().sort_index()
+    print(f"{name}: {len(manifest.good):,} clips in {manifest.root}")
+    print("  " + ", ".join(f"{column} {side}: {count:,}" for side, count in counts.items()))
+    print(f"  manifest {manifest.sha256[:16]}")
+    for kind, rows in (("missing", manifest.missing), ("unreadable", manifest.bad)):
+        for file, problem in zip(rows.file, rows.problem, strict=True):
+            print(f"  {kind}: {file}" + (f": {problem}" if kind != "missing" else ""))
+    print(f"  {_verdict(manifest)}")
+
+
+def _verdict(manifest) -> str:
+    if manifest.partial:
+        return f"NOT COMPLETE: {manifest.partial}; scores need --partial and say so"
+    if len(manifest.bad):
+        return f"{len(manifest.bad)} unreadable: scores need --skip_bad and say so"
+    return "complete"
+
+
+def _prepare_all(source, data: Path, quiet: bool) -> None:
+    """Index every registered data set that lies in a folder; one line each."""
+    from evar import clips
+    from evar import prepare as prepare_
+    from evar import task as tasks
+
+    if source is None or not Path(source).is_dir():
+        raise UserError("prepare all needs --source=DIR, a folder that holds data sets")
+    print(f"{'task':<14} {'clips':>10} {'expected':>10}  verdict")
+    for name in tasks.names():
+        task = tasks.get(name)
+        expected = f"{sum(task.counts.values()):,}"
+        root = task.bundled or prepare_.locate(task, source)
+        if root is None:
+            print(f"{name:<14} {'-':>10} {expected:>10}  not found")
+            continue
+        try:
+            prepare_.fetch_tables(task, root)
+            bar = progress_bar(f"index {name}", "file", quiet)
+            manifest = clips.open_task(task, data, source=root, progress=bar)
+        except UserError as error:
+            print(f"{name:<14} {'-':>10} {expected:>10}  {error}")
+            continue
+        clips_ = f"{len(manifest.good):,}"
+        print(f"{name:<14} {clips_:>10} {expected:>10}  {_verdict(manifest)} ({manifest.root})")

@@ -1,0 +1,197 @@
+"""Zero-shot classification: the class whose caption is nearest to the clip (docs/zeroshot.md).
+
+M2D-CLAP (Niizumi et al., Interspeech 2024), Section 4.5: cosine similarity in the joint space,
+no training data. A pure function of model, task and captions.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from evar import captions as captions_
+from evar import clips, embeddings, scoring, targets
+from evar.adapter import Adapter
+from evar.captions import CaptionRule
+from evar.clips import Manifest
+from evar.csvtask import UNKNOWN
+from evar.errors import UserError
+from evar.scoring import Evaluation
+
+NAME = "zeroshot"
+VERSION = 1  # raise it when scores change
+
+
+def classifier(text: NDArray, sizes: Sequence[int]) -> NDArray:
+    """Embeddings of captions (N, E) -> one unit vector a class (C, E).
+
+    `sizes` (C,) says how many captions each class has, one class after the other. Captions of one
+    class are normalised, averaged, normalised (CLIP's prompt ensembles; Radford et al. 2021,
+    Section 3.1.4).
+    """
+    ends = np.cumsum(sizes)
+    parts = np.split(normalised(text), ends[:-1])
+    return normalised(np.stack([part.mean(axis=0) for part in parts]))
+
+
+def normalised(x: NDArray) -> NDArray:
+    """Rows of (N, E) at length one."""
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+@dataclass(frozen=True)
+class Classified:
+    """Cosine similarities (N, C) of test clips to classes, and the clips' rows in the manifest."""
+
+    similarity: NDArray
+    rows: NDArray
+    names: list[str]
+    captions: list[tuple[str, ...]]
+    text: dict  # what the captions' embeddings depend on beyond the model's own weights
+    seconds: float
+    manifest: Manifest
+
+
+def classify(
+    adapter: Adapter,
+    identity: dict,
+    manifest: Manifest,
+    names: list[str],
+    captions: list[tuple[str, ...]],
+    *,
+    cache: Path | None = None,
+    device: str = "cpu",
+    precision: str = "fp32",
+    batch_size: int | None = None,
+    skip_bad: bool = False,
+    clip_progress: Callable | None = None,
+    caption_progress: Callable | None = None,
+) -> Classified:
+    """Similarities of all test clips (with folds: all clips), read whole, to all classes.
+
+    `names` (C,) are the classes, `captions` the captions of each. Raises UserError for clips that
+    cannot be decoded and for an adapter that reads no captions or gives anything but finite
+    embeddings.
+    """
+    if not adapter.reads_text:
+        raise UserError(f"{type(adapter).__name__} is an audio-only model: it reads no captions")
+    started = perf_counter()
+    good = manifest.good
+    side = good if manifest.task.folds else good[good.split == "test"]
+    of_text = adapter.text_identity()
+    text = embeddings.embed_captions(
+        adapter,
+        identity | of_text,
+        [caption for of_class in captions for caption in of_class],
+        cache=cache,
+        device=device,
+        progress=caption_progress,
+    )
+    audio, bad = embeddings.embed_whole(
+        adapter,
+        identity,
+        manifest,
+        side.index,
+        cache=cache,
+        device=device,
+        precision=precision,
+        batch_size=batch_size,
+        skip_bad=skip_bad,
+        progress=clip_progress,
+    )
+    kept = ~side.index.isin(list(bad))
+    weights = classifier(text, [len(of_class) for of_class in captions])
+    rows = side.index[kept].to_numpy()
+    similarity = normalised(audio[kept]) @ weights.T
+    used = clips.without(manifest, bad)
+    took = round(perf_counter() - started, 2)
+    return Classified(similarity, rows, names, captions, of_text, took, used)
+
+
+def captions_of(rule: CaptionRule, manifest: Manifest, names: list[str]) -> list[tuple[str, ...]]:
+    """The captions of a task's classes by a rule, with the titles that the data set gives."""
+    titles = manifest.task.titles
+    return rule.captions(names, titles(manifest.root) if titles else None)
+
+
+def evaluate(classified: Classified, rule: CaptionRule, *, precision: str = "fp32") -> Evaluation:
+    """Score what `classify` gave: accuracy pooled over all folds, or macro mAP.
+
+    `rule` and `precision` go into the record.
+    """
+    manifest, names, similarity = classified.manifest, classified.names, classified.similarity
+    y = targets.encode_labels(manifest, names)
+    nobody = np.zeros(0, dtype=np.int64)
+    fold = targets.Fold("all" if manifest.task.folds else "test", nobody, None, classified.rows)
+    record = {
+        "protocol": NAME,
+        "protocol_version": VERSION,
+        "settings": {
+            "captions": captions_.digest(classified.captions),
+            "templates": list(rule.templates),
+            "rule": rule.source,
+            "reading": "whole clips",
+            "precision": precision,
+            "text": classified.text,
+        },
+        "seeds": [],  # nothing random decides
+        "clips": scoring.count_clips(manifest),
+        **scoring.summarise(manifest, [fold], y, names, similarity[None]),  # one run: (1, N, C)
+        "captions": {n: list(c) for n, c in zip(names, classified.captions, strict=True)},
+        "seconds": {"embed": classified.seconds},
+    }
+    predictions = scoring.predictions(manifest, fold, 0, names, similarity).drop(columns="seed")
+    tables = {"similarities": _table(classified)}
+    if manifest.task.multi_label:  # a cosine has no threshold: the likeliest class stands alone
+        predictions["predicted"] = np.array(names)[similarity.argmax(axis=1)]
+    else:
+        tables["confusion"] = confusion(predictions)
+    return Evaluation(record, predictions, tables)
+
+
+def _table(classified: Classified) -> pd.DataFrame:
+    """One row a clip: its file and its similarity to every class."""
+    table = pd.DataFrame(classified.similarity.round(5), columns=classified.names)
+    table.insert(0, "clip", classified.manifest.table.file.to_numpy()[classified.rows])
+    return table
+
+
+def answer(classified: Classified) -> str:
+    """For a person to read: every clip with its best label and the similarity to each label."""
+    table = _table(classified)
+    best = np.array(classified.names)[classified.similarity.argmax(axis=1)]
+    table.insert(1, "best", best)
+    return table.to_string(index=False, float_format="%.3f")
+
+
+def class_names(manifest: Manifest) -> list[str]:
+    """The classes of a task: those of its training side, or of all clips where it has none."""
+    if manifest.task.trains:
+        return targets.class_names(manifest)
+    return sorted(clips.label_set(manifest.good.label))
+
+
+def confusion(predictions: pd.DataFrame) -> pd.DataFrame:
+    """The confusion matrix as a list: true, predicted, count; pairs that never occur are absent."""
+    counted = predictions.groupby(["true", "predicted"]).size()
+    return counted.rename("count").reset_index()
+
+
+def explain(result: Classified, count: int = 6, best: int = 5) -> list[str]:
+    """For some clips, evenly spread over the set, the captions that are nearest to each."""
+    lines = []
+    total = len(result.rows)
+    for i in range(min(count, total)):
+        at = i * total // min(count, total)
+        row = result.manifest.table.loc[result.rows[at]]
+        truth = set() if row.label == UNKNOWN else set(row.label.split(","))
+        lines.append(f"{row.file}" + (f" (true: {row.label})" if truth else ""))
+        for number in np.argsort(-result.similarity[at], kind="stable")[:best]:
+            mark = "*" if result.names[number] in truth else " "
+            caption = " | ".join(result.captions[number])
+            lines.append(f"  {mark} {result.similarity[at, number]:+.3f}  {caption}")
+    return lines

@@ -1,0 +1,96 @@
+"""Retrieval metrics: pure functions on a similarity matrix, ties counted fairly.
+
+Q queries, G items of a gallery. An item is relevant to a query if both have the same id: a clip
+and its captions. Items of equal similarity have no order: every metric is its expected value over
+all orders of the tied items, so that a model that gives everything the same score is at chance.
+"""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+RECALL_AT = (1, 5, 10)
+TOP = 10  # of mAP@10
+
+
+def validate(similarity: NDArray, query_ids: NDArray, gallery_ids: NDArray) -> None:
+    """Raise ValueError unless similarity is finite (Q, G) and every query has a relevant item."""
+    if similarity.shape != (len(query_ids), len(gallery_ids)):
+        raise ValueError(
+            f"similarity is {similarity.shape}, not ({len(query_ids)}, {len(gallery_ids)})"
+        )
+    if similarity.size == 0 or not np.isfinite(similarity).all():
+        raise ValueError("similarities must be finite, of one query and one item or more")
+    alone = ~np.isin(query_ids, gallery_ids)
+    if alone.any():
+        raise ValueError(f"query {int(alone.argmax())} has no relevant item")
+
+
+def per_query(
+    similarity: NDArray, query_ids: ArrayLike, gallery_ids: ArrayLike
+) -> dict[str, NDArray]:
+    """Metrics of each query (Q,), from similarities (Q, G): the larger, the nearer.
+
+    "R@1", "R@5", "R@10": whether the best-ranked relevant item is among the first k. "rank": its
+    rank, from 1. "mAP@10": average precision of the first ten, over min(relevant items, 10).
+    A block of queries against the whole gallery gives the same as all queries at once.
+    """
+    query_ids, gallery_ids = np.asarray(query_ids), np.asarray(gallery_ids)
+    similarity = np.asarray(similarity)
+    validate(similarity, query_ids, gallery_ids)
+    relevant = query_ids[:, None] == gallery_ids  # (Q, G)
+    best = np.where(relevant, similarity, -np.inf).max(axis=1, keepdims=True)  # (Q, 1)
+    above = (similarity > best).sum(axis=1)
+    tied = similarity == best
+    size, hits = tied.sum(axis=1), (tied & relevant).sum(axis=1)
+    found = {f"R@{k}": _first_hit_within(k - above, size, hits) for k in RECALL_AT}
+    found["rank"] = above + (size + 1) / (hits + 1)
+    found[f"mAP@{TOP}"] = np.array(
+        [_precision_of_top(s, r) for s, r in zip(similarity, relevant, strict=True)]
+    )
+    return found
+
+
+def _first_hit_within(places: NDArray, size: NDArray, hits: NDArray) -> NDArray:
+    """The chance that one of `hits` items, among `size` in random order, has a place up to this.
+
+    1 - C(size - hits, m) / C(size, m) for m places, as a product over the hits.
+    """
+    m = np.clip(places, 0, size)
+    none = np.ones(len(size))
+    for j in range(int(hits.max())):
+        here = hits > j
+        none[here] *= np.clip((size - m - j)[here] / (size - j)[here], 0, 1)
+    return 1 - none
+
+
+def _precision_of_top(similarity: NDArray, relevant: NDArray) -> float:
+    """Average precision of the first ten places of one query, (G,) each.
+
+    Within a tie of g items, r of them relevant, c relevant ones above: place i of the tie holds a
+    relevant item with probability r / g, and then on average c + 1 + (i - 1)(r - 1) / (g - 1)
+    relevant items stand up to there (McSherry and Najork 2008).
+    """
+    top = min(TOP, len(similarity))
+    edge = np.partition(similarity, -top)[-top]
+    near = similarity >= edge
+    values, relevant_near = similarity[near], relevant[near]
+    total, place, above = 0.0, 0, 0
+    for value in np.unique(values)[::-1]:
+        tie = values == value
+        size, hits = int(tie.sum()), int(relevant_near[tie].sum())
+        if hits:
+            i = np.arange(1, min(size, top - place) + 1)
+            upto = above + 1 + (i - 1) * (hits - 1) / max(size - 1, 1)
+            total += hits / size * float((upto / (place + i)).sum())
+        place, above = place + size, above + hits
+        if place >= top:
+            break
+    return total / min(int(relevant.sum()), TOP)
+
+
+def summary(found: dict[str, NDArray], weights: ArrayLike | None = None) -> dict[str, float]:
+    """Means over queries, and "medR", the median rank; `weights` (Q,) count queries repeatedly."""
+    count = len(found["rank"])
+    weights = np.ones(count, int) if weights is None else np.asarray(weights)
+    means = {k: float(np.average(v, weights=weights)) for k, v in found.items() if k != "rank"}
+    return means | {"medR": float(np.median(np.repeat(found["rank"], weights)))}

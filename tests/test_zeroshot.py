@@ -1,0 +1,260 @@
+"""Zero-shot classification end to end, with models whose right answers are known."""
+
+import gzip
+import io
+import json
+
+import numpy as np
+import oracle
+import pandas as pd
+import pytest
+
+from evar import clips as clips_
+from evar import models, task
+from evar.protocols import zeroshot
+
+LABELS = ["low", "high", "siren"]
+
+
+@pytest.fixture
+def zeroshot_(command):
+    return lambda model, of, *options: command("zeroshot", model, of, "--quiet", *options)
+
+
+@pytest.fixture
+def record(tmp_path):
+    def only() -> dict:
+        (path,) = tmp_path.glob("results/runs/*.json")
+        return json.loads(path.read_text())
+
+    return only
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A function that reads the one table of a name beside the run."""
+
+    def read(name: str) -> pd.DataFrame:
+        (path,) = tmp_path.glob(f"results/runs/*.{name}.csv.gz")
+        return pd.read_csv(io.BytesIO(gzip.decompress(path.read_bytes())), dtype={"clip": str})
+
+    return read
+
+
+@pytest.fixture
+def hears(clips, tmp_path):
+    """MODEL that hears the right label, but one "low" test clip as a high siren."""
+    texts = {clips.root / file: label for file, label, *_ in clips.rows}
+    texts[clips.root / "test/low0.wav"] = "high siren siren"
+    return oracle.write(tmp_path / "oracle.py", texts)
+
+
+@pytest.fixture
+def demo(tmp_path):
+    """MODEL that knows every clip of the demo task, and its table of clips."""
+    made = task.get("demo")
+    rows = made.read(made.bundled)
+    files = [made.bundled / file for file in rows.file]
+    words = rows.label.str.replace("_", " ")
+    return oracle.write(tmp_path / "knows.py", dict(zip(files, words, strict=True))), rows
+
+
+def test_a_model_that_knows_is_right_on_the_demo_task(zeroshot_, demo, record, table):
+    model, rows = demo
+    ran = zeroshot_(model, "demo")
+    assert "zeroshot  accuracy 100.0 [100.0, 100.0] % (95 % CI over test clips)" in ran.out
+    made = record()
+    assert made["seeds"] == []
+    assert set(made["per_class"].values()) == {1.0}
+    assert len(table("predictions")) == (rows.split == "test").sum(), "no clip of training"
+    confusion = table("confusion")
+    assert (confusion.true == confusion.predicted).all()
+    assert confusion["count"].sum() == len(table("predictions"))
+
+
+def test_with_shuffled_captions_it_is_right_as_often_as_a_caption_kept_its_place(
+    zeroshot_, demo, tmp_path, record
+):
+    model, rows = demo
+    names = sorted(rows.label.unique())
+    order = np.random.default_rng(1).permutation(len(names))
+    own = {
+        a: f"{names[i].replace('_', ' ')} can be heard" for a, i in zip(names, order, strict=True)
+    }
+    path = tmp_path / "shuffled.yaml"
+    path.write_text(json.dumps({"labels": own}))
+    ran = zeroshot_(model, "demo", f"--captions={path}")
+    assert ran.code == 0, ran.err
+    kept = [name for name, i in zip(names, order, strict=True) if name == names[i]]
+    share = rows.label[rows.split == "test"].isin(kept).mean()
+    assert record()["score"]["mean"] == pytest.approx(share)
+    assert share < 0.3, "chance is one of nine"
+    assert record()["captions"] == {name: [own[name]] for name in names}
+
+
+def test_what_a_result_says(zeroshot_, hears, clips, record, table):
+    ran = zeroshot_(hears, clips.csv)
+    made = record()
+    assert made["score"]["mean"] == 7 / 8
+    assert made["per_class"] == {"high": 1.0, "low": 0.75}
+    counts = table("confusion").set_index(["true", "predicted"])["count"].to_dict()
+    assert counts == {("high", "high"): 4, ("low", "low"): 3, ("low", "high"): 1}
+    assert made["score"]["runs"] == 1
+    assert made["settings"]["rule"] == "task"
+    assert made["captions"] == {"high": ["high can be heard"], "low": ["low can be heard"]}
+    similarities = table("similarities")
+    assert list(similarities.columns) == ["clip", "high", "low"]
+    predictions = table("predictions")
+    assert "seed" not in predictions
+    best = similarities[["high", "low"]].idxmax(axis=1)
+    assert predictions.predicted.tolist() == best.tolist()
+    assert ran.out.splitlines()[-1].startswith("Oracle  sounds  zeroshot  accuracy")
+
+
+def test_similarities_are_cosines_worked_by_hand():
+    text = np.array([[3.0, 0.0], [0.0, 2.0], [0.0, 5.0]])
+    weights = zeroshot.classifier(text, [2, 1])  # the first class has two captions
+    half = np.sqrt(0.5)
+    assert weights == pytest.approx(np.array([[half, half], [0.0, 1.0]]))
+    assert zeroshot.normalised(np.array([[0.0, 0.0]])).tolist() == [[0.0, 0.0]]
+
+
+def test_folds_are_pooled(new_clips, zeroshot_, tmp_path, record):
+    made = new_clips(columns=("file", "label", "fold"))
+    texts = {}
+    for fold, count in (("1", 1), ("2", 3)):
+        for i in range(count):
+            for label, hertz in (("low", 300), ("high", 3000)):
+                path = made.add(f"{fold}{label}{i}.wav", label, fold, hertz=hertz + i)
+                texts[path] = "high" if fold == "1" else label  # one of two, six of six are right
+    zeroshot_(oracle.write(tmp_path / "o.py", texts), made.csv)
+    assert record()["score"]["mean"] == 7 / 8, "not the mean of 1/2 and 6/6"
+
+
+def test_several_labels_give_map(new_clips, zeroshot_, tmp_path, record, table):
+    made = new_clips()
+    texts = {}
+    for side in ("train", "test"):
+        for i, label in enumerate(("dog", "rain", "dog,rain", "siren")):
+            path = made.add(f"{side}{i}.wav", label, side, hertz=300 * (i + 1))
+            texts[path] = label.replace(",", " ")
+    ran = zeroshot_(oracle.write(tmp_path / "o.py", texts), made.csv)
+    assert "mAP 100.0" in ran.out
+    assert record()["score"]["metric"] == "mAP"
+    assert table("predictions").predicted.isin(["dog", "rain", "siren"]).all()
+
+
+def test_a_set_without_training_side_serves_zero_shot_alone(
+    new_clips, zeroshot_, lineareval, tmp_path, refused, simple
+):
+    made = new_clips()
+    texts = {made.add(f"{n}.wav", n, "test", hertz=h): n for n, h in (("low", 300), ("high", 900))}
+    refused(lineareval(simple, made.csv), "zero-shot classification")
+    assert "100.0" in zeroshot_(oracle.write(tmp_path / "o.py", texts), made.csv).out
+
+
+def test_clips_are_read_whole(new_clips, zeroshot_, tmp_path):
+    made = new_clips()
+    texts = {}
+    for i, seconds in enumerate((0.1, 0.35, 0.2, 0.35)):
+        label = ("low", "high")[i % 2]
+        path = made.add(f"{i}.wav", label, "test", hertz=300 + i, seconds=seconds)
+        texts[path] = label  # known by all of their samples: a cut or padded clip is not
+    assert "100.0" in zeroshot_(oracle.write(tmp_path / "o.py", texts), made.csv).out
+
+
+def test_templates_are_averaged_and_part_of_the_run(zeroshot_, hears, clips, tmp_path):
+    ids = set()
+    for option in ((), ("--template={label}",), ("--template={label}|a {label} tone",)):
+        ran = zeroshot_(hears, clips.csv, *option)
+        assert ran.code == 0, ran.err
+        ids = {p.name for p in tmp_path.glob("results/runs/*.json")}
+    assert len(ids) == 3
+    board = (tmp_path / "results/leaderboard.md").read_text()
+    assert "rule={label}\\|a {label} tone" in board
+
+
+def test_a_second_run_embeds_nothing(zeroshot_, hears, clips, tmp_path):
+    first = zeroshot_(hears, clips.csv)
+    kept = {p: p.stat().st_mtime_ns for p in tmp_path.glob("cache/*/*.safetensors")}
+    assert len(kept) == 2, "captions and clips"
+    assert zeroshot_(hears, clips.csv).out == first.out
+    assert kept == {p: p.stat().st_mtime_ns for p in tmp_path.glob("cache/*/*.safetensors")}
+
+
+def test_explain_shows_the_nearest_captions(zeroshot_, hears, clips):
+    out = zeroshot_(hears, clips.csv, "--explain").out.splitlines()
+    at = out.index("test/high0.wav (true: high)")
+    assert out[at + 1].startswith("  * +")
+    assert out[at + 1].endswith("high can be heard")
+    assert out[at + 2].startswith("    ")
+    assert sum("(true:" in line for line in out) == 6
+
+
+def test_own_sounds_and_labels(zeroshot_, hears, clips, tmp_path):
+    ran = zeroshot_(hears, clips.root / "test", "--labels=low,high,siren")
+    assert ran.code == 0, ran.err
+    rows = [line.split() for line in ran.out.splitlines()]
+    assert rows[0] == ["clip", "best", *LABELS]
+    assert len(rows) == 1 + 8
+    best = {clip: label for clip, label, *_ in rows[1:]}
+    assert best["low0.wav"] == "siren"
+    assert best["low1.wav"] == "low"
+    assert best["high3.wav"] == "high"
+    assert not (tmp_path / "results").exists(), "a question is no run"
+    one = zeroshot_(hears, clips.root / "test/low0.wav", "--labels=low,siren")
+    assert one.out.split()[4:6] == ["low0.wav", "siren"]
+
+
+def test_an_audio_only_model_is_refused_with_those_that_read(zeroshot_, simple, refused, clips):
+    refused(zeroshot_("logmel", "demo"), "audio-only", "m2d_clap", "laion_clap", "clap_2023")
+    refused(zeroshot_(simple, clips.csv), "audio-only", "wavcaps")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["esc50", "--template=x", "--captions=y"], "give one of them"),
+        (["esc50", "--template=a sound"], "is not prepared"),
+        (["demo", "--template=a sound"], "has no {label}"),
+        (["demo", "--captions=absent.yaml"], "absent.yaml"),
+        (["demo", "--precision=fp16"], "precision"),
+        (["demo", "--labels=a"], "two or more"),
+        (["demo", "--labels=a,a"], "each once"),
+        (["demo", "--labels=a,b"], "no such sound file or folder"),
+        ([".", "--labels=a,b"], "no sound files there"),
+        (["."], "need labels"),
+        (["clotho"], "not prepared"),
+    ],
+)
+def test_mistakes_are_named(words, says, zeroshot_, refused, tmp_path):
+    model = oracle.write(tmp_path / "o.py", {})
+    if words[0] == ".":
+        (tmp_path / "empty").mkdir()
+        words = [str(tmp_path / "empty"), *words[1:]]
+    refused(zeroshot_(model, *words), says)
+
+
+def test_a_bad_clip_is_named_or_counted(zeroshot_, hears, clips, refused, record):
+    good = {file: (clips.root / file).read_bytes() for file in ("test/low0.wav",)}
+    (clips.root / "test/low0.wav").write_bytes(good["test/low0.wav"][:30])
+    refused(zeroshot_(hears, clips.csv), "test/low0.wav", "--skip_bad")
+    assert "1 bad clip skipped" in zeroshot_(hears, clips.csv, "--skip_bad").out
+    assert record()["clips"]["skipped"][0]["clip"] == "test/low0.wav"
+
+
+def test_similarity_of_a_batch_does_not_depend_on_its_neighbours(hears, clips, tmp_path):
+    adapter, config = models.load(hears)
+    from evar import csvtask
+
+    made = csvtask.task_from_csv(clips.csv)
+    manifest = clips_.open_task(made, tmp_path / "data", source=clips.root)
+    texts = [("low",), ("high",)]
+    results = [
+        zeroshot.classify(
+            adapter, {"size": size}, manifest, ["low", "high"], texts, batch_size=size
+        ).similarity
+        for size in (1, 3, 16)
+    ]
+    assert np.array_equal(results[0], results[1])
+    assert np.array_equal(results[0], results[2])
