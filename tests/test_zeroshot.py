@@ -8,10 +8,11 @@ import numpy as np
 import oracle
 import pandas as pd
 import pytest
+from test_conformance import tiny
 
 from evar import clips as clips_
-from evar import models, task
-from evar.protocols import zeroshot
+from evar import csvtask, models, task
+from evar.protocols import retrieval, zeroshot
 
 LABELS = ["low", "high", "siren"]
 
@@ -245,8 +246,6 @@ def test_a_bad_clip_is_named_or_counted(zeroshot_, hears, clips, refused, record
 
 def test_similarity_of_a_batch_does_not_depend_on_its_neighbours(hears, clips, tmp_path):
     adapter, config = models.load(hears)
-    from evar import csvtask
-
     made = csvtask.task_from_csv(clips.csv)
     manifest = clips_.open_task(made, tmp_path / "data", source=clips.root)
     texts = [("low",), ("high",)]
@@ -258,3 +257,25 @@ def test_similarity_of_a_batch_does_not_depend_on_its_neighbours(hears, clips, t
     ]
     assert np.array_equal(results[0], results[1])
     assert np.array_equal(results[0], results[2])
+
+
+@pytest.mark.parametrize("name", [n for n in models.names() if models.reads_text(n)])
+def test_every_audio_language_model_classifies_and_retrieves(name, new_clips, tmp_path):
+    made = new_clips(columns=("file", "caption"))
+    for i, seconds in enumerate((0.2, 0.7, 0.2)):
+        made.add(f"{i}.wav", f"sound number {i}", "", hertz=300 * (i + 1), seconds=seconds)
+        made.rows[-1] = made.rows[-1][:2]
+    folder = tmp_path / "text"
+    adapter = tiny(name, folder)
+    texts = [("a dog", "the sound of a dog"), ("rain",)]
+    own = csvtask.task_from_sounds(made.root)
+    result = zeroshot.classify(adapter, {}, clips_.build(own, made.root), ["dog", "rain"], texts)
+    assert result.similarity.shape == (3, 2)
+    assert np.abs(result.similarity).max() <= 1 + 1e-5
+    assert len(np.unique(result.similarity)) == 6, "clips and captions are told apart"
+    assert all(result.text.values()), "the text tower's identity"
+
+    captioned = csvtask.captions_from_csv(made.csv)
+    found = retrieval.evaluate(adapter, {}, clips_.build(captioned, made.root))
+    assert found.record["metrics"]["text_to_audio"]["R@5"] == 1.0
+    assert len(found.predictions) == 6
