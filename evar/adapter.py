@@ -1,7 +1,8 @@
 """What an encoder must do to be evaluated: the base class of every adapter."""
 
+import contextlib
 import functools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -121,31 +122,31 @@ class Adapter(nn.Module):
         fixed; each stands in one layer, and no layer is empty. No layers: nothing can be trained.
         Set `augment` and `keep` afterwards.
         """
-        used = {id(p): p for p in _used(self)}
+        used = _used(self)
+        known = set(used)
         blocks, taken = [], set()
-        for block in self.encoder_blocks() or _longest(self, used):
-            blocks.append([p for p in block.parameters() if id(p) in used and id(p) not in taken])
-            taken.update(map(id, blocks[-1]))
-        order = list(used)
-        first = min((order.index(i) for i in taken), default=0)
-        stem = [p for p in order[:first] if p not in taken]
-        rest = [p for p in order[first:] if p not in taken]
-        layers = [[used[i] for i in stem], *blocks, [used[i] for i in rest]]
-        return [layer for layer in layers if layer]
+        for block in self.encoder_blocks() or _longest(self, known):
+            blocks.append([p for p in block.parameters() if p in known and p not in taken])
+            taken.update(blocks[-1])
+        first = min((i for i, p in enumerate(used) if p in taken), default=0)
+        others = [[p for p in side if p not in taken] for side in (used[:first], used[first:])]
+        return [layer for layer in (others[0], *blocks, others[1]) if layer]
 
 
 def _used(adapter: Adapter) -> list[nn.Parameter]:
-    """The parameters that the embedding of a second of noise has a gradient for, in their order."""
-    parameters = list(adapter.parameters())
-    if not parameters:
+    """The parameters that the embedding of a second of noise has a gradient for.
+
+    In the order in which their modules are called; before them, those whose modules never are
+    (tokens and positions, as a rule).
+    """
+    owners = {p: m for m in adapter.modules() for p in m.parameters(recurse=False)}
+    if not owners:
         return []
-    flags = [p.requires_grad for p in parameters]
-    modes = [(module, module.training) for module in adapter.modules()]
+    parameters = list(owners)
     generator = torch.Generator().manual_seed(0)
-    noise = 0.1 * torch.randn(1, adapter.sample_rate, generator=generator)
     try:
-        adapter.eval().requires_grad_(True)
-        with torch.inference_mode(False), torch.enable_grad():
+        with _differentiable(adapter) as calls:
+            noise = 0.1 * torch.randn(1, adapter.sample_rate, generator=generator)
             out = adapter.embed(noise.to(parameters[0].device))
             if not out.requires_grad:
                 return []
@@ -155,16 +156,40 @@ def _used(adapter: Adapter) -> list[nn.Parameter]:
             f"{type(adapter).__name__}.embed cannot be differentiated ({error}): this model can be "
             "evaluated, but not be fine-tuned"
         ) from error
+    used = [p for p, gradient in zip(parameters, found, strict=True) if gradient is not None]
+    return sorted(used, key=lambda p: calls.index(owners[p]) if owners[p] in calls else -1)
+
+
+@contextlib.contextmanager
+def _differentiable(adapter: Adapter) -> Iterator[list[nn.Module]]:
+    """Evaluation mode, a gradient for every parameter; all is as before afterwards.
+
+    Yields the list that modules are put into when they are called, once each.
+    """
+    calls: list[nn.Module] = []
+
+    def called(module: nn.Module, _) -> None:
+        if module not in calls:
+            calls.append(module)
+
+    hooks = [m.register_forward_pre_hook(called) for m in adapter.modules()]
+    flags = [(p, p.requires_grad) for p in adapter.parameters()]
+    modes = [(m, m.training) for m in adapter.modules()]
+    try:
+        adapter.eval().requires_grad_(True)
+        with torch.inference_mode(False), torch.enable_grad():
+            yield calls
     finally:
-        for parameter, flag in zip(parameters, flags, strict=True):
+        for hook in hooks:
+            hook.remove()
+        for parameter, flag in flags:
             parameter.requires_grad_(flag)
         for module, mode in modes:
             module.training = mode
-    return [p for p, gradient in zip(parameters, found, strict=True) if gradient is not None]
 
 
-def _longest(adapter: Adapter, used: dict[int, nn.Parameter]) -> list[nn.Module]:
-    """The children of the list of modules with the most children that have parameters in `used`."""
+def _longest(adapter: Adapter, used: set[nn.Parameter]) -> list[nn.Module]:
+    """The children with parameters in `used` of the list of modules that has the most of them."""
     lists = [m for m in adapter.modules() if isinstance(m, (nn.ModuleList, nn.Sequential))]
-    own = [[c for c in m if any(id(p) in used for p in c.parameters())] for m in lists]
-    return max(own, key=len, default=[])
+    children = [[c for c in m if not used.isdisjoint(c.parameters())] for m in lists]
+    return max(children, key=len, default=[])

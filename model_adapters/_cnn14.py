@@ -41,13 +41,17 @@ class Cnn14Net(nn.Module):
         self.dim = channels[-1]
         self.fc1 = nn.Linear(self.dim, self.dim)
 
+    def blocks(self) -> list[Block]:
+        """The six blocks, from input to output."""
+        return [getattr(self, f"conv_block{i + 1}") for i in range(6)]
+
     def frames(self, logmel: Tensor) -> Tensor:
         """(B, F, T) log-mel in dB -> (B, T / 32, D)."""
         # A batch normalisation over mel bands: they stand in the place of channels.
         x = self.bn0(logmel[..., None])[..., 0]  # (B, F, T)
         x = x.transpose(1, 2)[:, None]  # (B, 1, T, F)
-        for i in range(6):
-            x = getattr(self, f"conv_block{i + 1}")(x, pool=2 if i < 5 else 1)
+        for i, block in enumerate(self.blocks()):
+            x = block(x, pool=2 if i < 5 else 1)
         return x.mean(dim=3).transpose(1, 2)
 
     def clip(self, frames: Tensor) -> Tensor:

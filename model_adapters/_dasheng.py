@@ -72,6 +72,9 @@ class MelTransformer(Adapter):
         """(B, 64, T) -> a (B, F' * T', D) tensor for each chunk: frequency by frequency."""
         raise NotImplementedError
 
+    def encoder_blocks(self):
+        return self.net.blocks
+
     def encode(self, features: Tensor) -> Tensor:
         rows = 64 // self.patch[0]
         chunks = [t.unflatten(1, (rows, -1)).mean(dim=1) for t in self.tokens(features)]

@@ -5,7 +5,7 @@ transformers' `ClapAudioModel` is this network; only the names of its parameters
 
 from collections.abc import Sequence
 
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import ClapAudioConfig, ClapAudioModel
 
 FRAMES = 1001  # of a 10-s window; the network stretches them to the 1,024 it was made for
@@ -42,6 +42,11 @@ def build(width: int = 96, depths: Sequence[int] = (2, 2, 6, 2)) -> ClapAudioMod
             num_attention_heads=heads,
         )
     )
+
+
+def stages(model: ClapAudioModel) -> nn.ModuleList:
+    """The four stages, from input to output."""
+    return model.audio_encoder.layers
 
 
 def rename(state: dict[str, Tensor], prefix: str, target: str) -> dict[str, Tensor]:

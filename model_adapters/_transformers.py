@@ -82,6 +82,16 @@ def _quietly():
             logging.enable_progress_bar()
 
 
+def steady(model):
+    """The model, without layers left out at random and without masks of its own in training.
+
+    Some draw from NumPy's global generator; fine-tuning has its own masks, by its seed, and
+    several processes need every layer in every step.
+    """
+    model.config.apply_spec_augment, model.config.layerdrop = False, 0.0
+    return model
+
+
 def check_layers(layers: Layers, combine: str, count: int) -> list[int] | None:
     """The chosen layers as numbers from 0 (before the first block) to `count`, or None.
 

@@ -81,6 +81,9 @@ class Beats(Adapter):
         parts = tokens.split(max(1, _SCORES // scores))
         return torch.cat([self.net.encoder(part)[0] for part in parts])
 
+    def encoder_blocks(self):
+        return self.net.encoder.layers
+
     def encode(self, features):
         return self.tokens(features).unflatten(1, (-1, _BANDS)).mean(dim=2)  # (B, T', D)
 
@@ -95,5 +98,6 @@ def _network(config: Mapping):
         warnings.simplefilter("ignore", FutureWarning)
         net = BeatsEncoder(input_size=1, beats_config=dict(config))
     # Fixed all-ones kernels that shrink padding masks; clips here are never padded in a batch.
+    net.encoder.layerdrop = 0.0  # drawn from NumPy's global generator, in training
     del net.patch_embedding_pad, net.raw2fbank_pad
     return net

@@ -67,5 +67,9 @@ class ByolA(LogMel):
         # Silence after a clip too short for the three poolings: they leave one frame of eight.
         return super().logmel(zero_pad(audio, 8 * 160))
 
+    def encoder_blocks(self):
+        layers = self.net.features  # convolution, normalisation, ReLU, pooling
+        return [layers[i : i + 4] for i in range(0, len(layers), 4)]
+
     def encode(self, features):
         return self.net(features)

@@ -40,5 +40,8 @@ class Cnn14(Adapter):
     def encode(self, features):
         return self.net.frames(features)
 
+    def encoder_blocks(self):
+        return self.net.blocks()
+
     def embed(self, audio):
         return self.net.clip(self.frames(audio))

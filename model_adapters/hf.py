@@ -46,20 +46,20 @@ class HfModel(Adapter):
         self.extractor = _transformers.feature_extractor(source)
         self.sample_rate = self.extractor.sampling_rate
         self.window = round(seconds * self.sample_rate) if seconds else _window(self.extractor)
-        self.net = _tower(_transformers.pretrained(AutoModel, source)).eval()
+        self.net = _transformers.steady(_tower(_transformers.pretrained(AutoModel, source))).eval()
         self.reads = set(inspect.signature(self.net.forward).parameters)
         self.pools, self.averages = pooling == "pooler", layers == "mean" or combine == "mean"
         self.layers = None
         count = self._probe(source, layers is not None)
         self.layers = _transformers.check_layers(layers, combine, count)
-        with torch.inference_mode():
+        with torch.no_grad():
             self.embed_dim = self.embed(self._second()).shape[1]
 
     def _second(self):
         generator = torch.Generator().manual_seed(0)
         return 0.1 * torch.randn(1, self.sample_rate, generator=generator)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference_mode: what a model keeps of it must do for training
     def _probe(self, source: str, hidden: bool) -> int:
         """How many blocks the model has; UserError where it does not work as others do."""
         try:

@@ -32,6 +32,9 @@ class Htsat(Adapter):
             self.mel.check(state, weights)
             _published.load(self, _htsat.rename(state, "sed_model.", "net."), weights)
 
+    def encoder_blocks(self):
+        return _htsat.stages(self.net)
+
     def features(self, audio):
         # Each window by itself: its edges are reflected, as the original's were.
         return torch.cat([self.mel(window) for window in audio.split(WINDOW, dim=1)], dim=2)

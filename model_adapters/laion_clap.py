@@ -72,6 +72,9 @@ class LaionClap(_text.AudioLanguage):
         ]
         _published.load(self, state, self.weights, ignore=ignore)
 
+    def encoder_blocks(self):
+        return _htsat.stages(self.audio_branch)
+
     def features(self, audio):
         audio = crop(audio, WINDOW, seed=self.seed)
         audio = audio.repeat(1, WINDOW // audio.shape[1])

@@ -171,14 +171,16 @@ class M2D(Adapter):
 
     def kept_tokens(self, features: Tensor, keep: Tensor) -> Tensor:
         """(B, F, T) -> (B, K, D): patches of `patch_grid`, encoded without the clip's others."""
+        if not self.flat:
+            raise ValueError("only flat features can do without patches: flat=True")
         rows, columns = self.patch_grid(features)
         row, column = keep // columns, keep % columns
         steps = self.chunk // self.backbone.patch_size[1]
         tokens, order = [], []
         for i, chunk in enumerate(self.chunks(features)):
             own = (column // steps == i).nonzero().flatten()
-            grid = torch.arange(rows * (chunk.shape[2] // self.backbone.patch_size[1]))
-            grid = grid.view(rows, -1)
+            count = rows * (chunk.shape[2] // self.backbone.patch_size[1])
+            grid = torch.arange(count, device=keep.device).view(rows, -1)
             kept = grid[row[own], column[own] - i * steps]
             padding = grid[:, max(0, columns - i * steps) :].flatten()  # heard, where there is any
             tokens.append(self.backbone(chunk, torch.cat([kept, padding]))[:, : len(kept)])

@@ -76,6 +76,9 @@ class Clap2022(_MsClap):
             ]
             _published.load(self, state, weights, ignore=ignore)
 
+    def encoder_blocks(self):
+        return self.audio_encoder["base"].blocks()
+
     def tower(self, features):
         net = self.audio_encoder["base"]
         return net.clip(net.frames(features))
@@ -125,6 +128,9 @@ class Clap2023(_MsClap):
             masks = (".attn.bias", ".attn.masked_bias")
             state = {name: value for name, value in state.items() if not name.endswith(masks)}
             _published.load(self, state, weights, ignore=["logit_scale"])
+
+    def encoder_blocks(self):
+        return _htsat.stages(self.audio_encoder["base"])
 
     def tower(self, features):
         return _htsat.clip(self.audio_encoder["base"], features)

@@ -53,12 +53,15 @@ class Speech(Adapter):
         super().__init__(weights)
         if architecture not in _TYPES:
             raise UserError(f"--architecture={architecture}: known are {', '.join(_TYPES)}")
-        self.net = _network(weights, _TYPES[architecture], config or {})
+        self.net = _transformers.steady(_network(weights, _TYPES[architecture], config or {}))
         count = self.net.config.num_hidden_layers
         self.layers = _transformers.check_layers(layers, combine, count)
         self.averages = layers == "mean" or combine == "mean"
         parts = len(self.layers) if self.layers and not self.averages else 1
         self.embed_dim = self.net.config.hidden_size * parts
+
+    def encoder_blocks(self):
+        return self.net.encoder.layers
 
     def frames(self, audio):
         audio = zero_pad(audio, _SHORTEST)

@@ -58,6 +58,9 @@ class WavCaps(_text.AudioLanguage):
         ]
         _published.load(self, state, self.weights, ignore=ignore)
 
+    def encoder_blocks(self):
+        return _htsat.stages(self.audio)
+
     def features(self, audio):
         windows = audio.split(WINDOW, dim=1)
         return torch.cat([self.mel(zero_pad(window, WINDOW)) for window in windows], dim=2)

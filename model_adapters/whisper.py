@@ -66,6 +66,10 @@ class Whisper(Adapter):
             floor = logmel.amax(dim=(1, 2), keepdim=True) - 8
             return _filled((logmel.maximum(floor) + 4) / 4, frames)
 
+    def layer_parameters(self):
+        fixed = self.net.embed_positions.weight  # sines
+        return [[p for p in layer if p is not fixed] for layer in super().layer_parameters()]
+
     def encode(self, features):
         windows = []
         for window in features.split(_FRAMES + 2, dim=2):

@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from evar import check, models
 
@@ -40,15 +41,66 @@ def text_options(name, folder):
     return {}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_adapter_conforms(name, tmp_path):
+def tiny(name, folder):
+    """A registered model, built tiny and untrained, in evaluation mode."""
     config = models.config(name)
     cls = models.adapter_class(config.adapter)
     if cls.TINY is None:
         pytest.skip(f"{name} needs an optional package")
-    adapter = cls(**{**config.options, **cls.TINY, **text_options(name, tmp_path)}).eval()
-    failed = [finding for finding in check.check(adapter) if not finding.ok]
+    torch.manual_seed(0)  # so narrow a network can be deaf by chance
+    return cls(**{**config.options, **cls.TINY, **text_options(name, folder)}).eval()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_adapter_conforms(name, tmp_path):
+    failed = [finding for finding in check.check(tiny(name, tmp_path)) if not finding.ok]
     assert not failed, failed
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_adapter_can_be_trained_in_all_its_layers(name, tmp_path):
+    """A training step moves every layer, and the layers have all that it moves, each once."""
+    adapter = tiny(name, tmp_path)
+    torch.manual_seed(0)
+    audio = 0.1 * torch.randn(2, adapter.sample_rate)
+    with torch.inference_mode():
+        adapter.embed(audio)  # evaluation leaves nothing behind that training stumbles over
+    layers = adapter.layer_parameters()
+    assert all(layers)
+    listed = [id(p) for layer in layers for p in layer]
+    assert len(listed) == len(set(listed)), "a parameter stands in two layers"
+    if not listed:
+        assert not any(True for _ in adapter.parameters())
+        return
+    embedding = adapter.train().embed(audio)
+    (embedding * torch.randn(embedding.shape)).sum().backward()
+    moved = {id(p) for p in adapter.parameters() if p.grad is not None}
+    assert moved == set(listed)
+    assert all(torch.isfinite(p.grad).all() for layer in layers for p in layer)
+    assert all(any(p.grad.any() for p in layer) for layer in layers)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_adapter_takes_an_augmented_spectrogram(name, tmp_path):
+    adapter = tiny(name, tmp_path)
+    audio = 0.1 * torch.randn(2, adapter.sample_rate)
+    seen = []
+
+    def augment(features):
+        seen.append(features.shape)
+        return features.flip(1)
+
+    with torch.inference_mode():
+        plain = adapter.embed(audio.clone())
+        adapter.augment = augment
+        augmented = adapter.embed(audio.clone())
+        adapter.augment = None
+        after = adapter.embed(audio.clone())
+    assert torch.equal(plain, after)
+    assert len(seen) == adapter.has_features
+    if adapter.has_features:
+        assert len(seen[0]) == 3
+        assert not torch.equal(plain, augmented)
 
 
 def test_few_adapters_cannot_be_built_here():

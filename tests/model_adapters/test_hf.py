@@ -148,3 +148,29 @@ def test_named_by_its_prefix(wav2vec2):
     assert isinstance(adapter, HfModel)
     assert adapter.layers == [1]
     assert config.name == f"hf:{wav2vec2}"
+
+
+@pytest.mark.parametrize("folder", ["wav2vec2", "ast", "clap", "whisper"])
+def test_can_be_trained_after_it_was_evaluated(folder, request):
+    model = HfModel(request.getfixturevalue(folder))
+    with torch.inference_mode():
+        model.eval().embed(AUDIO)
+    layers = model.layer_parameters()
+    model.train().embed(AUDIO).square().sum().backward()
+    moved = {p for p in model.parameters() if p.grad is not None}
+    assert len(layers) > 2
+    assert moved <= {p for layer in layers for p in layer}
+    assert all(p.grad.isfinite().all() for p in moved)
+
+
+def test_chance_in_training_is_that_of_torch_alone(wav2vec2):
+    """No masks of transformers' own, which would ask NumPy's generator, and no layers left out."""
+    model = HfModel(wav2vec2).train()
+
+    def embedded(seed):
+        torch.manual_seed(seed)
+        return model.embed(AUDIO)
+
+    assert not torch.equal(embedded(0), embedded(1)), "dropout is part of training"
+    assert torch.equal(embedded(0), embedded(0))
+    assert model.net.config.layerdrop == 0

@@ -1,0 +1,112 @@
+"""Augmentations of fine-tuning: of waveforms and labels, of spectrograms, of patches.
+
+All that is random comes from the generator that is passed in, which lives on the CPU: the same
+seed gives the same batch on every device.
+"""
+
+import math
+
+import numpy as np
+import torch
+import torchaudio
+from torch import Generator, Tensor
+
+
+def mixup(x: Tensor, y: Tensor, alpha: float, *, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Mix every sample of x (B, ...) and its labels y (B, C) with another one of the batch.
+
+    lambda x + (1 - lambda) x', where lambda ~ Beta(alpha, alpha) is drawn for each sample and is
+    the same for its input and labels. alpha = 0 mixes nothing (Zhang et al., "mixup", ICLR 2018).
+    """
+    if alpha == 0:
+        return x, y
+    partner = torch.randperm(len(x), generator=generator).to(x.device)
+    share = torch.from_numpy(_numpy(generator).beta(alpha, alpha, size=len(x)))  # (B,)
+
+    def mixed(a: Tensor) -> Tensor:
+        weight = share.to(a).view(-1, *[1] * (a.ndim - 1))
+        return weight * a + (1 - weight) * a[partner]
+
+    return mixed(x), mixed(y)
+
+
+def spec_augment(
+    features: Tensor, *, freq_mask: int, time_mask: int, generator: Generator
+) -> Tensor:
+    """Set one band and one span of time of (B, F, T) to 0, the same for the whole batch.
+
+    Widths are uniform below `freq_mask` bins and `time_mask` frames, or below F and T where those
+    are fewer: something is always left (Park et al., "SpecAugment", Interspeech 2019).
+    """
+    before = torch.get_rng_state()
+    torch.set_rng_state(generator.get_state())  # torchaudio draws from the global generator
+    try:
+        for axis, widest in ((1, freq_mask), (2, time_mask)):
+            widest = min(widest, features.shape[axis])
+            features = torchaudio.functional.mask_along_axis(features, widest, 0.0, axis)
+        generator.set_state(torch.get_rng_state())
+    finally:
+        torch.set_rng_state(before)
+    return features
+
+
+def random_resize_crop(
+    features: Tensor,
+    *,
+    generator: Generator,
+    canvas: tuple[float, float] = (1.0, 1.5),
+    scale: tuple[float, float] = (0.6, 1.5),
+) -> Tensor:
+    """Crop every spectrogram of (B, F, T) at random and resize the crop to (F, T), bicubically.
+
+    The spectrogram lies in the middle of a canvas of zeros, `canvas` times as high and as long.
+    Crops are F and T times a factor drawn from `scale` for each, but no larger than the canvas
+    (Niizumi et al., "BYOL for audio", TASLP 2023).
+    """
+    bins, frames = features.shape[1:]
+    height, width = max(bins, int(canvas[0] * bins)), max(frames, int(canvas[1] * frames))
+    top, left = (height - bins) // 2, (width - frames) // 2
+    margins = (left, width - frames - left, top, height - bins - top)
+    padded = torch.nn.functional.pad(features, margins)
+    draws = torch.rand(len(features), 4, generator=generator, dtype=torch.float64).tolist()
+    return torch.cat(
+        [_resized_crop(padded[i : i + 1], (bins, frames), scale, d) for i, d in enumerate(draws)]
+    )
+
+
+def _resized_crop(
+    padded: Tensor, size: tuple[int, int], scale: tuple[float, float], draws: list[float]
+) -> Tensor:
+    """One crop of a canvas (1, F', T') -> (1, F, T); `draws` in [0, 1): extents, then places."""
+    extents, corners = [], []
+    for whole, length, extent, place in zip(
+        padded.shape[1:], size, draws[:2], draws[2:], strict=True
+    ):
+        wanted = int((scale[0] + extent * (scale[1] - scale[0])) * length)
+        extents.append(min(max(wanted, 1), whole))
+        corners.append(int(place * (whole - extents[-1] + 1)))
+    (high, wide), (top, left) = extents, corners
+    crop = padded[:, None, top : top + high, left : left + wide]
+    return torch.nn.functional.interpolate(crop, size, mode="bicubic", align_corners=True)[:, 0]
+
+
+def structured_patchout(rows: int, columns: int, share: float, *, generator: Generator) -> Tensor:
+    """Indices (K,), row by row, of the patches that are left when `share` of them is to go.
+
+    A random number of whole rows goes first, then as many whole columns as leave a little over
+    1 - share of the patches: less than one column more (Koutini et al., "Efficient training of
+    audio transformers with patchout", Interspeech 2022).
+    """
+    if not 0 <= share < 1:
+        raise ValueError(f"share is {share}: it lies in [0, 1)")
+    most = int(round(share * rows, 9))  # 9: 0.29 * 100 is 28.999999999999996
+    kept_rows = rows - int(torch.randint(most + 1, (), generator=generator))
+    kept_columns = math.ceil(round((1 - share) * rows * columns / kept_rows, 9))
+    row = torch.randperm(rows, generator=generator)[:kept_rows].sort().values
+    column = torch.randperm(columns, generator=generator)[:kept_columns].sort().values
+    return (row[:, None] * columns + column).flatten()
+
+
+def _numpy(generator: Generator) -> np.random.Generator:
+    """A NumPy generator, for the distributions that PyTorch draws without a generator only."""
+    return np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))
