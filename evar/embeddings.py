@@ -26,6 +26,7 @@ from evar.store import Shard, Store
 
 VERSION = 1  # raise it when decoding, cropping or batching changes what an encoder is given
 _SHARD_BYTES = 2**26  # of waveforms; two shards are in memory at a time
+_IN_FLIGHT = 2  # batches that wait for a GPU while the next ones are decoded and sent
 
 
 @dataclass(frozen=True)
@@ -137,19 +138,20 @@ def embed_whole(
     `rows` are rows of the manifest's table. Clips are read from beginning to end; what an encoder
     does with long ones is its own business. Options and errors are those of `embed_task`.
     """
-    plan = [View(int(row), 0) for row in rows]
     chosen = manifest.table.loc[list(rows)]
     lengths = [
         audio.resampled_length(int(frames), int(rate), adapter.sample_rate)
         for frames, rate in zip(chosen.frames, chosen.sample_rate, strict=True)
     ]
+    order = np.argsort(lengths, kind="stable")  # clips of one length share a batch
+    plan = [View(int(chosen.index[i]), 0) for i in order]
     key = _key(identity, manifest, precision) | {
         "space": "joint",
         "sample_rate": adapter.sample_rate,
         "clips": hashlib.sha256(repr([view.row for view in plan]).encode()).hexdigest(),
     }
     with _store(cache, key) as store:
-        values, bad = _Engine(
+        sorted_values, bad = _Engine(
             adapter.to(device),
             manifest,
             plan,
@@ -162,6 +164,8 @@ def embed_whole(
             samples=None,
             longest=max(lengths),
         ).run()
+    values = np.empty(sorted_values.shape, np.float32)
+    values[order] = sorted_values
     return values, {plan[number].row: reason for number, reason in bad.items()}
 
 
@@ -339,6 +343,11 @@ class _Engine:
     def _write(self, number: int, loading: list[Future]) -> None:
         rows = np.full((len(loading), self.dim), np.nan, np.float32)
         bad: dict[int, str] = {}
+        started: list[tuple[list[int], Tensor]] = []  # batches that a GPU may still be at work on
+
+        def finish(where: list[int], out: Tensor) -> None:
+            rows[where] = _embedded(self.adapter, out, len(where), self.joint)
+
         for at in range(0, len(loading), self.batch_size):
             alike: dict[int, list[tuple[int, np.ndarray]]] = {}  # by length: no clip is padded
             for i in range(at, min(at + self.batch_size, len(loading))):
@@ -350,12 +359,17 @@ class _Engine:
                     alike.setdefault(len(clip), []).append((i, clip))
             for group in alike.values():
                 where, batch = zip(*group, strict=True)
-                rows[list(where)] = embed_batch(
-                    self.adapter, np.stack(batch), self.device, self.precision, joint=self.joint
-                )
+                started.append((list(where), self._start(np.stack(batch))))
+                if self.device == "cpu" or len(started) > _IN_FLIGHT:
+                    finish(*started.pop(0))
             if self.bar is not None:
                 self.bar.update(sum(map(len, alike.values())))
+        for batch_started in started:
+            finish(*batch_started)
         self.store.write(number, Shard(rows, bad))
+
+    def _start(self, batch: np.ndarray):
+        return _start(self.adapter, batch, self.device, self.precision, self.joint)
 
 
 def embed_batch(
@@ -371,14 +385,26 @@ def embed_batch(
     Raises UserError where the adapter gives another shape, another dtype or values that are not
     finite.
     """
+    out = _start(adapter, batch, device, precision, joint)
+    return _embedded(adapter, out, len(batch), joint)
+
+
+def _start(adapter: Adapter, batch: np.ndarray, device: str, precision: str, joint: bool):
+    """Hand a batch to the encoder. A GPU returns before it is done: nothing here waits for it."""
+    waveforms = torch.from_numpy(batch)
+    if torch.device(device).type == "cuda":
+        waveforms = waveforms.pin_memory().to(device, non_blocking=True)
     mixed = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
     with torch.inference_mode(), mixed:
-        waveforms = torch.from_numpy(batch).to(device)
+        waveforms = waveforms.to(device)
         out = adapter.embed_joint(waveforms) if joint else adapter.embed(waveforms)
-    if precision == "bf16" and isinstance(out, Tensor):
-        out = out.float()
+    return out.float() if precision == "bf16" and isinstance(out, Tensor) else out
+
+
+def _embedded(adapter: Adapter, out, rows: int, joint: bool) -> np.ndarray:
+    """What `_start` gave, on the CPU and checked; waits for a GPU."""
     dim = adapter.joint_dim if joint else adapter.embed_dim
-    return _checked(out, (len(batch), dim), adapter, "embed_joint" if joint else "embed")
+    return _checked(out, (rows, dim), adapter, "embed_joint" if joint else "embed")
 
 
 def _checked(out, expected: tuple[int, int], adapter: Adapter, method: str) -> np.ndarray:
