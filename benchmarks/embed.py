@@ -10,13 +10,13 @@ import time
 import numpy as np
 import torch
 
-from evar import embeddings, models
+from evar import engine, models
 
 
 def rate(adapter, clips: np.ndarray, batch: int, device: str, precision: str) -> float:
     started = time.perf_counter()
     for at in range(0, len(clips), batch):
-        embeddings.embed_batch(adapter, clips[at : at + batch], device, precision)
+        engine.embed_batch(adapter, clips[at : at + batch], device, precision)
     return len(clips) / (time.perf_counter() - started)
 
 
@@ -32,14 +32,14 @@ def main(*, model: str = "m2d", clips: int = 48, batch: int = 16, rounds: int = 
         f"bfloat16, {batch} at a time": (batch, "bf16"),
         "float32, one at a time": (1, "fp32"),
     }
-    with embeddings.full_precision():
+    with engine.full_precision():
         for size, precision in ways.values():  # warm up
             rate(adapter, samples[:size], size, device, precision)
         rates = {
             way: np.median([rate(adapter, samples, size, device, how) for _ in range(rounds)])
             for way, (size, how) in ways.items()
         }
-        a, b = (embeddings.embed_batch(adapter, samples[:4], device, p) for p in ("fp32", "bf16"))
+        a, b = (engine.embed_batch(adapter, samples[:4], device, p) for p in ("fp32", "bf16"))
     alone = rates["float32, one at a time"]
     print(f"{model} on {device}, 5-s clips:")
     for way, value in rates.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evar import audio, clips, csvtask, embeddings, models, store
+from evar import audio, clips, csvtask, embeddings, engine, models, store
 from evar.errors import UserError
 
 COUNTING = """
@@ -50,7 +50,7 @@ def many(new_clips):
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch):
-    monkeypatch.setattr(embeddings, "_SHARD_BYTES", 1)
+    monkeypatch.setattr(engine, "_SHARD_BYTES", 1)
 
 
 def manifest_of(made, **more):
@@ -121,7 +121,7 @@ def test_values_are_those_of_the_right_part(long_and_short, simple):
     for row, (file, side) in enumerate(zip(manifest.table.file, manifest.table.split, strict=True)):
         start = 0 if side == "test" else audio.random_start(42, file)
         clip = audio.load_clip(manifest.root / file, sample_rate=16000, samples=3200, start=start)
-        alone = embeddings.embed_batch(adapter, clip[None])[0]
+        alone = engine.embed_batch(adapter, clip[None])[0]
         at = ROWS[side == "test"](embedded, [row])[0]
         np.testing.assert_allclose(embedded.values[at], alone, rtol=1e-5)
 
@@ -282,7 +282,7 @@ def workers():
 
 def in_a_process(csv, model, cache, options, start_at):
     """What a worker does: wait for the common start, embed, leave the values in <cache>.npy."""
-    embeddings._SHARD_BYTES = 1
+    engine._SHARD_BYTES = 1
     task = csvtask.task_from_csv(csv)
     manifest = clips.build(task, Path(csv).parent)
     time.sleep(max(0, start_at - time.time()))
