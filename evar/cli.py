@@ -35,13 +35,27 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(name: str, arguments: list[str] | None = None) -> None:
     """Run one command; leaves with exit code 2 and one line for what a user can mend."""
+    call(name, _function(name), arguments)
+
+
+def call(
+    name: str,
+    function: Callable,
+    arguments: list[str] | None = None,
+    *,
+    check_more: Callable[[list[str], list[str], list[str]], None] | None = None,
+) -> None:
+    """Run a function as a command: its docstring is the help, its keywords are the options.
+
+    `check_more(words, keys, options)` raises UserError for keys that neither the function nor
+    what its `**` goes to knows; None takes them for options of the model that the first word is.
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
-    function = _function(name)
-    if any(a in ("-h", "--help") for a in arguments):
-        print(inspect.getdoc(function))
-        return
     try:
-        arguments = _checked(name, function, arguments)
+        if any(a in ("-h", "--help") for a in arguments):
+            print(inspect.getdoc(function))
+            return
+        arguments = _checked(name, function, arguments, check_more or _check_model_options)
         import fire
 
         fire.Fire(function, command=arguments, name=name)
@@ -64,7 +78,9 @@ def _function(name: str) -> Callable:
     return getattr(importlib.import_module(f"evar.commands.{name}"), name)
 
 
-def _checked(name: str, function: Callable, arguments: list[str]) -> list[str]:
+def _checked(
+    name: str, function: Callable, arguments: list[str], check_more: Callable
+) -> list[str]:
     """The arguments with flags spelt out (`--quiet` -> `--quiet=True`), for Fire.
 
     Raises UserError for unknown options, options without a value and a wrong number of words,
@@ -103,8 +119,12 @@ def _checked(name: str, function: Callable, arguments: list[str]) -> list[str]:
         raise UserError(f"{name} needs {' '.join(required)}; `{name} --help` explains them")
     if len(given) > len(words):
         raise UserError(f"{name} takes {len(words)} words at most; `{name} --help` explains them")
+    needed = [f"--{o}" for o, default in options.items() if default is inspect.Parameter.empty]
+    missing = [key for key in needed if not any(c.startswith(f"{key}=") for c in checked)]
+    if missing:
+        raise UserError(f"{name} needs {' '.join(missing)}; `{name} --help` explains them")
     if more:
-        _check_model_options(given[0], more, list(options))
+        check_more(given, more, list(options))
     return checked
 
 
@@ -116,11 +136,11 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _check_model_options(model: str, keys: list[str], options: list[str]) -> None:
+def _check_model_options(words: list[str], keys: list[str], options: list[str]) -> None:
     """What no command knows must be an option of the model's adapter."""
     from evar import models
 
-    known = models.option_names(models.config(model))
+    known = models.option_names(models.config(words[0]))
     for key in keys:
         if key.removeprefix("--").replace("-", "_") not in known:
             raise unknown("option", key, [f"--{option}" for option in [*options, *known]])

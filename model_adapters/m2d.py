@@ -77,6 +77,28 @@ class Published:
         return cls((bands, frames), (high, wide), int(rate or 16) * 1000, encoder, bool(included))
 
 
+def mel_spectrogram(sample_rate: int, bands: int) -> torchaudio.transforms.MelSpectrogram:
+    """The front end of the family: windows of 25 ms, steps of 10 ms, 50 Hz to half the rate."""
+    scale = sample_rate // 16000
+    return torchaudio.transforms.MelSpectrogram(
+        sample_rate,
+        n_fft=400 * scale,
+        win_length=400 * scale,
+        hop_length=160 * scale,
+        f_min=50.0,
+        f_max=8000.0 * scale,
+        n_mels=bands,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+
+
+def log_mel(mel: torchaudio.transforms.MelSpectrogram, audio: Tensor) -> Tensor:
+    """(B, S) -> (B, bands, T), natural log of the power."""
+    audio = zero_pad(audio, mel.n_fft)  # the edges are reflected
+    return (mel(audio) + torch.finfo(torch.float32).eps).log()
+
+
 class M2D(Adapter):
     """M2D or MSM-MAE: the patches of one time step side by side, mean over time.
 
@@ -121,18 +143,7 @@ class M2D(Adapter):
         self.whole = any(name.endswith(".q_bias") for name in state)
         self.embed_dim = width if flat else width * (bands // high)
         self.frame_seconds = None if flat else 0.01 * wide
-        scale = self.sample_rate // 16000
-        self.mel = torchaudio.transforms.MelSpectrogram(
-            self.sample_rate,
-            n_fft=400 * scale,
-            win_length=400 * scale,
-            hop_length=160 * scale,
-            f_min=50.0,
-            f_max=8000.0 * scale,
-            n_mels=bands,
-            norm="slaney",
-            mel_scale="slaney",
-        )
+        self.mel = mel_spectrogram(self.sample_rate, bands)
         stored = state.pop("norm_stats", NORM_STATS)
         mean, std = (float(value) for value in norm_stats or stored)
         self.register_buffer("norm_stats", torch.tensor([mean, std]))
@@ -147,8 +158,7 @@ class M2D(Adapter):
 
     def logmel(self, audio: Tensor) -> Tensor:
         """(B, S) -> (B, 80, T), natural log of the power, not standardised."""
-        audio = zero_pad(audio, self.mel.n_fft)  # the edges are reflected
-        return (self.mel(audio) + torch.finfo(torch.float32).eps).log()
+        return log_mel(self.mel, audio)
 
     def features(self, audio):
         mean, std = self.norm_stats

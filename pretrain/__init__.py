@@ -1,0 +1,1 @@
+"""Pre-training of M2D-CLAP, M2D and MSM-MAE (docs/pretrain.md)."""

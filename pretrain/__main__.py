@@ -1,0 +1,145 @@
+"""`python -m pretrain`: train, resume, evaluate. Heavy imports are inside."""
+
+import contextlib
+from pathlib import Path
+
+from fire.decorators import SetParseFns
+
+from evar.errors import unknown
+
+
+@SetParseFns(config=str, data=str, out=str, captions=str, init=str, evaluate=str, device=str)
+def pretrain(
+    *,
+    config,
+    data,
+    out,
+    captions=None,
+    init=None,
+    init_partial=False,
+    evaluate=None,
+    dry_run=False,
+    device="auto",
+    quiet=False,
+    **settings,
+):
+    """Pre-train M2D-CLAP, M2D or MSM-MAE.
+
+    usage: python -m pretrain --config=FILE.yaml --data=SHARDS --out=DIR [options]
+           torchrun --nproc_per_node=4 -m pretrain --config=... --data=... --out=...
+
+    --config=FILE  hyper-parameters; pretrain/configs/ holds the published ones
+    --data=SHARDS  a folder that `python -m pretrain.prepare` made
+    --out=DIR      checkpoints, the state to go on from, TensorBoard's figures
+    --captions=FILE  what `python -m pretrain.captions` made of these shards
+    --init=PATH    start from a published checkpoint, or one of ours
+    --init_partial start anew what --init lacks (predictor, target, projector)
+    --evaluate=esc50,demo  afterwards, linear and zero-shot scores of the checkpoint
+    --dry_run      print parameters, memory, steps and expected time; train nothing
+    --device=auto  cpu, cuda, cuda:1, ...
+    --quiet        no progress line
+    --NAME=VALUE   any setting of pretrain/config.py, e.g. --epochs=100
+
+    The same command again goes on where an interrupted run was.
+    """
+    from evar.commands._options import device_of
+    from evar.parallel import joined_world
+
+    from . import config as config_
+    from .data import ClipStream
+    from .train import Trainer
+
+    made = config_.read(config).changed(settings)
+    (bands, frames) = made.input_size
+    stream = ClipStream(
+        data,
+        frames=frames,
+        bands=bands,
+        seed=made.seed,
+        captions=captions if made.objective == "m2d_clap" else None,
+    )
+    text_encoder = stream.captions.text_encoder if stream.captions else ""
+    with contextlib.ExitStack() as stack:
+        world, device = stack.enter_context(joined_world(device_of(device)))
+        trainer = Trainer(made, stream, out, text_encoder=text_encoder, world=world, device=device)
+        if dry_run:
+            from .estimate import estimate
+
+            if world.first:
+                print(estimate(trainer))
+            return
+        trainer.begin(init, init_partial=init_partial)
+        watchers = []
+        if world.first:
+            watchers.append(_tensorboard(Path(out), trainer.step, stack))
+            watchers += [] if quiet else [_bar(trainer, stack)]
+        path = trainer.run(lambda report: [watch(report) for watch in watchers if watch])
+    if path is None:
+        return
+    print(f"checkpoint: {path}")
+    if evaluate:
+        _evaluate(evaluate, made.objective, path.parent)
+
+
+def _bar(trainer, stack):
+    from tqdm import tqdm
+
+    bar = stack.enter_context(
+        tqdm(total=trainer.steps, initial=trainer.step, unit="step", desc=str(trainer.out))
+    )
+
+    def watch(report) -> None:
+        shown = {"epoch": f"{report.epoch:.1f}", "loss": f"{report.scalars['loss']:.4f}"}
+        bar.set_postfix(shown, refresh=False)
+        bar.update(report.step - bar.n)
+
+    return watch
+
+
+def _tensorboard(out: Path, step: int, stack):
+    """A watcher that writes scalars; None where the package is not installed."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        print("no TensorBoard figures: pip install tensorboard")
+        return None
+    writer = stack.enter_context(SummaryWriter(str(out / "tensorboard"), purge_step=step + 1))
+
+    def watch(report) -> None:
+        for name, value in report.scalars.items():
+            writer.add_scalar(name, value, report.step)
+
+    return watch
+
+
+def _evaluate(tasks: str, objective: str, weights: Path) -> None:
+    from evar.commands.lineareval import lineareval
+    from evar.commands.zeroshot import zeroshot
+
+    model = {"m2d_clap": "m2d_clap", "m2d": "m2d", "msm_mae": "msm_mae"}[objective]
+    for task in tasks.split(","):
+        lineareval(model, task.strip(), weights=str(weights), quiet=True)
+        if objective == "m2d_clap":
+            zeroshot(model, task.strip(), weights=str(weights), quiet=True)
+
+
+def _check_settings(_, keys: list[str], options: list[str]) -> None:
+    """What the command does not know must be a setting."""
+    from dataclasses import fields
+
+    from .config import Config
+
+    known = [field.name for field in fields(Config)]
+    for key in keys:
+        if key.removeprefix("--").replace("-", "_") not in known:
+            raise unknown("option", key, [f"--{name}" for name in [*options, *known]])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    from evar import cli
+
+    cli.call("pretrain", pretrain, arguments, check_more=_check_settings)
+
+
+if __name__ == "__main__":
+    main()

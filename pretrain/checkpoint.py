@@ -1,0 +1,111 @@
+"""What a run leaves on disk: checkpoints for evaluation, and one state to go on from.
+
+OUT/<objective>_vit-80x608p16x16/checkpoint-<epoch>.pth is laid out like published checkpoints:
+the folder's name tells input and patch size. OUT/last.pt is the state.
+"""
+
+import io
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from evar import files
+from evar.errors import UserError
+from evar.weights import load_checkpoint
+
+from .config import Config
+
+MACHINE = ("compile", "workers", "save_steps", "save_epochs")  # settings that change no result
+_NOT_ENCODER = ("decoder_", "target_", "mask_token", "logit_scale", "audio_proj.", "text_proj.")
+
+
+def folder(out, config: Config) -> Path:
+    """Where a run's checkpoints are; its name is what the m2d_clap and m2d adapters read."""
+    (bands, frames), (high, wide) = config.input_size, config.patch_size
+    return Path(out) / f"{config.objective}_vit-{bands}x{frames}p{high}x{wide}"
+
+
+def save(out, config: Config, model: torch.nn.Module, epoch: int, text_encoder: str) -> Path:
+    """Write a checkpoint for evaluation; returns its path."""
+    path = folder(out, config) / f"checkpoint-{epoch}.pth"
+    content = {
+        "model": {name: t.detach().cpu() for name, t in model.state_dict().items()},
+        "config": asdict(config) | {"text_encoder": text_encoder},
+        "epoch": epoch,
+    }
+    _write(path, content)
+    return path
+
+
+def save_state(out, state: dict) -> None:
+    """Write all that training goes on from: plain values and tensors."""
+    _write(Path(out) / "last.pt", state)
+
+
+def load_state(out, config: Config, data: str) -> dict | None:
+    """The state that an interrupted run left; None where there is none.
+
+    Raises UserError where it is of another configuration or of other data.
+    """
+    path = Path(out) / "last.pt"
+    if not path.exists():
+        return None
+    state = load_checkpoint(path)
+    remedy = "Give another --out, or remove this file to start anew."
+    now = asdict(config)
+    other = [
+        f"{name} was {state['config'].get(name)}, is {value}"
+        for name, value in now.items()
+        if name not in MACHINE and _plain(state["config"].get(name)) != _plain(value)
+    ]
+    if other:
+        raise UserError(f"{path}: a run of another configuration ({'; '.join(other)}). {remedy}")
+    if state["data"] != data:
+        raise UserError(f"{path}: a run on other shards or captions. {remedy}")
+    return state
+
+
+def _plain(value):
+    return list(value) if isinstance(value, tuple) else value
+
+
+def initialise(model: torch.nn.Module, path, *, partial: bool) -> None:
+    """Take the weights of a checkpoint, a published one or one of ours.
+
+    Raises UserError where tensors are missing, unless `partial`, which then leaves the predictor,
+    the target network and the projectors as they are (the target starts as the encoder).
+    """
+    path = Path(path)
+    files_ = sorted(path.glob("*.pth")) + sorted(path.glob("*.safetensors"))
+    path = files_[-1] if path.is_dir() and files_ else path
+    content = load_checkpoint(path)
+    state = content.get("model", content)
+    own = model.state_dict()
+    fixed = ("pos_embed", "decoder_pos_embed", "norm_stats")
+    missing = [name for name in own if name not in state and name not in fixed]
+    wrong = [n for n, t in state.items() if n in own and t.shape != own[n].shape]
+    encoder = [name for name in missing if not name.startswith(_NOT_ENCODER)]
+    if wrong or encoder:
+        what = [f"{n} has another shape" for n in wrong] + [f"{n} is missing" for n in encoder]
+        raise UserError(f"{path}: not a checkpoint of this network: {'; '.join(what[:3])}")
+    if missing and not partial:
+        raise UserError(
+            f"{path}: has no {missing[0]} and {len(missing) - 1} more tensors: an encoder alone. "
+            "--init_partial starts the rest anew."
+        )
+    model.load_state_dict({n: t for n, t in state.items() if n in own}, strict=False)
+    if any(name.startswith("target_") for name in missing):
+        _copy_target(model)
+
+
+def _copy_target(model) -> None:
+    with torch.no_grad():
+        for target, online in model.target_pairs():
+            target.copy_(online)
+
+
+def _write(path: Path, content: dict[str, object]) -> None:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    files.write_atomic(path, buffer.getbuffer())

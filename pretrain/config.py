@@ -1,0 +1,130 @@
+"""All that decides a pre-training run, in one place; YAML files fill it, options override it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+
+from evar.errors import UserError, unknown
+
+OBJECTIVES = ("m2d_clap", "m2d", "msm_mae")
+GATHER = ("paper", "with_grad", "without_grad")
+PAPER_PROCESSES = 4  # GPUs of the paper's run
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Hyper-parameters; the defaults are M2D-CLAP base (Interspeech 2024, Section 4.1)."""
+
+    objective: str = "m2d_clap"  # m2d: without captions; msm_mae: reconstructs patches
+    # the networks
+    input_size: tuple[int, int] = (80, 608)  # mel bands, frames of 10 ms
+    patch_size: tuple[int, int] = (16, 16)
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    predictor_width: int = 512
+    predictor_depth: int = 8
+    predictor_heads: int = 16
+    # the objective
+    mask_ratio: float = 0.7  # share of the patches that the online encoder does not see
+    masked_weight: float = 1.0
+    clap_weight: float = 0.01
+    temperature: float = 0.07  # of the contrastive loss at the start; it is learnt
+    logit_scale_max: float = 100.0
+    gather: str = "paper"  # gradient of the contrastive loss over processes: docs/pretrain.md
+    decay_start: float = 0.99995  # of the target network's moving average, first step
+    decay_end: float = 0.99999  # last step
+    norm_stats: tuple[float, float] | None = None  # mean, deviation of the log-mel; None: measured
+    # the optimiser
+    batch_size: int = 2048  # clips a step, of all processes together
+    micro_batch: int | None = None  # clips of one process at a time; None: all of its share
+    base_lr: float = 3e-4  # times batch_size / 256
+    weight_decay: float = 0.05  # not of biases, norms and tokens
+    beta1: float = 0.9
+    beta2: float = 0.95
+    clip_grad: float = 3.0  # longest gradient
+    epochs: float = 300
+    warmup_epochs: float = 20
+    seed: int = 0
+    # the machine
+    precision: str = "bf16"  # or fp32: under autocast on a GPU; a CPU computes in fp32
+    compile: bool = False
+    workers: int = 4  # that read ahead
+    save_steps: int = 1000  # between states to go on from
+    save_epochs: int = 50  # between checkpoints that are kept
+
+    def __post_init__(self):
+        def require(condition, reason):
+            if not condition:
+                raise UserError(f"pre-training: {reason}")
+
+        for name, known in (
+            ("objective", OBJECTIVES),
+            ("gather", GATHER),
+            ("precision", ("bf16", "fp32")),
+        ):
+            if getattr(self, name) not in known:
+                raise unknown(name, str(getattr(self, name)), known)
+        for name in ("input_size", "patch_size", "norm_stats"):
+            value = getattr(self, name)
+            if value is not None:
+                pair = isinstance(value, (list, tuple)) and len(value) == 2
+                require(pair, f"{name} is two numbers, not {value!r}")
+                object.__setattr__(self, name, tuple(value))
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.type in (int, float) and (
+                isinstance(value, bool) or not isinstance(value, (int, field.type))
+            ):
+                kind = "a whole number" if field.type is int else "a number"
+                raise UserError(f"pre-training: {field.name} is {kind}, not {value!r}")
+        (bands, frames), (high, wide) = self.input_size, self.patch_size
+        require(
+            high > 0 and wide > 0 and bands % high == 0 and frames % wide == 0 and frames > 0,
+            f"patches of {high} x {wide} do not fill an input of {bands} x {frames}",
+        )
+        require(self.width % self.heads == 0 and self.width % 4 == 0, "heads must divide width")
+        require(
+            self.predictor_width % self.predictor_heads == 0 and self.predictor_width % 4 == 0,
+            "predictor_heads must divide predictor_width",
+        )
+        require(0 < self.mask_ratio < 1, f"mask_ratio lies between 0 and 1, not {self.mask_ratio}")
+        visible = int(self.patches * (1 - self.mask_ratio))
+        require(0 < visible < self.patches, f"mask_ratio leaves {visible} of {self.patches}")
+        require(self.temperature > 0, "temperature is positive")
+        require(self.batch_size >= 2, "batch_size is 2 or more")
+        require(self.epochs > 0, "epochs is positive")
+        require(0 <= self.warmup_epochs < self.epochs, "warmup_epochs is less than epochs")
+        require(0 < self.decay_start <= self.decay_end <= 1, "decay rises within (0, 1]")
+
+    @property
+    def patches(self) -> int:
+        """L, patches of one input."""
+        (bands, frames), (high, wide) = self.input_size, self.patch_size
+        return (bands // high) * (frames // wide)
+
+    def changed(self, options: Mapping[str, object]) -> "Config":
+        """With single values replaced; UserError for a name that does not exist."""
+        known = [field.name for field in fields(self)]
+        for name in options:
+            if name not in known:
+                raise unknown("setting", str(name), known)
+        return replace(self, **options)
+
+
+def read(path) -> Config:
+    """The configuration in a YAML file: the defaults, with what it names replaced."""
+    import yaml
+
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path}: no configuration could be read ({reason})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a configuration is a list of `name: value`")
+    try:
+        return Config().changed(content)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error

@@ -1,0 +1,82 @@
+"""What a run will need, before it is started: parameters, arithmetic, memory, time."""
+
+from time import perf_counter
+
+import torch
+
+from .config import Config
+from .data import HOP, Batch
+
+_TIMED = 3  # steps, after one to warm up
+
+
+def flops_per_clip(config: Config) -> float:
+    """Multiplications and additions of one clip's forward and backward pass.
+
+    2 for each weight and token, 4 L^2 D a block for attention; the backward pass takes twice the
+    forward one, and the target network has none. The front end and the projector are left out:
+    less than a hundredth.
+    """
+    length, kept = config.patches, int(config.patches * (1 - config.mask_ratio))
+    (high, wide), width, inner = config.patch_size, config.width, config.predictor_width
+
+    def blocks(tokens: int, dim: int, depth: int) -> float:
+        return depth * (2 * 12 * dim**2 * tokens + 4 * tokens**2 * dim)
+
+    embed = 2 * high * wide * width * length
+    online = blocks(kept + 1, width, config.depth)
+    into, out = 2 * width * inner * (kept + 1), 2 * inner * width * (length + 1)
+    predictor = into + blocks(length + 1, inner, config.predictor_depth) + out
+    target = 0.0
+    if config.objective != "msm_mae":
+        target = blocks(length - kept + 1, width, config.depth)
+    return 3 * (embed + online + predictor) + target
+
+
+def estimate(trainer) -> str:
+    """A text for `--dry_run`; times a few steps on random input, which it trains on."""
+    config, model = trainer.config, trainer.model
+    count = sum(p.numel() for p in model.parameters())
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    own = config.batch_size // trainer.world.size
+    memory = 4 * (count + 3 * trained)  # weights, gradient, two moments
+    seconds, peak = _timed_step(trainer, own)
+    total = flops_per_clip(config) * config.batch_size * trainer.steps
+    lines = [
+        f"parameters: {count / 1e6:,.1f} million, {trained / 1e6:,.1f} of them trained",
+        f"data: {len(trainer.stream):,} clips, captions of {trainer.stream.caption_dim} numbers",
+        f"steps: {trainer.steps:,} of {config.batch_size:,} clips, {config.epochs:g} epochs",
+        f"arithmetic: {total:.2e} floating-point operations",
+        f"memory: {memory / 1e9:.2f} GB for weights, gradients and moments"
+        + (f", {peak / 1e9:.2f} GB at the peak of a step" if peak else ""),
+        f"time: {seconds:.2f} s a step, {seconds * trainer.steps / 3600:,.1f} hours in all "
+        "(without reading data)",
+    ]
+    return "\n".join(lines)
+
+
+def _timed_step(trainer, size: int) -> tuple[float, int]:
+    """Seconds of a step, and peak bytes on a GPU (0 on a CPU)."""
+    config, device = trainer.config, trainer.device
+    batch = Batch(
+        0.1 * torch.randn(size, (config.input_size[1] - 1) * HOP),
+        torch.randn(size, trainer.stream.caption_dim),
+        torch.ones(size, dtype=torch.bool),
+        torch.arange(size),
+    )
+    gpu = device.startswith("cuda")
+    if gpu:
+        torch.cuda.reset_peak_memory_stats(device)
+    for step in range(1 + _TIMED):
+        if step == 1:
+            _wait(gpu)
+            started = perf_counter()
+        trainer._step(batch)
+    _wait(gpu)
+    peak = torch.cuda.max_memory_allocated(device) if gpu else 0
+    return (perf_counter() - started) / _TIMED, peak
+
+
+def _wait(gpu: bool) -> None:
+    if gpu:
+        torch.cuda.synchronize()

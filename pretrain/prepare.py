@@ -1,0 +1,251 @@
+"""`python -m pretrain.prepare`: sound files into shards, in parallel, resumable."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+from fire.decorators import SetParseFns
+
+from evar import files
+from evar.errors import BadAudio, UserError, unknown
+
+from . import shards as shards_
+
+_SUBTYPE = "PCM_16"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One shard to make: its file, and (number, file, size) of each clip that goes in."""
+
+    path: Path
+    root: Path
+    clips: tuple[tuple[int, str, int], ...]
+    kind: str
+    seconds: float
+    sample_rate: int
+
+    @property
+    def digest(self) -> str:
+        """A hash of what the shard holds, as far as that is known before it is made."""
+        about = [self.clips, self.kind, self.seconds, self.sample_rate, shards_.VERSION]
+        return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+
+
+@SetParseFns(source=str, out=str, kind=str, split=str, data=str)
+def prepare(
+    source,
+    out,
+    *,
+    kind="flac",
+    seconds=10,
+    split="train",
+    per_shard=1000,
+    workers=None,
+    data=None,
+    quiet=False,
+):
+    """Put sound files into shards for training.
+
+    usage: python -m pretrain.prepare SOURCE OUT [options]
+
+    SOURCE         a folder of sound files (with those below it), a CSV with the column file and
+                   perhaps label, caption and split, or a registered task (`evar list tasks`)
+    OUT            the folder to write; labels.csv and captions.csv go there too
+
+    --kind=flac    or logmel: float16 log-mel, ready for training, twice as large
+    --seconds=10   of each clip, from its beginning, at most
+    --split=train  of a task or a CSV with that column; "all" takes every clip
+    --per_shard=1000    clips
+    --workers=N    processes; default: one a core
+    --data=DIR     where manifests of tasks are; default: $EVAR_DATA or data/
+    --quiet        no progress bar
+
+    An interrupted run goes on where it was. Files that cannot be decoded are left out, and named
+    in OUT/skipped.csv.
+    """
+    from evar.commands._options import number, progress_bar, whole
+
+    if kind not in shards_.KINDS:
+        raise unknown("kind", kind, shards_.KINDS)
+    seconds = number("seconds", seconds, above=0.1)
+    per_shard, workers = whole("per_shard", per_shard), whole("workers", workers or os.cpu_count())
+    root, clips = _sources(source, split, data, quiet)
+    out = files.make_folder(out)
+    _write_texts(out, clips)
+    names = sorted(clips)
+    plans = []
+    for first in range(0, len(names), per_shard):
+        part = tuple(
+            (first + i, name, _size(root / name))
+            for i, name in enumerate(names[first : first + per_shard])
+        )
+        path = out / f"shard-{len(plans):06d}.tar"
+        plans.append(Plan(path, root, part, kind, seconds, 16000))
+    todo = [plan for plan in plans if not _made(plan)]
+    bar = progress_bar(f"shards of {source}", "shard", quiet)
+    _make_all(todo, workers, bar)
+    skipped, count = [], 0
+    for plan in plans:
+        index = shards_.index_of(plan.path)
+        skipped += index["skipped"]
+        count += len(index["files"])
+    _write_csv(out / "skipped.csv", ["file", "reason"], skipped)
+    if not count:
+        first = f"; first: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+        raise UserError(f"{source}: no clip can be decoded{first}")
+    shards_.write_head(out, kind, [plan.path.name for plan in plans], sample_rate=16000)
+    for stale in set(out.glob("shard-*.tar")) - {plan.path for plan in plans}:
+        stale.unlink()
+        stale.with_suffix(".json").unlink(missing_ok=True)
+    print(
+        f"{count:,} clips in {len(plans):,} shards in {out} ({len(plans) - len(todo)} were there)"
+    )
+    if skipped:
+        print(f"  {len(skipped):,} left out, named in {out / 'skipped.csv'}; first: {skipped[0]}")
+
+
+def _sources(source: str, split: str, data, quiet: bool) -> tuple[Path, dict[str, dict]]:
+    """The root folder, and of each file below it what is known: label, caption."""
+    from evar import csvtask
+
+    path = Path(source)
+    if csvtask.is_csv(source):
+        return path.resolve().parent, _of_csv(path, split)
+    if path.is_dir():
+        found = [p for p in path.rglob("*") if p.suffix.lower() in csvtask.SOUNDS and p.is_file()]
+        if not found:
+            raise UserError(f"{path}: no sound files there ({', '.join(csvtask.SOUNDS)})")
+        return path.resolve(), {p.relative_to(path).as_posix(): {} for p in found}
+    from evar.commands._options import data_folder, open_task
+
+    manifest = open_task(source, data_folder(data), None, quiet)
+    task = manifest.task
+    titles = task.titles(manifest.root) if task.titles else {}
+    good = manifest.good
+    if split != "all":
+        side = good[good[task.column] == split]
+        if side.empty:
+            known = ", ".join([*sorted(good[task.column].unique()), "all"])
+            raise UserError(f"{source}: no clip in {task.column} {split!r} (--split: {known})")
+        good = side
+    labels = [[titles.get(p, p) for p in label.split(",")] for label in good.label]
+    return manifest.root, {
+        name: {"labels": ";".join(of_clip)} for name, of_clip in zip(good.file, labels, strict=True)
+    }
+
+
+def _of_csv(path: Path, split: str) -> dict[str, dict]:
+    found: dict[str, dict] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path}: not a CSV in UTF-8 ({error})") from error
+    if not rows or "file" not in rows[0]:
+        raise UserError(f"{path}: needs the column file, and perhaps label, caption and split")
+    for line, row in enumerate(rows, start=2):
+        if not row["file"]:
+            raise UserError(f"{path}: line {line} has no file")
+        if split != "all" and row.get("split", split) != split:
+            continue
+        about = found.setdefault(row["file"], {"labels": "", "captions": []})
+        about["labels"] = (row.get("label") or "").replace(",", ";")
+        about["captions"] += [row["caption"]] if row.get("caption") else []
+    if not found:
+        raise UserError(f"{path}: no clip in split {split!r} (--split)")
+    return found
+
+
+def _write_texts(out: Path, clips: dict[str, dict]) -> None:
+    labels = [[name, about["labels"]] for name, about in clips.items() if about.get("labels")]
+    captions = [[n, text] for n, about in clips.items() for text in about.get("captions", ())]
+    for name, column, rows in (("labels", "labels", labels), ("captions", "caption", captions)):
+        if rows:
+            _write_csv(out / f"{name}.csv", ["file", column], sorted(rows))
+
+
+def _write_csv(path: Path, head: list[str], rows: list) -> None:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([head, *rows])
+    files.write_atomic(path, text.getvalue())
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
+
+
+def _made(plan: Plan) -> bool:
+    index = shards_.index_of(plan.path)
+    return index is not None and index["plan"] == plan.digest
+
+
+def _make_all(plans: list[Plan], workers: int, bar) -> None:
+    if workers == 1 or len(plans) < 2:
+        for plan in bar(plans) if bar else plans:
+            make(plan)
+        return
+    with ProcessPoolExecutor(min(workers, len(plans)), mp_context=get_context("spawn")) as pool:
+        done = pool.map(make, plans)
+        for _ in bar(done, total=len(plans)) if bar else done:
+            pass
+
+
+def make(plan: Plan) -> None:
+    """Write one shard and its index."""
+    skipped: list[list[str]] = []
+
+    def members():
+        for number, name, _ in plan.clips:
+            try:
+                samples = _decoded(plan.root / name, plan)
+            except BadAudio as error:
+                skipped.append([name, error.reason])
+                continue
+            stem = re.sub(r"[^A-Za-z0-9_-]", "_", Path(name).stem)[:60]
+            suffix = "npy" if plan.kind == "logmel" else "flac"
+            yield f"{number:08d}-{stem}.{suffix}", name, _encoded(samples, plan)
+
+    shards_.write_shard(plan.path, members(), plan.digest, skipped=skipped)
+
+
+def _decoded(path: Path, plan: Plan):
+    from evar import audio
+
+    samples = audio.load_clip(path, sample_rate=plan.sample_rate, samples=None, silence=True)
+    return samples[: int(plan.seconds * plan.sample_rate)]
+
+
+def _encoded(samples, plan: Plan) -> bytes:
+    content = io.BytesIO()
+    if plan.kind == "flac":
+        import soundfile
+
+        soundfile.write(content, samples, plan.sample_rate, format="FLAC", subtype=_SUBTYPE)
+        return content.getvalue()
+    import numpy as np
+    import torch
+
+    from evar.model_adapters.m2d import log_mel, mel_spectrogram
+
+    torch.set_num_threads(1)  # there is a process for every core
+    mel = mel_spectrogram(plan.sample_rate, 80)
+    features = log_mel(mel, torch.from_numpy(samples)[None])[0]
+    np.save(content, features.numpy().astype(np.float16))
+    return content.getvalue()
+
+
+if __name__ == "__main__":
+    from evar import cli
+
+    cli.call("pretrain.prepare", prepare)

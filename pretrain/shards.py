@@ -1,0 +1,154 @@
+"""Clips in tar shards as WebDataset lays them out, with an index for reading any clip at once.
+
+OUT/shard-000000.tar holds members KEY.flac (mono) or KEY.npy (float16 log-mel (F, T));
+shard-000000.json, written when its tar is whole, says where each member's bytes are;
+shards.json, written last, names all shards.
+"""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from evar import files
+from evar.errors import UserError
+
+VERSION = 1
+KINDS = ("flac", "logmel")
+_HEAD = "shards.json"
+
+
+def write_shard(path: Path, members: Iterable[tuple[str, str, bytes]], plan: str, **more) -> None:
+    """Write one shard and its index: members are (file name, original file, content).
+
+    `plan` identifies what the shard was to hold; `more` goes into the index. Whole or not at all.
+    """
+    entries: list[list] = []
+    names: list[str] = []
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with files.writing(path):
+        try:
+            with temporary.open("wb") as file:
+                with tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
+                    for name, original, content in members:
+                        info = tarfile.TarInfo(name)  # owner, time and mode are always the same
+                        info.size = len(content)
+                        start = tar.offset + tarfile.BLOCKSIZE
+                        tar.addfile(info, io.BytesIO(content))
+                        entries.append([start, len(content)])
+                        names.append(original)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    index = {"plan": plan, "entries": entries, "files": names, "bytes": path.stat().st_size}
+    files.write_atomic(path.with_suffix(".json"), json.dumps(index | more) + "\n")
+
+
+def index_of(path: Path) -> dict | None:
+    """The index of a shard that was written to its end; None of any other."""
+    try:
+        index = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        whole = path.stat().st_size == index["bytes"]
+        return index if whole and len(index["entries"]) == len(index["files"]) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def write_head(folder: Path, kind: str, names: list[str], **settings) -> None:
+    """Name the shards of a set, and what they hold."""
+    content = {"version": VERSION, "kind": kind, "shards": names, **settings}
+    files.write_atomic(Path(folder) / _HEAD, json.dumps(content, indent=1) + "\n")
+
+
+@dataclass(frozen=True, eq=False)
+class ShardSet:
+    """All clips of a folder of shards, numbered from 0.
+
+    kind: "flac" or "logmel". files: the original file of each clip. identity: a hash of what the
+    shards hold. Opens no tar before a clip of it is read; memory does not grow with what is read.
+    """
+
+    folder: Path
+    kind: str
+    sample_rate: int
+    files: list[str]
+    identity: str
+    _shards: list[Path]
+    _shard: np.ndarray  # (N,) which shard
+    _places: np.ndarray  # (N, 2) first byte, bytes
+
+    @classmethod
+    def open(cls, folder) -> "ShardSet":
+        """Read the indices; UserError where shards are missing, cut short or of another version."""
+        folder = Path(folder)
+        remedy = "run `python -m pretrain.prepare` again: it goes on where it was interrupted"
+        try:
+            head = json.loads((folder / _HEAD).read_text(encoding="utf-8"))
+            known = head["version"] == VERSION and head["kind"] in KINDS
+            names, rate = [str(n) for n in head["shards"]], int(head["sample_rate"])
+        except FileNotFoundError as error:
+            raise UserError(f"{folder}: no shards there ({_HEAD} is missing); {remedy}") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise UserError(f"{folder / _HEAD}: not readable ({error!r}); {remedy}") from error
+        if not known:
+            raise UserError(f"{folder / _HEAD}: written by another version of pretrain.prepare")
+        shards, originals, numbers, places = [], [], [], []
+        digest = hashlib.sha256(head["kind"].encode())
+        for name in names:
+            path = folder / name
+            index = index_of(path)
+            if index is None:
+                raise UserError(f"{path}: missing or cut short; {remedy}")
+            numbers += [len(shards)] * len(index["entries"])
+            places += index["entries"]
+            originals += index["files"]
+            shards.append(path)
+            digest.update(json.dumps([index["plan"], index["entries"], index["files"]]).encode())
+        if not originals:
+            raise UserError(f"{folder}: its shards hold no clip")
+        return cls(
+            folder,
+            head["kind"],
+            rate,
+            originals,
+            digest.hexdigest()[:16],
+            shards,
+            np.array(numbers, np.int32),
+            np.array(places, np.int64).reshape(-1, 2),
+        )
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def read(self, number: int) -> np.ndarray:
+        """One clip: waveform (S,) float32 or log-mel (F, T) float16. Raises UserError."""
+        path = self._shards[self._shard[number]]
+        start, size = self._places[number].tolist()
+        try:
+            with path.open("rb", buffering=0) as file:
+                content = os.pread(file.fileno(), size, start)
+            if len(content) < size:
+                raise ValueError("the file ends too early")
+            return _decoded(content, self.kind)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{path}: {self.files[number]} in it is not readable ({error}). Remove this shard "
+                "and run `python -m pretrain.prepare` again: it is made anew"
+            ) from error
+
+
+def _decoded(content: bytes, kind: str) -> np.ndarray:
+    if kind == "logmel":
+        return np.load(io.BytesIO(content), allow_pickle=False)
+    import soundfile
+
+    samples, _ = soundfile.read(io.BytesIO(content), dtype="float32")
+    return samples

@@ -1,0 +1,110 @@
+"""One step of training: the gradient of the whole batch, whatever it is computed in.
+
+The masked losses are means over the batch of all processes; the contrastive loss compares all its
+clips. Parts of a batch (`micro_batch`) change nothing: features of all parts are computed first,
+the contrastive gradient by features next, and a second pass through each part takes it on (gradient
+caching; Gao et al., "Scaling deep contrastive learning batch size", RepL4NLP 2021).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from evar.parallel import World
+
+from . import losses
+from .config import PAPER_PROCESSES, Config
+from .model import Pretrainer
+
+
+@dataclass(frozen=True)
+class Share:
+    """One process' part of a step, b of the batch's B clips, on the device."""
+
+    spectrogram: Tensor  # (b, F, T), standardised
+    shuffled: Tensor  # (b, L) order of the patches
+    kept: int  # K, visible ones
+    captions: Tensor  # (b, E)
+    captioned: Tensor  # (b,) bool
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Losses of the whole batch, before the step; 0-d tensors."""
+
+    total: Tensor
+    masked: Tensor
+    clap: Tensor
+    features: Tensor | None  # (b, D) of this process' clips, without gradient
+
+
+def backward(
+    model: Pretrainer, forward, share: Share, config: Config, world: World, *, mixed: bool
+) -> Losses:
+    """Add the gradient of the whole batch to the parameters, summed over processes.
+
+    `forward` is the model's, perhaps compiled; `mixed`: bfloat16 autocast.
+    """
+    device = share.spectrogram.device.type
+    size = config.micro_batch or len(share.spectrogram)
+    parts = [slice(at, at + size) for at in range(0, len(share.spectrogram), size)]
+    contrastive = config.objective == "m2d_clap"
+
+    def run(part: slice) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """The part's masked loss, and features of its clips and captions, (m, D) each."""
+        with torch.autocast(device, torch.bfloat16, enabled=mixed):
+            predicted, target, encoded = forward(
+                share.spectrogram[part], share.shuffled[part], share.kept
+            )
+            audio = model.project(encoded).float() if contrastive else None
+            text = model.project_text(share.captions[part]).float() if contrastive else None
+        loss = losses.reconstruction if config.objective == "msm_mae" else losses.masked_prediction
+        return loss(predicted, target), audio, text
+
+    clap = torch.zeros((), device=share.spectrogram.device)
+    ready, slopes, features = [], None, None
+    if contrastive:
+        with torch.set_grad_enabled(len(parts) == 1):
+            ready = [run(part) for part in parts]
+        features = torch.cat([audio for _, audio, _ in ready]).detach()
+        text = torch.cat([of_text for _, _, of_text in ready]).detach()
+        clap, slopes = _contrastive(model.logit_scale, features, text, share, config, world)
+    total = torch.zeros((), device=share.spectrogram.device)
+    for part in parts:
+        masked, audio, text = ready[0] if contrastive and len(parts) == 1 else run(part)
+        masked = masked * (len(share.spectrogram[part]) / (len(share.spectrogram) * world.size))
+        total += masked.detach()
+        objective = config.masked_weight * masked
+        if contrastive:
+            objective = objective + (audio * slopes[0][part]).sum()
+            if text.requires_grad:
+                objective = objective + (text * slopes[1][part]).sum()
+        objective.backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    world.sum([*gradients, total])
+    return Losses(config.masked_weight * total + config.clap_weight * clap, total, clap, features)
+
+
+def _contrastive(
+    logit_scale: Tensor, audio: Tensor, text: Tensor, share: Share, config: Config, world: World
+) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """The contrastive loss over all processes, and its weighted gradient by (b, D) features.
+
+    The gradient of `logit_scale` is added to it. How the gradient by features is scaled:
+    "with_grad" is the true one. Where features are gathered without gradient and gradients
+    averaged over processes, an encoder gets the true one divided by their number
+    ("without_grad"); "paper" is that division by the paper's number, on any number.
+    """
+    everything = [world.gathered(x) for x in (audio, text, share.captioned)]
+    every_audio, every_text = (x.detach().requires_grad_() for x in everything[:2])
+    scale = logit_scale.detach().requires_grad_()
+    with torch.enable_grad():
+        loss = losses.nt_xent(every_audio, every_text, everything[2], scale)
+    by_audio, by_text, by_scale = torch.autograd.grad(loss, (every_audio, every_text, scale))
+    own = slice(world.rank * len(audio), (world.rank + 1) * len(audio))
+    divisor = {"paper": PAPER_PROCESSES, "with_grad": 1, "without_grad": world.size}[config.gather]
+    weight = config.clap_weight / divisor
+    # Every process has computed the same: their sum must be the gradient once.
+    logit_scale.grad = by_scale * (config.clap_weight / world.size)
+    return loss.detach(), (by_audio[own] * weight, by_text[own] * weight)

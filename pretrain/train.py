@@ -1,0 +1,254 @@
+"""The training loop: from a stream of clips to checkpoints."""
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+
+import torch
+from torch import Tensor, nn
+
+from evar.engine import full_precision
+from evar.errors import UserError
+from evar.model_adapters.m2d import log_mel, mel_spectrogram
+from evar.parallel import ALONE, World
+
+from . import checkpoint, losses, schedule
+from .config import Config
+from .data import Batch, ClipStream
+from .model import Pretrainer, shuffle
+from .step import Share, backward
+
+_MEASURED = 1000  # clips that mean and deviation of the log-mel are taken of
+_LOOK_EVERY = 10  # steps between looks at the losses on a GPU, which wait for it
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a step was like, for whoever shows it."""
+
+    step: int  # from 1
+    steps: int
+    epoch: float
+    scalars: dict[str, float]
+
+
+class Trainer:
+    """A run: networks, optimiser and where it is in the data.
+
+    Everything random is a function of the seed and the step, so that a run goes on exactly where
+    it was, and does not depend on the number of processes but for the order of summation.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        stream: ClipStream,
+        out,
+        *,
+        text_encoder: str = "",
+        world: World = ALONE,
+        device: str = "cpu",
+    ):
+        if config.batch_size % world.size:
+            raise UserError(
+                f"batch_size {config.batch_size} is not a multiple of {world.size} processes"
+            )
+        if config.objective == "m2d_clap" and not stream.caption_dim:
+            raise UserError(
+                "m2d_clap needs captions: make them with `python -m pretrain.captions` and give "
+                "--captions=FILE, or train with --objective=m2d"
+            )
+        self.config, self.stream, self.out = config, stream, Path(out)
+        self.text_encoder, self.world, self.device = text_encoder, world, device
+        self.per_epoch = len(stream) / config.batch_size
+        self.steps = max(1, int(config.epochs * self.per_epoch))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.model = Pretrainer(config, text_dim=stream.caption_dim).to(device)
+        self.mel = mel_spectrogram(16000, config.input_size[0]).to(device)
+        self.optimizer = optimizer(self.model, config)
+        self.mixed = config.precision == "bf16" and device.startswith("cuda")
+        self.forward = torch.compile(self.model) if config.compile else self.model
+        self.step, self.seconds = 0, 0.0
+
+    def begin(self, init=None, *, init_partial: bool = False) -> None:
+        """Take up an interrupted run, else start from `init` (a checkpoint) or from nothing."""
+        state = checkpoint.load_state(self.out, self.config, self.stream.identity)
+        if state is not None:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step, self.seconds = state["step"], state["seconds"]
+            return
+        if init is not None:
+            checkpoint.initialise(self.model, init, partial=init_partial)
+        if self.config.norm_stats is None:
+            self.model.norm_stats.copy_(torch.tensor(self._measure(), device=self.device))
+
+    def run(self, on_step: Callable[[Report], None] | None = None) -> Path | None:
+        """Train to the end; returns the last checkpoint (None on all but the first process).
+
+        Raises UserError where a loss or gradient is not finite: the last state is kept.
+        """
+        batches = self.stream.batches(
+            self.config.batch_size,
+            steps=range(self.step, self.steps),
+            rank=self.world.rank,
+            world=self.world.size,
+            workers=self.config.workers,
+        )
+        watched: list[tuple[int, dict[str, Tensor | float]]] = []
+        with full_precision(), contextlib.closing(batches):
+            for batch in batches:
+                started = perf_counter()
+                values = self._step(batch)
+                self.step += 1
+                watched.append((self.step, values))
+                if self.device == "cpu" or self.step % _LOOK_EVERY == 0 or self._ended:
+                    self._look(watched, on_step)
+                self.seconds += perf_counter() - started
+                self._keep()
+        path = checkpoint.folder(self.out, self.config) / f"checkpoint-{self._epoch}.pth"
+        return path if self.world.first else None
+
+    @property
+    def _ended(self) -> bool:
+        return self.step == self.steps
+
+    @property
+    def _epoch(self) -> int:
+        """Whole epochs behind us."""
+        return round(self.config.epochs) if self._ended else int(self.step / self.per_epoch)
+
+    def standardised(self, inputs: Tensor) -> Tensor:
+        """Waveforms (b, S) or log-mel (b, F, T) -> (b, F, T), standardised, on the device."""
+        inputs = inputs.to(self.device, non_blocking=True)
+        features = log_mel(self.mel, inputs) if inputs.ndim == 2 else inputs.float()
+        mean, deviation = self.model.norm_stats
+        return (features - mean) / deviation
+
+    def share(self, batch: Batch, step: int) -> Share:
+        """A batch on the device, with the patches that the encoder will see drawn by the step."""
+        noise = torch.rand(
+            self.config.batch_size,
+            self.config.patches,
+            generator=torch.Generator().manual_seed(self.config.seed * 2**32 + step),
+        )
+        size = len(batch.clips)
+        own = noise[self.world.rank * size : (self.world.rank + 1) * size]
+        shuffled, kept = shuffle(own.to(self.device), self.config.mask_ratio)
+        return Share(
+            self.standardised(batch.inputs),
+            shuffled,
+            kept,
+            batch.captions.to(self.device),
+            batch.captioned.to(self.device),
+        )
+
+    def _step(self, batch: Batch) -> dict[str, Tensor | float]:
+        config = self.config
+        self.model.train()
+        self.optimizer.zero_grad(set_to_none=True)
+        share = self.share(batch, self.step)
+        found = backward(self.model, self.forward, share, config, self.world, mixed=self.mixed)
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_grad)
+        rate = schedule.learning_rate(
+            self.step,
+            peak=config.base_lr * config.batch_size / 256,
+            steps=self.steps,
+            warmup=config.warmup_epochs * self.per_epoch,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        values: dict[str, Tensor | float] = {
+            "loss": found.total,
+            "masked loss": found.masked,
+            "gradient norm": norm,
+            "learning rate": rate,
+        }
+        if not self._finite_on_cpu(found.total, norm):
+            return values  # `_look` stops the run before these weights are touched
+        self.optimizer.step()
+        if config.objective != "msm_mae":
+            decay = schedule.target_decay(
+                self.step, start=config.decay_start, end=config.decay_end, steps=self.steps
+            )
+            self.model.update_target(decay)
+            values["target decay"] = decay
+        if config.objective == "m2d_clap":
+            with torch.no_grad():
+                limit = torch.tensor(config.logit_scale_max).log().item()
+                self.model.logit_scale.clamp_(max=limit)
+            values["contrastive loss"] = found.clap
+            values["logit scale"] = self.model.logit_scale.detach().exp()
+            if self.step % _LOOK_EVERY == 0 and len(found.features) > 1:
+                values["effective rank"] = losses.effective_rank(found.features)
+        return values
+
+    def _finite_on_cpu(self, *values: Tensor) -> bool:
+        """Whether they are finite; a GPU is not waited for, and looked at every few steps."""
+        return self.device != "cpu" or all(bool(torch.isfinite(v)) for v in values)
+
+    def _look(self, watched: list, on_step) -> None:
+        for step, values in watched:
+            plain = {name: float(value) for name, value in values.items()}
+            for name in ("loss", "gradient norm"):
+                if not torch.isfinite(torch.tensor(plain[name])):
+                    kept = self.out / "last.pt"
+                    raise UserError(
+                        f"the {name} is not finite at step {step:,}; "
+                        f"{f'{kept} is the last state' if kept.exists() else 'no state was kept'}. "
+                        "Give a smaller --base_lr or --precision=fp32"
+                    )
+            if on_step:
+                on_step(Report(step, self.steps, step / self.per_epoch, plain))
+        watched.clear()
+
+    def _keep(self) -> None:
+        """Write what is due after a step."""
+        before = int((self.step - 1) / self.per_epoch)
+        ended_epoch = self._epoch > before
+        due = ended_epoch and self._epoch % self.config.save_epochs == 0
+        if self.world.first and (due or self._ended):
+            checkpoint.save(self.out, self.config, self.model, self._epoch, self.text_encoder)
+        if self.step % self.config.save_steps == 0 or ended_epoch or self._ended:
+            self._save_state()
+
+    def _save_state(self) -> None:
+        if self.world.first:
+            checkpoint.save_state(
+                self.out,
+                {
+                    "model": self.model.state_dict(),
+                    "optimizer": self.optimizer.state_dict(),
+                    "step": self.step,
+                    "seconds": self.seconds,
+                    "config": asdict(self.config),
+                    "data": self.stream.identity,
+                },
+            )
+        self.world.wait()
+
+    def _measure(self) -> tuple[float, float]:
+        """Mean and deviation of the log-mel over the first clips of the stream."""
+        count = min(_MEASURED, len(self.stream))
+        size = min(16, count)
+        total, squares, seen = 0.0, 0.0, 0
+        for batch in self.stream.batches(size, steps=range(count // size), rank=0, world=1):
+            inputs = batch.inputs.to(self.device)
+            x = (log_mel(self.mel, inputs) if inputs.ndim == 2 else inputs).double()
+            total, squares = total + x.sum().item(), squares + x.square().sum().item()
+            seen += x.numel()
+        mean = total / seen
+        return mean, max(squares / seen - mean**2, 1e-12) ** 0.5
+
+
+def optimizer(model: Pretrainer, config: Config) -> torch.optim.AdamW:
+    """AdamW; weights of one dimension, and biases among them, do not decay."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2), fused=True)
