@@ -13,7 +13,11 @@ _COMPUTED = ("num_batches_tracked", "relative_position_index")
 
 def read(path: Path, container: str = "") -> dict[str, Tensor]:
     """The named tensors of a checkpoint: those under `container`, or of the file itself."""
-    content = load_checkpoint(path)
+    return tensors(load_checkpoint(path), container)
+
+
+def tensors(content: dict, container: str = "") -> dict[str, Tensor]:
+    """The named tensors of a checkpoint that has been read."""
     inner = content.get(container, content)
     state = inner if isinstance(inner, dict) else content
     return {name: value for name, value in state.items() if isinstance(value, Tensor)}

@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 
 from evar.adapter import Adapter
 from evar.errors import UserError
+from evar.weights import load_checkpoint
 
 from . import _m2d_clap, _published, _text
 from ._frontend import zero_pad
@@ -128,10 +129,14 @@ class M2D(Adapter):
         heads: int = 12,
     ):
         super().__init__(weights)
-        state = {}
+        state, self.told = {}, {}
         if weights is not None:
             self.weights = _checkpoint(Path(weights))
-            name, state = self.weights.parent.name, _state(self.weights)
+            name, (state, self.told) = self.weights.parent.name, _read(self.weights)
+            width, depth, heads = (
+                int(self.told.get(key, usual))
+                for key, usual in (("width", width), ("depth", depth), ("heads", heads))
+            )
         self.published = Published.parse(name)
         self.sample_rate = self.published.sample_rate
         self.flat = flat
@@ -242,7 +247,7 @@ class M2DCLAP(M2D):
             depth=depth,
             heads=heads,
         )
-        told = self.published.text_encoder
+        told = self.told.get("text_encoder") or self.published.text_encoder
         if text_encoder is not None:
             self.bert = None  # what the user names comes before what the file holds
         if self.bert is not None:
@@ -346,10 +351,16 @@ def _epoch(stem: str) -> int:
     return int(digits[1]) if digits else -1
 
 
-def _state(file: Path) -> dict[str, Tensor]:
-    """The checkpoint's tensors without what a fine-tuning run wrapped around them."""
-    state = _published.read(file, "model")
-    return _m2d_clap.below(state, _FINE_TUNED) or state
+def _read(file: Path) -> tuple[dict[str, Tensor], dict]:
+    """The checkpoint's tensors, and what it tells of its network.
+
+    The tensors are without what a fine-tuning run wrapped around them. Checkpoints of this
+    project's pre-training tell sizes and text encoder (`config`), published ones nothing.
+    """
+    content = load_checkpoint(file)
+    told = content.get("config")
+    state = _published.tensors(content, "model")
+    return _m2d_clap.below(state, _FINE_TUNED) or state, told if isinstance(told, dict) else {}
 
 
 def _steps(state: dict[str, Tensor], published: Published) -> int:

@@ -1,0 +1,140 @@
+"""From sound files to shards: sources, what is left out, going on after an interruption."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from evar import task
+from evar.errors import UserError
+from pretrain.prepare import prepare
+from pretrain.shards import ShardSet
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+@pytest.fixture
+def tones(tmp_path, sound):
+    for i in range(6):
+        sound(tmp_path / f"in/{i}.wav", hertz=200 * (i + 1), rate=8000 + 8000 * (i % 2))
+    return tmp_path / "in"
+
+
+def made(source, out, **options) -> ShardSet:
+    prepare(str(source), str(out), quiet=True, **{"workers": 1, **options})
+    return ShardSet.open(out)
+
+
+def rows(path: Path) -> list[dict]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_csv_brings_labels_and_captions(tones, tmp_path):
+    table = 'file,label,caption,split\n0.wav,"dog,rain",a dog in the rain,train\n'
+    table += '0.wav,"dog,rain",it rains on a dog,train\n1.wav,siren,,train\n2.wav,x,y,test\n'
+    (tones / "clips.csv").write_text(table)
+    assert made(tones / "clips.csv", tmp_path / "out").files == ["0.wav", "1.wav"]
+    captions = [row["caption"] for row in rows(tmp_path / "out/captions.csv")]
+    assert captions == ["a dog in the rain", "it rains on a dog"]
+    labels = {row["file"]: row["labels"] for row in rows(tmp_path / "out/labels.csv")}
+    assert labels == {"0.wav": "dog;rain", "1.wav": "siren"}
+    assert len(made(tones / "clips.csv", tmp_path / "all", split="all")) == 3
+
+
+def test_a_task_brings_its_training_side_and_labels(tmp_path):
+    out = made("demo", tmp_path / "out", per_shard=100)
+    demo = task.get("demo")
+    table = demo.read(demo.bundled)
+    train = table[table.split == "train"]
+    assert out.files == sorted(train.file)
+    labels = {row["file"]: row["labels"] for row in rows(tmp_path / "out/labels.csv")}
+    assert labels == dict(zip(train.file, train.label, strict=True))
+
+
+def test_what_does_not_decode_is_named_and_left_out(tones, tmp_path, capsys):
+    (tones / "3.wav").write_bytes(b"RIFF no sound")
+    out = made(tones, tmp_path / "out")
+    assert "3.wav" not in out.files
+    assert len(out) == 5
+    (skipped,) = rows(tmp_path / "out/skipped.csv")
+    assert skipped["file"] == "3.wav"
+    assert "not readable as sound" in skipped["reason"]
+    assert "1 left out" in capsys.readouterr().out
+
+
+def test_clips_are_cut_and_resampled(tones, tmp_path):
+    out = made(tones, tmp_path / "out", seconds=0.15)
+    assert {len(out.read(i)) for i in range(6)} == {2400}
+
+
+def test_processes_make_the_same_bytes(tones, tmp_path):
+    made(tones, tmp_path / "one", per_shard=2)
+    made(tones, tmp_path / "two", per_shard=2, workers=2)
+    for path in sorted((tmp_path / "one").glob("*.tar")):
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+def test_a_second_run_makes_what_is_missing_only(tones, tmp_path, capsys):
+    made(tones, tmp_path / "out", per_shard=2)
+    paths = sorted((tmp_path / "out").glob("*.tar"))
+    before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
+    paths[1].unlink()
+    made(tones, tmp_path / "out", per_shard=2)
+    assert "(2 were there)" in capsys.readouterr().out
+    for path in paths:
+        assert path.read_bytes() == before[path][1]
+    assert paths[0].stat().st_mtime_ns == before[paths[0]][0]
+    made(tones, tmp_path / "out", per_shard=3)
+    assert len(list((tmp_path / "out").glob("*.tar"))) == 2, "shards of another plan are gone"
+
+
+def test_killed_at_any_moment_it_goes_on(tmp_path, sound):
+    for i in range(40):
+        sound(tmp_path / f"in/{i:02d}.wav", seconds=2, hertz=100 + i)
+    made(tmp_path / "in", tmp_path / "whole", per_shard=4)
+    command = [
+        sys.executable,
+        "-m",
+        "pretrain.prepare",
+        str(tmp_path / "in"),
+        str(tmp_path / "cut"),
+    ]
+    command += ["--per_shard=4", "--workers=1", "--quiet"]
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    while process.poll() is None and not list((tmp_path / "cut").glob("*.json")):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it ended before it was killed"
+    with pytest.raises(UserError):
+        ShardSet.open(tmp_path / "cut")
+    made(tmp_path / "in", tmp_path / "cut", per_shard=4)
+    whole = sorted((tmp_path / "whole").iterdir())
+    assert [p.name for p in whole] == sorted(p.name for p in (tmp_path / "cut").iterdir())
+    for path in whole:
+        assert path.read_bytes() == (tmp_path / "cut" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("source", "options", "words"),
+    [
+        ("nothing", {}, "unknown task 'nothing'"),
+        ("empty", {}, "no sound files there"),
+        ("in", {"kind": "wav"}, "unknown kind"),
+        ("in", {"seconds": 0}, "--seconds"),
+        ("in", {"per_shard": 0}, "--per_shard"),
+        ("demo", {"split": "dev"}, "train, valid, all"),
+        ("absent.csv", {}, "absent.csv"),
+    ],
+)
+def test_mistakes_are_named(source, options, words, tones, tmp_path):
+    (tmp_path / "empty").mkdir()
+    source = tmp_path / source if (tmp_path / source).exists() else source
+    with pytest.raises(UserError) as caught:
+        made(source, tmp_path / "out", **options)
+    assert all(word.strip() in str(caught.value) for word in words.split(", "))
