@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+import filelock
 from fire.decorators import SetParseFns
 
 from evar import files
@@ -79,6 +80,16 @@ def prepare(
     per_shard, workers = whole("per_shard", per_shard), whole("workers", workers or os.cpu_count())
     root, clips = _sources(source, split, data, quiet)
     out = files.make_folder(out)
+    bar = progress_bar(f"shards of {source}", "shard", quiet)
+    with files.writing(out), filelock.FileLock(out / ".lock"):  # one run at a time
+        for left in out.glob(".shard-*"):
+            left.unlink()  # by a run that was killed as it wrote
+        _write_all(out, root, clips, bar, (kind, seconds, per_shard, workers))
+
+
+def _write_all(out: Path, root: Path, clips: dict[str, dict], bar, how: tuple) -> None:
+    """Make the shards that are not there yet, then the files that describe them all."""
+    kind, seconds, per_shard, workers = how
     _write_texts(out, clips)
     names = sorted(clips)
     plans = []
@@ -90,7 +101,6 @@ def prepare(
         path = out / f"shard-{len(plans):06d}.tar"
         plans.append(Plan(path, root, part, kind, seconds, 16000))
     todo = [plan for plan in plans if not _made(plan)]
-    bar = progress_bar(f"shards of {source}", "shard", quiet)
     _make_all(todo, workers, bar)
     skipped, count = [], 0
     for plan in plans:
@@ -100,7 +110,7 @@ def prepare(
     _write_csv(out / "skipped.csv", ["file", "reason"], skipped)
     if not count:
         first = f"; first: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-        raise UserError(f"{source}: no clip can be decoded{first}")
+        raise UserError(f"{root}: no clip can be decoded{first}")
     shards_.write_head(out, kind, [plan.path.name for plan in plans], sample_rate=16000)
     for stale in set(out.glob("shard-*.tar")) - {plan.path for plan in plans}:
         stale.unlink()

@@ -33,7 +33,7 @@ def step(request):
     config = Config(gather="with_grad", **(TINY if request.param == "tiny" else {}))
     model = Pretrainer(config, text_dim=case["text_emb"].shape[1])
     state = standin.state_dict(name, int(case.get("seed", 0)))
-    found = model.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, strict=True)
+    found = model.load_state_dict({k: torch.from_numpy(v) for k, v in state.items()}, strict=False)
     assert sorted(found.missing_keys) == ["decoder_pos_embed", "pos_embed"]
     assert not found.unexpected_keys, "names are those of published checkpoints"
     share = Share(
