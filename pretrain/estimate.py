@@ -71,7 +71,7 @@ def _timed_step(trainer, size: int) -> tuple[float, int]:
         if step == 1:
             _wait(gpu)
             started = perf_counter()
-        trainer._step(batch)
+        trainer.train_step(batch)
     _wait(gpu)
     peak = torch.cuda.max_memory_allocated(device) if gpu else 0
     return (perf_counter() - started) / _TIMED, peak

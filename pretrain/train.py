@@ -102,13 +102,15 @@ class Trainer:
         with full_precision(), contextlib.closing(batches):
             for batch in batches:
                 started = perf_counter()
-                values = self._step(batch)
+                values = self.train_step(batch)
                 self.step += 1
                 watched.append((self.step, values))
-                if self.device == "cpu" or self.step % _LOOK_EVERY == 0 or self._ended:
+                keeps = self._keeps_state
+                if self.device == "cpu" or self.step % _LOOK_EVERY == 0 or keeps:
                     self._look(watched, on_step)
                 self.seconds += perf_counter() - started
-                self._keep()
+                if keeps:
+                    self._keep()
         path = checkpoint.folder(self.out, self.config) / f"checkpoint-{self._epoch}.pth"
         return path if self.world.first else None
 
@@ -146,7 +148,8 @@ class Trainer:
             batch.captioned.to(self.device),
         )
 
-    def _step(self, batch: Batch) -> dict[str, Tensor | float]:
+    def train_step(self, batch: Batch) -> dict[str, Tensor | float]:
+        """One step of the optimiser and the target network; what there is to show of it."""
         config = self.config
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -205,15 +208,21 @@ class Trainer:
                 on_step(Report(step, self.steps, step / self.per_epoch, plain))
         watched.clear()
 
+    @property
+    def _ended_epoch(self) -> bool:
+        """Whether the last step was the last of an epoch."""
+        return self._ended or self._epoch > int((self.step - 1) / self.per_epoch)
+
+    @property
+    def _keeps_state(self) -> bool:
+        return self.step % self.config.save_steps == 0 or self._ended_epoch
+
     def _keep(self) -> None:
-        """Write what is due after a step."""
-        before = int((self.step - 1) / self.per_epoch)
-        ended_epoch = self._epoch > before
-        due = ended_epoch and self._epoch % self.config.save_epochs == 0
+        """Write a state, and after some epochs a checkpoint."""
+        due = self._ended_epoch and self._epoch % self.config.save_epochs == 0
         if self.world.first and (due or self._ended):
             checkpoint.save(self.out, self.config, self.model, self._epoch, self.text_encoder)
-        if self.step % self.config.save_steps == 0 or ended_epoch or self._ended:
-            self._save_state()
+        self._save_state()
 
     def _save_state(self) -> None:
         if self.world.first:
