@@ -91,7 +91,7 @@ def test_gradients_are_those_of_autograd(hidden, multi_label):
     tensors = [t.clone().requires_grad_() for layer in state.layers for t in layer]
     masks = state._dropout(probes, 11, [11, 11, 11])
     values = state._forward(tensors[::2], tensors[1::2], state.x[index], probes, masks)
-    logits, targets = values[-1], state.targets[index]
+    logits, targets = values[-1].transpose(1, 2), state.targets[index]  # (M, B, C)
     if multi_label:
         loss = torch.nn.functional.binary_cross_entropy_with_logits(
             logits, targets, reduction="none"
@@ -101,7 +101,7 @@ def test_gradients_are_those_of_autograd(hidden, multi_label):
         loss = -(onehot * torch.log_softmax(logits, 2)).mean()
     expected = torch.autograd.grad(loss * len(probes), tensors)
     with torch.no_grad():
-        slope = state._loss_slope(logits, targets) / 11
+        slope = state._loss_slope(values[-1], targets) / 11
         ours = state._backward(tensors[::2], values[:-1], slope, probes, masks)
     for a, b in zip(ours, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
