@@ -1,6 +1,6 @@
 """Ranks of large retrieval sets: seconds and peak memory, blocks of queries at a time.
 
-    python benchmarks/retrieval.py [--clips=10000] [--captions=50000] [--dim=512]
+python benchmarks/retrieval.py [--clips=10000] [--captions=50000] [--dim=512]
 """
 
 import resource

@@ -10,6 +10,7 @@ from evar.errors import UserError, unknown
 # `evar NAME ...` and `python NAME.py ...` run the function NAME of evar/commands/NAME.py.
 COMMANDS = (
     "lineareval",
+    "finetune",
     "zeroshot",
     "retrieval",
     "prepare",

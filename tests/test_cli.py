@@ -59,7 +59,7 @@ def test_help_names_every_option_and_no_other(name):
 
 
 @pytest.mark.parametrize(
-    "script", ["prepare", "leaderboard", "lineareval", "zeroshot", "retrieval"]
+    "script", ["prepare", "leaderboard", "lineareval", "finetune", "zeroshot", "retrieval"]
 )
 def test_root_scripts_are_the_commands(script):
     assert f'run("{script}")' in (ROOT / f"{script}.py").read_text()

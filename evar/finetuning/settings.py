@@ -1,0 +1,190 @@
+"""What fine-tuning can be told: data in settings.yaml, replaced one by one."""
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from evar import optim, targets
+from evar.adapter import Adapter
+from evar.clips import Manifest
+from evar.errors import UserError, unknown
+
+SELECT = ("valid", "holdout", "last", "oracle")
+FREEZE = ("none", "patch_embed", "encoder")
+_FEW_STEPS, _EPOCHS, _MOST_EPOCHS = 1000, 50, 200
+_SPECTRAL = ("rrc", "freq_mask", "time_mask", "patchout")  # what needs a spectrogram
+_OFF = {"rrc": False, "freq_mask": 0, "time_mask": 0, "patchout": 0.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All that decides how a model is fine-tuned, beside seeds; settings.yaml explains each."""
+
+    select: str  # which epoch's weights are scored: "valid", "holdout", "last" or "oracle"
+    optimizer: str
+    lr: float
+    weight_decay: float
+    layer_decay: float
+    batch_size: int
+    epochs: int
+    warmup: float
+    mixup: float
+    rrc: bool
+    freq_mask: int
+    time_mask: int
+    patchout: float
+    freeze: str | int
+    balanced: bool
+    epoch_clips: int | None
+    precision: str
+    accumulate: int
+    clip_grad: float | None
+    ema: float | None
+    early_stop: int | None
+    compile: bool
+
+    def __post_init__(self):
+        for name, words in _WORDS.items():
+            if getattr(self, name) not in words and not _is_block(name, getattr(self, name)):
+                raise unknown(name, str(getattr(self, name)), words)
+        for name, (kind, low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is None and name in _OPTIONAL:
+                continue
+            number = isinstance(value, kind) and not isinstance(value, bool)
+            if not number or not low <= value <= high:
+                what = "a whole number" if kind is int else "a number"
+                limit = f"of {low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
+                raise UserError(f"--{name} must be {what} {limit}, not {value!r}")
+        for name in ("rrc", "balanced", "compile"):
+            if not isinstance(getattr(self, name), bool):
+                raise UserError(f"--{name} is True or False, not {getattr(self, name)!r}")
+        if self.warmup >= self.epochs:
+            raise UserError(
+                f"--warmup={self.warmup:g}: the rate would never come down again within "
+                f"{self.epochs} epochs; give fewer"
+            )
+        if self.early_stop and self.select == "last":
+            raise UserError("--early_stop needs a validation score, which --select=last has not")
+
+
+_WORDS = {
+    "select": SELECT,
+    "optimizer": optim.NAMES,
+    "precision": ("fp32", "bf16"),
+    "freeze": FREEZE,
+}
+_REAL = (int, float)
+_RANGES = {
+    "lr": (_REAL, 1e-12, 1e6),
+    "weight_decay": (_REAL, 0, 1e6),
+    "layer_decay": (_REAL, 0.01, 1),
+    "batch_size": (int, 2, math.inf),  # the head normalises over the batch
+    "epochs": (int, 1, math.inf),
+    "warmup": (_REAL, 0, math.inf),
+    "mixup": (_REAL, 0, 1e6),
+    "freq_mask": (int, 0, math.inf),
+    "time_mask": (int, 0, math.inf),
+    "patchout": (_REAL, 0, 0.95),
+    "epoch_clips": (int, 2, math.inf),
+    "accumulate": (int, 1, math.inf),
+    "clip_grad": (_REAL, 1e-12, 1e12),
+    "ema": (_REAL, 0, 1 - 1e-9),
+    "early_stop": (int, 1, math.inf),
+}
+_OPTIONAL = ("epoch_clips", "clip_grad", "ema", "early_stop")
+
+
+def _is_block(name: str, value) -> bool:
+    return name == "freeze" and isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+NAMES = tuple(field.name for field in fields(Settings))
+
+
+@functools.cache
+def _content() -> dict:
+    import yaml
+
+    return yaml.safe_load((Path(__file__).parent / "settings.yaml").read_text(encoding="utf-8"))
+
+
+def usual(task: str) -> dict:
+    """Settings of a task before anything is replaced; `epochs` may be None."""
+    own = _content()["tasks"].get(task, {})
+    return _content()["defaults"] | {k: v for k, v in own.items() if k != "model"}
+
+
+def model_options(task: str, given: Mapping, known: list[str]) -> dict:
+    """Options of the model's adapter that a task wants, and that this adapter has (`known`).
+
+    What is `given` on the command line, settings and model options alike, comes first. Patchout
+    breaks the patches of one time step apart, so that it goes with `flat` only.
+    """
+    wanted = dict(_content()["tasks"].get(task, {}).get("model", {}))
+    patchout = given.get("patchout")
+    if patchout:
+        wanted["flat"] = True
+    return {k: v for k, v in wanted.items() if k in known and k not in given}
+
+
+def resolve(
+    manifest: Manifest, adapter: Adapter, given: Mapping, *, select: str = "auto"
+) -> tuple[Settings, dict]:
+    """The settings of a run, and which of those `given` differ from the task's own.
+
+    What is given as None is not given. Where the adapter has no spectrogram (or no patches), what
+    would change it is off. Raises UserError for unknown keys, for values out of range, and where
+    what is off was asked for.
+    """
+    for key in given:
+        if key not in NAMES or key == "select":
+            raise unknown("setting", key, [name for name in NAMES if name != "select"])
+    given = {k: v for k, v in given.items() if v is not None}
+    folds = targets.folds_of(manifest)
+    own = usual(manifest.task.name)
+    values = own | given
+    for name in impossible(adapter, manifest.task.unit_samples(adapter.sample_rate)):
+        if given.get(name):
+            raise UserError(
+                f"--{name}: {type(adapter).__name__} has no "
+                f"{'patches that could be left out' if name == 'patchout' else 'spectrogram'}"
+                f"{' with these options' if name == 'patchout' else ''}; leave it out"
+            )
+        values[name] = _OFF[name]
+    if values["epochs"] is None:
+        values["epochs"] = _epochs(min(len(fold.train) for fold in folds), values["batch_size"])
+    if "warmup" not in given and isinstance(values["epochs"], int):
+        values["warmup"] = min(values["warmup"], values["epochs"] / 2)
+    if select not in ("auto", *SELECT):
+        raise unknown("select", str(select), ["auto", *SELECT])
+    if select == "auto":
+        select = "holdout" if folds[0].valid is None else "valid"
+    if select == "valid" and folds[0].valid is None:
+        raise UserError(
+            f"--select=valid: {manifest.task.name} has no validation split; holdout takes a share "
+            "of the training clips for it, last needs none"
+        )
+    return Settings(select=select, **values), {k: v for k, v in given.items() if v != own[k]}
+
+
+def impossible(adapter: Adapter, samples: int) -> list[str]:
+    """Settings that cannot do anything to this adapter's input."""
+    import torch
+
+    if not adapter.has_features:
+        return list(_SPECTRAL)
+    if type(adapter).patch_grid is not Adapter.patch_grid:
+        with torch.no_grad():
+            features = adapter.features(torch.zeros(1, samples))
+        if adapter.patch_grid(features) is not None:
+            return []
+    return ["patchout"]
+
+
+def _epochs(clips: int, batch_size: int) -> int:
+    """50 epochs, or as many as make 1,000 steps, but no more than 200."""
+    steps = max(1, math.ceil(clips / batch_size)) if isinstance(batch_size, int) else 1
+    return min(_MOST_EPOCHS, max(_EPOCHS, math.ceil(_FEW_STEPS / steps)))

@@ -1,0 +1,95 @@
+"""Clips of a task as waveforms: decoded ahead by threads, kept in memory while there is room."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from evar import audio
+from evar.clips import Manifest
+from evar.errors import BadAudio
+
+KEEP_BYTES = 2**30  # of decoded clips in memory
+_AHEAD = 3  # batches that are being decoded while one is computed
+Want = tuple[int, int]  # a clip's row in the manifest; where its unit begins (audio.random_start)
+
+
+class Waveforms:
+    """Units of (S,) samples at the encoder's rate, by row of the manifest.
+
+    `keep_bytes` bounds what is kept for the next epoch: whole clips, since each epoch crops anew.
+    """
+
+    def __init__(self, manifest: Manifest, sample_rate: int, *, keep_bytes: int = KEEP_BYTES):
+        self.manifest, self.sample_rate = manifest, sample_rate
+        self.samples = manifest.task.unit_samples(sample_rate)
+        self.names = manifest.table.file.tolist()
+        self._kept: dict[int, np.ndarray] = {}
+        self._room = keep_bytes
+        self._lock = Lock()
+
+    def load(self, row: int, start: int = 0) -> np.ndarray:
+        """One unit (S,); `start` as in `evar.audio.load_clip`. Raises BadAudio."""
+        clip = self._kept.get(row)
+        if clip is None:
+            clip = audio.load_clip(
+                self.manifest.root / self.names[row],
+                sample_rate=self.sample_rate,
+                samples=None,
+                silence=self.manifest.task.silence,
+            )
+            with self._lock:
+                if clip.nbytes <= self._room and row not in self._kept:
+                    self._kept[row] = clip
+                    self._room -= clip.nbytes
+        room = len(clip) - self.samples
+        if room <= 0:
+            return np.pad(clip, (0, -room))
+        first = start % room
+        return clip[first : first + self.samples]
+
+    def bad(self, progress: Callable | None = None) -> dict[int, str]:
+        """Decode all clips in use once: those that cannot be (row: reason)."""
+        rows = self.manifest.good.index.tolist()
+        found = {}
+
+        def look(row: int) -> None:
+            try:
+                self.load(row)
+            except BadAudio as error:
+                found[row] = error.reason
+
+        with ThreadPoolExecutor(_workers()) as pool:
+            looked = pool.map(look, rows)
+            for _ in progress(looked, total=len(rows)) if progress else looked:
+                pass
+        return dict(sorted(found.items()))
+
+    def stream(self, wanted: Iterable[Sequence[Want]], *, pin: bool = False) -> Iterator[Tensor]:
+        """Batches (B, S) of what is wanted, in order, the next ones decoding meanwhile.
+
+        `pin`: in memory that a GPU can copy from while it computes.
+        """
+        pool, ahead = ThreadPoolExecutor(_workers()), deque()
+        wanted = iter(wanted)
+        try:
+            while True:
+                while len(ahead) < _AHEAD and (batch := next(wanted, None)) is not None:
+                    ahead.append([pool.submit(self.load, *want) for want in batch])
+                if not ahead:
+                    return
+                clips = [future.result() for future in ahead.popleft()]
+                batch = np.stack(clips) if clips else np.empty((0, self.samples), np.float32)
+                batch = torch.from_numpy(batch)
+                yield batch.pin_memory() if pin else batch
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _workers() -> int:
+    return os.cpu_count() or 1

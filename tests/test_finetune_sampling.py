@@ -1,0 +1,91 @@
+"""Which clips are trained on: held-out ones, balanced draws, batches, and chance without memory."""
+
+import numpy as np
+import pytest
+
+from evar.finetuning import chance, sampling
+from evar.finetuning.chance import For
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def test_a_tenth_of_each_class_is_held_out():
+    y = np.repeat([0, 1, 2, 3], [100, 40, 3, 1])
+    kept, held, how = sampling.hold_out(y, np.full(len(y), ""), rng())
+    assert np.bincount(y[held], minlength=4).tolist() == [10, 4, 1, 0]
+    assert sorted([*kept, *held]) == list(range(len(y)))
+    assert how == "stratified tenth"
+    other = sampling.hold_out(y, np.full(len(y), ""), rng(1))[1]
+    assert not np.array_equal(held, other)
+
+
+def test_a_group_is_never_on_both_sides():
+    y = np.arange(200) % 2
+    groups = np.array([f"speaker {i // 5}" for i in range(200)])
+    kept, held, how = sampling.hold_out(y, groups, rng())
+    assert not set(groups[kept]) & set(groups[held])
+    assert (len(kept), len(held)) == (180, 20)
+    assert "groups" in how
+
+
+def test_holding_out_groups_takes_no_class_from_training():
+    y = np.array([0] * 18 + [1, 1])  # class 1 is one of twenty groups, drawn now and then
+    groups = np.array([f"g{i}" for i in range(19)] + ["g18"])
+    for seed in range(20):
+        kept, _, _ = sampling.hold_out(y, groups, rng(seed))
+        assert set(y[kept]) == {0, 1}
+
+
+def test_of_several_labels_a_clip_a_tenth_is_held_out():
+    y = np.eye(4, dtype=np.int8)[np.arange(200) % 4]
+    kept, held, _ = sampling.hold_out(y, np.full(200, ""), rng())
+    assert (len(kept), len(held)) == (180, 20)
+    assert y[held].any(axis=0).all()
+
+
+def test_balanced_weights_are_those_worked_by_hand():
+    y = np.array([[1, 0], [1, 0], [1, 1], [0, 0]])  # three of the first class, one of the second
+    first, second = 1000 / 3.01, 1000 / 1.01
+    expected = [first ** (2 / 3), first ** (2 / 3), (first + second) ** (2 / 3), 0]
+    np.testing.assert_allclose(sampling.balanced_weights(y), expected, rtol=1e-12)
+    many = sampling.balanced_weights(np.tile(y, (6000, 1)))
+    assert many.shape == (24000,)
+    np.testing.assert_array_equal(many[:4], many[-4:])
+    classes = sampling.balanced_weights(np.array([0, 0, 0, 1]))
+    np.testing.assert_allclose(classes, [first ** (2 / 3)] * 3 + [second ** (2 / 3)], rtol=1e-12)
+
+
+def test_an_epoch_is_every_clip_once_in_a_new_order():
+    first, second = (sampling.epoch_order(50, rng(s), draws=None) for s in (0, 1))
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert not np.array_equal(first, second)
+    assert len(set(sampling.epoch_order(50, rng(), draws=20))) == 20
+
+
+def test_draws_follow_the_weights_without_replacement():
+    weights = np.array([8.0, 1.0, 1.0, 0.0])
+    draws = [sampling.epoch_order(4, rng(s), weights=weights, draws=2) for s in range(2000)]
+    assert all(len(set(d)) == 2 and 3 not in d for d in draws)
+    assert np.mean([d[0] == 0 for d in draws]) == pytest.approx(0.8, abs=0.04)
+    pairs = np.mean([set(d) == {1, 2} for d in draws])  # 2 * 1/10 * 1/9
+    assert pairs == pytest.approx(2 / 90, abs=0.012)
+    assert len(sampling.epoch_order(4, rng(), weights=weights, draws=None)) == 3
+
+
+def test_batches_have_the_size_asked_for_and_none_has_one_clip():
+    order = np.arange(129)[::-1]
+    assert [len(b) for b in sampling.batches(order, 64)] == [64, 64]
+    assert [len(b) for b in sampling.batches(order, 63)] == [63, 63, 3]
+    assert np.concatenate(sampling.batches(order, 63)).tolist() == order.tolist()
+    assert [len(b) for b in sampling.batches(order, 200)] == [129]
+
+
+def test_chance_depends_on_nothing_but_its_key():
+    def draw(*key):
+        return chance.generator(*key).initial_seed(), chance.rng(*key).integers(2**60)
+
+    keys = [(For.MIXUP, 43, 0, 1, 2), (For.MASK, 43, 0, 1, 2), (For.MIXUP, 43, 0, 2, 1)]
+    assert [draw(*key) for key in keys] == [draw(*key) for key in keys]
+    assert len({draw(*key) for key in keys}) == 3
