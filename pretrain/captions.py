@@ -7,6 +7,7 @@ each pair of clip and caption has; offsets (N + 1,), where the pairs of each cli
 import csv
 import hashlib
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from .shards import ShardSet
 
 TEMPLATE = "The sound of {labels}"
 _BATCH = 64
-_ID = 11  # characters of a YouTube id
+_YOUTUBE = re.compile(r"Y?([A-Za-z0-9_-]{11})(?:[_.]\d+(?:\.\d+)?)*")  # id, then perhaps seconds
 _FILE_COLUMNS = ("file", "file_name", "filename", "path")
 _ID_COLUMNS = ("youtube_id", "ytid", "video_id", "audio_id", "id")
 
@@ -132,7 +133,7 @@ def captions(
         f"{np.sum(counts > 1):,} with several ({len(labelled):,} have labels)"
     )
     if unmatched:
-        print(f"  {unmatched:,} caption rows belong to no clip of these shards")
+        print(f"  {unmatched:,} caption rows belong to no clip here, or to several")
     print(f"  written to {out}")
 
 
@@ -150,9 +151,10 @@ def _captions_of_clips(shards: ShardSet, paths: list[Path]) -> tuple[list[list[s
     for path in paths:
         for row, (column, name) in _named_rows(path):
             texts = [v.strip() for k, v in row.items() if k.startswith("caption") and v]
-            numbers = find(column, name)
-            unmatched += not numbers
-            for number in numbers:
+            number = find(column, name)
+            if number is None:
+                unmatched += 1
+            else:
                 found[number] += [text for text in texts if text]
         if not any(k.startswith("caption") for k in _head(path)):
             raise UserError(f"{path}: no column begins with `caption`")
@@ -168,7 +170,9 @@ def _labels_of_clips(shards: ShardSet, paths: list[Path]) -> dict[int, str]:
         for row, (column, name) in _named_rows(path):
             labels = [part.strip().replace("_", " ") for part in row["labels"].split(";")]
             text = ", ".join(label for label in labels if label)
-            found |= dict.fromkeys(find(column, name), text) if text else {}
+            number = find(column, name)
+            if text and number is not None:
+                found[number] = text
     return found
 
 
@@ -198,29 +202,33 @@ def _named_rows(path: Path) -> Iterator[tuple[dict[str, str], tuple[str, str]]]:
 
 
 def _finder(shards: ShardSet):
-    """A function: column and name -> numbers of the clips that are meant."""
+    """A function: column and name -> the number of the clip that is meant, or None.
+
+    A name that could mean several clips (of one stem, or cut from one video) means none of them.
+    """
     by_file, by_stem, by_id = defaultdict(list), defaultdict(list), defaultdict(list)
     for number, name in enumerate(shards.files):
         stem = PurePosixPath(name).stem
         by_file[name].append(number)
         by_stem[stem].append(number)
-        by_id[_youtube_id(stem)].append(number)
+        if video := _youtube_id(stem):
+            by_id[video].append(number)
 
-    def find(column: str, name: str) -> list[int]:
-        if column in _ID_COLUMNS:
-            return by_stem.get(name) or by_id.get(_youtube_id(name), [])
+    def find(column: str, name: str) -> int | None:
         path = PurePosixPath(name.replace("\\", "/"))
-        return by_file.get(str(path)) or by_stem.get(path.stem, [])
+        if column in _ID_COLUMNS:
+            found = by_stem.get(name) or by_id.get(_youtube_id(name) or _youtube_id(path.stem), [])
+        else:
+            found = by_file.get(str(path)) or by_stem.get(path.stem, [])
+        return found[0] if len(found) == 1 else None
 
     return find
 
 
-def _youtube_id(stem: str) -> str:
-    """The id in `Y-0049e1-1Rw_30000`, `-0049e1-1Rw_30` or `-0049e1-1Rw`."""
-    prefixed = (
-        len(stem) > _ID and stem[0] == "Y" and (len(stem) == _ID + 1 or stem[_ID + 1] in "_.")
-    )
-    return stem[prefixed : prefixed + _ID]
+def _youtube_id(stem: str) -> str | None:
+    """The id in `Y-0049e1-1Rw_30000`, `-0049e1-1Rw_30` or `-0049e1-1Rw`; None of other names."""
+    match = _YOUTUBE.fullmatch(stem)
+    return match and match[1]
 
 
 def _embed(encoder, texts: list[str], device: str, bar) -> np.ndarray:

@@ -8,8 +8,9 @@ import os
 import re
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
+from threading import Thread
 
 import filelock
 from fire.decorators import SetParseFns
@@ -90,7 +91,6 @@ def prepare(
 def _write_all(out: Path, root: Path, clips: dict[str, dict], bar, how: tuple) -> None:
     """Make the shards that are not there yet, then the files that describe them all."""
     kind, seconds, per_shard, workers = how
-    _write_texts(out, clips)
     names = sorted(clips)
     plans = []
     for first in range(0, len(names), per_shard):
@@ -101,6 +101,10 @@ def _write_all(out: Path, root: Path, clips: dict[str, dict], bar, how: tuple) -
         path = out / f"shard-{len(plans):06d}.tar"
         plans.append(Plan(path, root, part, kind, seconds, 16000))
     todo = [plan for plan in plans if not _made(plan)]
+    stale = set(out.glob("shard-*.tar")) - {plan.path for plan in plans}
+    if todo or stale:  # cut short from here on, no mixture of old and new is taken for a set
+        shards_.forget_head(out)
+    _write_texts(out, clips)
     _make_all(todo, workers, bar)
     skipped, count = [], 0
     for plan in plans:
@@ -111,10 +115,10 @@ def _write_all(out: Path, root: Path, clips: dict[str, dict], bar, how: tuple) -
     if not count:
         first = f"; first: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
         raise UserError(f"{root}: no clip can be decoded{first}")
+    for path in stale:
+        path.with_suffix(".json").unlink(missing_ok=True)
+        path.unlink()
     shards_.write_head(out, kind, [plan.path.name for plan in plans], sample_rate=16000)
-    for stale in set(out.glob("shard-*.tar")) - {plan.path for plan in plans}:
-        stale.unlink()
-        stale.with_suffix(".json").unlink(missing_ok=True)
     print(
         f"{count:,} clips in {len(plans):,} shards in {out} ({len(plans) - len(todo)} were there)"
     )
@@ -133,7 +137,15 @@ def _sources(source: str, split: str, data, quiet: bool) -> tuple[Path, dict[str
         found = [p for p in path.rglob("*") if p.suffix.lower() in csvtask.SOUNDS and p.is_file()]
         if not found:
             raise UserError(f"{path}: no sound files there ({', '.join(csvtask.SOUNDS)})")
-        return path.resolve(), {p.relative_to(path).as_posix(): {} for p in found}
+        names = [p.relative_to(path).as_posix() for p in found]
+        for name in names:
+            try:
+                name.encode()
+            except UnicodeEncodeError as error:
+                raise UserError(
+                    f"{path}: the file name {name!r} is not UTF-8; rename it"
+                ) from error
+        return path.resolve(), {name: {} for name in names}
     from evar.commands._options import data_folder, open_task
 
     manifest = open_task(source, data_folder(data), None, quiet)
@@ -167,7 +179,9 @@ def _of_csv(path: Path, split: str) -> dict[str, dict]:
         if split != "all" and row.get("split", split) != split:
             continue
         about = found.setdefault(row["file"], {"labels": "", "captions": []})
-        about["labels"] = (row.get("label") or "").replace(",", ";")
+        known = about["labels"].split(";")
+        new = [label for label in (row.get("label") or "").split(",") if label not in known]
+        about["labels"] = ";".join(filter(None, [*known, *new]))
         about["captions"] += [row["caption"]] if row.get("caption") else []
     if not found:
         raise UserError(f"{path}: no clip in split {split!r} (--split)")
@@ -180,6 +194,8 @@ def _write_texts(out: Path, clips: dict[str, dict]) -> None:
     for name, column, rows in (("labels", "labels", labels), ("captions", "caption", captions)):
         if rows:
             _write_csv(out / f"{name}.csv", ["file", column], sorted(rows))
+        else:
+            (out / f"{name}.csv").unlink(missing_ok=True)  # of an earlier run
 
 
 def _write_csv(path: Path, head: list[str], rows: list) -> None:
@@ -205,10 +221,22 @@ def _make_all(plans: list[Plan], workers: int, bar) -> None:
         for plan in bar(plans) if bar else plans:
             make(plan)
         return
-    with ProcessPoolExecutor(min(workers, len(plans)), mp_context=get_context("spawn")) as pool:
+    workers = min(workers, len(plans))
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_end_with_parent) as pool:
         done = pool.map(make, plans)
         for _ in bar(done, total=len(plans)) if bar else done:
             pass
+
+
+def _end_with_parent() -> None:
+    """Leave this worker when the process that started it has gone, killed perhaps."""
+
+    def watch():
+        parent_process().join()
+        os._exit(1)
+
+    Thread(target=watch, daemon=True).start()
 
 
 def make(plan: Plan) -> None:

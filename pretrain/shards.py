@@ -1,7 +1,8 @@
 """Clips in tar shards as WebDataset lays them out, with an index for reading any clip at once.
 
 OUT/shard-000000.tar holds members KEY.flac (mono) or KEY.npy (float16 log-mel (F, T));
-shard-000000.json, written when its tar is whole, says where each member's bytes are;
+shard-000000.json, written when its tar is whole, says where each member's bytes are, with their
+CRC-32;
 shards.json, written last, names all shards.
 """
 
@@ -10,6 +11,7 @@ import io
 import json
 import os
 import tarfile
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +21,7 @@ import numpy as np
 from evar import files
 from evar.errors import UserError
 
-VERSION = 1
+VERSION = 2
 KINDS = ("flac", "logmel")
 _HEAD = "shards.json"
 
@@ -41,10 +43,11 @@ def write_shard(path: Path, members: Iterable[tuple[str, str, bytes]], plan: str
                         info.size = len(content)
                         start = tar.offset + tarfile.BLOCKSIZE
                         tar.addfile(info, io.BytesIO(content))
-                        entries.append([start, len(content)])
+                        entries.append([start, len(content), zlib.crc32(content)])
                         names.append(original)
                 file.flush()
                 os.fsync(file.fileno())
+            path.with_suffix(".json").unlink(missing_ok=True)  # of the tar that was there
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -60,6 +63,11 @@ def index_of(path: Path) -> dict | None:
         return index if whole and len(index["entries"]) == len(index["files"]) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def forget_head(folder: Path) -> None:
+    """Make what is in a folder no set of shards, until `write_head` names them again."""
+    (Path(folder) / _HEAD).unlink(missing_ok=True)
 
 
 def write_head(folder: Path, kind: str, names: list[str], **settings) -> None:
@@ -83,7 +91,7 @@ class ShardSet:
     identity: str
     _shards: list[Path]
     _shard: np.ndarray  # (N,) which shard
-    _places: np.ndarray  # (N, 2) first byte, bytes
+    _places: np.ndarray  # (N, 3) first byte, bytes, CRC-32
 
     @classmethod
     def open(cls, folder) -> "ShardSet":
@@ -122,7 +130,7 @@ class ShardSet:
             digest.hexdigest()[:16],
             shards,
             np.array(numbers, np.int32),
-            np.array(places, np.int64).reshape(-1, 2),
+            np.array(places, np.int64).reshape(len(places), 3),
         )
 
     def __len__(self) -> int:
@@ -131,12 +139,12 @@ class ShardSet:
     def read(self, number: int) -> np.ndarray:
         """One clip: waveform (S,) float32 or log-mel (F, T) float16. Raises UserError."""
         path = self._shards[self._shard[number]]
-        start, size = self._places[number].tolist()
+        start, size, checksum = self._places[number].tolist()
         try:
             with path.open("rb", buffering=0) as file:
                 content = os.pread(file.fileno(), size, start)
-            if len(content) < size:
-                raise ValueError("the file ends too early")
+            if zlib.crc32(content) != checksum:
+                raise ValueError("its bytes are not those that were written")
             return _decoded(content, self.kind)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(

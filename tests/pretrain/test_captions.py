@@ -7,7 +7,7 @@ import pytest
 from small import shards, text_encoder
 
 from evar.errors import UserError
-from pretrain.captions import CaptionTable, captions
+from pretrain.captions import CaptionTable, _finder, captions
 from pretrain.shards import ShardSet
 
 NAMES = ["Y-0049e1-1Rw_30.wav", "Ybbbbbbbbbbb.wav", "ccccccccccc_10000.wav", "own sound.wav"]
@@ -58,13 +58,32 @@ def test_layouts_of_captions(text, texts, tmp_path):
     assert found == {NAMES[0]: ["a bell"], NAMES[1]: ["b"]}
 
 
+@pytest.mark.parametrize(
+    "row",
+    ["youtube_id,caption\n-0049e1-1R,x\n", "youtube_id,caption\nown sound x,x\n"],
+)
+def test_a_part_of_an_id_names_no_clip(row, texts, tmp_path):
+    with pytest.raises(UserError, match="belongs to any"):
+        texts(write(tmp_path / "c.csv", row))
+
+
+def test_a_name_of_several_clips_names_none(tmp_path, sound):
+    for name in ("a/dog.wav", "b/dog.wav", "aaaaaaaaaaa_10.wav", "aaaaaaaaaaa_20.wav"):
+        sound(tmp_path / "in" / name)
+    find = _finder(ShardSet.open(shards(tmp_path / "shards", tmp_path / "in")))
+    assert find("file", "dog.wav") is None
+    assert find("youtube_id", "aaaaaaaaaaa") is None
+    assert find("file", "b/dog.wav") == 3
+    assert find("youtube_id", "aaaaaaaaaaa_20") == 2
+
+
 def test_several_captions_and_several_files(texts, tmp_path, capsys):
     first = write(tmp_path / "a.csv", "file,caption_1,caption_2\nown sound.wav,one,two\n")
     second = write(tmp_path / "b.csv", "file,caption\nown sound.wav,three\nother.wav,four\n")
     assert texts(first, second) == {"own sound.wav": ["one", "two", "three"]}
     out = capsys.readouterr().out
     assert "3 clips without, 0 with one, 1 with several" in out
-    assert "1 caption rows belong to no clip" in out
+    assert "1 caption rows belong to no clip here" in out
 
 
 def test_labels_serve_where_no_caption_does(texts, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import pretrain.prepare
 from evar import task
 from evar.errors import UserError
 from pretrain.prepare import prepare
@@ -45,6 +46,20 @@ def test_a_csv_brings_labels_and_captions(tones, tmp_path):
     labels = {row["file"]: row["labels"] for row in rows(tmp_path / "out/labels.csv")}
     assert labels == {"0.wav": "dog;rain", "1.wav": "siren"}
     assert len(made(tones / "clips.csv", tmp_path / "all", split="all")) == 3
+
+
+def test_labels_of_all_rows_of_a_file_count(tones, tmp_path):
+    (tones / "clips.csv").write_text('file,label\n0.wav,dog\n0.wav,\n0.wav,"rain,dog"\n')
+    made(tones / "clips.csv", tmp_path / "out")
+    assert rows(tmp_path / "out/labels.csv") == [{"file": "0.wav", "labels": "dog;rain"}]
+
+
+def test_texts_of_an_earlier_run_are_gone(tones, tmp_path):
+    (tones / "clips.csv").write_text("file,label,caption\n0.wav,dog,a dog\n")
+    made(tones / "clips.csv", tmp_path / "out")
+    assert {p.name for p in (tmp_path / "out").glob("*s.csv")} == {"captions.csv", "labels.csv"}
+    made(tones, tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*s.csv"))
 
 
 def test_a_task_brings_its_training_side_and_labels(tmp_path):
@@ -118,6 +133,62 @@ def test_killed_at_any_moment_it_goes_on(tmp_path, sound):
     assert [p.name for p in whole] == sorted(p.name for p in (tmp_path / "cut").iterdir())
     for path in whole:
         assert path.read_bytes() == (tmp_path / "cut" / path.name).read_bytes()
+
+
+def test_a_change_of_plan_that_is_interrupted_leaves_no_mixture(tones, tmp_path, monkeypatch):
+    made(tones, tmp_path / "out", per_shard=2)
+    whole, count = pretrain.prepare.make, []
+
+    def interrupted(plan):
+        if count:
+            raise KeyboardInterrupt
+        count.append(plan)
+        whole(plan)
+
+    monkeypatch.setattr("pretrain.prepare.make", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        made(tones, tmp_path / "out", per_shard=2, seconds=0.15)
+    with pytest.raises(UserError, match="goes on where it was interrupted"):
+        ShardSet.open(tmp_path / "out")
+    monkeypatch.undo()
+    again = made(tones, tmp_path / "out", per_shard=2, seconds=0.15)
+    assert {len(again.read(i)) for i in range(6)} == {2400}
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="reads /proc")
+def test_workers_end_with_the_process_that_was_killed(tmp_path, sound):
+    for i in range(40):
+        sound(tmp_path / f"in/{i:02d}.wav", seconds=5, hertz=100 + i)
+    command = [sys.executable, "-m", "pretrain.prepare", str(tmp_path / "in")]
+    command += [str(tmp_path / "out"), "--per_shard=1", "--workers=2", "--quiet"]
+    process = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)})
+    while process.poll() is None and not list((tmp_path / "out").glob("*.json")):
+        time.sleep(0.002)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    process.kill()
+    process.wait()
+    assert len(children) > 1
+    for _ in range(500):
+        if not any(_running(child) for child in children):
+            return
+        time.sleep(0.02)
+    pytest.fail("workers live on")
+
+
+def _running(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_file_name_that_no_table_can_hold_is_named(tones, tmp_path):
+    try:
+        Path(os.fsdecode(os.fsencode(tones) + b"/\xff.wav")).write_bytes(b"")
+    except OSError:
+        pytest.skip("this file system has Unicode names only")
+    with pytest.raises(UserError, match="udcff.wav' is not UTF-8; rename it"):
+        made(tones, tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from small import shards
 
 from evar import audio
 from evar.errors import UserError
-from pretrain.shards import ShardSet, index_of
+from pretrain.shards import ShardSet, index_of, write_shard
 
 
 @pytest.fixture
@@ -62,11 +62,26 @@ def test_a_shard_that_is_cut_short_is_named(folder):
         ShardSet.open(folder)
 
 
-def test_a_shard_whose_bytes_are_damaged_is_named(folder):
-    made = ShardSet.open(folder)
+def test_a_shard_that_was_replaced_without_its_index_is_none(folder, monkeypatch):
     path = sorted(folder.glob("*.tar"))[0]
+
+    def full(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("evar.files.write_atomic", full)
+    with pytest.raises(OSError, match="disk full"):  # as if killed between the two
+        write_shard(path, [("0.flac", "0.wav", b"other")], "plan")
+    assert index_of(path) is None
+
+
+@pytest.mark.parametrize("kind", ["flac", "logmel"])
+def test_a_shard_whose_bytes_are_damaged_is_named(kind, tmp_path, sound):
+    sound(tmp_path / "in/a.wav")
+    folder = shards(tmp_path / "out", tmp_path / "in", kind=kind)
+    made = ShardSet.open(folder)
+    (path,) = folder.glob("*.tar")
     content = bytearray(path.read_bytes())
-    content[512:1200] = bytes(688)
+    content[1500] ^= 1
     path.write_bytes(bytes(content))
     with pytest.raises(UserError, match=f"{path}: .* is not readable .* Remove this shard"):
         made.read(0)
