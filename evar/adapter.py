@@ -44,6 +44,7 @@ class Adapter(nn.Module):
     joint_dim: int | None = None  # E of an audio-language model's joint space
     frame_seconds: float | None = None  # from one frame to the next, where that is constant
     TINY: dict | None = None  # options of a tiny untrained build, for tests; None: impossible
+    blank: float | None = None  # nothing, in `features`; None: the mean of each clip's
     augment: Callable[[Tensor], Tensor] | None = None  # of (B, F, T) spectrograms, in fine-tuning
     keep: Tensor | None = None  # (K,) patches of `patch_grid` that are encoded; None: all
 

@@ -37,6 +37,7 @@ class Ast(Adapter):
     """
 
     sample_rate = 16000
+    blank = 0.0  # features are standardised
     frame_seconds = 0.1
     TINY = {"width": 16, "depth": 1, "heads": 2}
 

@@ -37,6 +37,7 @@ class Beats(Adapter):
     """
 
     sample_rate = 16000
+    blank = 0.0  # features are standardised
     frame_seconds = 0.16
     TINY = {
         "config": {

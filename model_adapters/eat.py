@@ -35,6 +35,7 @@ class Eat(Adapter):
     """
 
     sample_rate = 16000
+    blank = 0.0  # features are standardised
     frame_seconds = 0.16
     TINY = {"width": 24, "depth": 1, "heads": 2}
 

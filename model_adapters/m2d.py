@@ -114,6 +114,7 @@ class M2D(Adapter):
     """
 
     lr = 3e-5
+    blank = 0.0  # features are standardised
     TINY = {"width": 24, "depth": 2, "heads": 2}
 
     def __init__(

@@ -130,6 +130,21 @@ def test_augmentation_is_the_same_for_a_batch_in_parts(how):
     assert not torch.allclose(embedded(range(6), step=1), whole)
 
 
+@pytest.mark.parametrize("blank", [0.0, None])
+def test_what_is_masked_holds_nothing(blank):
+    made = classifier(freq_mask=19, time_mask=0)
+    made.encoder.blank, made.augment.key = blank, (1, 0, 0, 0)
+    features = torch.rand(3, 20, 30) - torch.tensor([80.0, 40, 20])[:, None, None]  # decibels
+    out = made.augment(features)
+    masked = (out != features).any(dim=2)
+    assert masked.any()
+    assert (masked == masked[0]).all()
+    nothing = torch.zeros(3) if blank == 0 else features.mean(dim=(1, 2))
+    torch.testing.assert_close(
+        out[:, masked[0]], nothing[:, None, None].expand_as(out)[:, masked[0]]
+    )
+
+
 def test_nothing_is_augmented_in_evaluation():
     encoder = Net()
     plain = encoder.eval().embed(audio())

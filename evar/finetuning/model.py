@@ -64,6 +64,22 @@ class Augment:
 
     def __call__(self, features: Tensor) -> Tensor:
         s = self.settings
+        if s.freq_mask or s.time_mask or s.rrc:
+            blank = self.encoder.blank
+            if blank is None:  # of each clip by itself, whoever shares its batch
+                blank = features.mean(dim=(1, 2), keepdim=True)
+            features = self._cut(features - blank) + blank
+        if s.patchout:
+            rows, columns = self.encoder.patch_grid(features)
+            kept = augment.structured_patchout(
+                rows, columns, s.patchout, generator=generator(For.PATCHOUT, *self.key)
+            )
+            self.encoder.keep = kept.to(features.device)
+        return features
+
+    def _cut(self, features: Tensor) -> Tensor:
+        """Mask, then crop, where 0 is nothing."""
+        s = self.settings
         if s.freq_mask or s.time_mask:
             features = augment.spec_augment(
                 features,
@@ -79,12 +95,6 @@ class Augment:
                 for i, place in enumerate(self.places)
             ]
             features = torch.cat(crops)
-        if s.patchout:
-            rows, columns = self.encoder.patch_grid(features)
-            kept = augment.structured_patchout(
-                rows, columns, s.patchout, generator=generator(For.PATCHOUT, *self.key)
-            )
-            self.encoder.keep = kept.to(features.device)
         return features
 
 
