@@ -14,14 +14,9 @@ import sys
 import time
 from pathlib import Path
 
+import cards
 import torch
 
-# Dense peaks in 10^12 operations a second, by what the name of the card holds (vendor data sheets).
-PEAKS = {
-    "H200": {"fp32": 67, "bf16": 989},
-    "H100": {"fp32": 67, "bf16": 989},
-    "A100": {"fp32": 19.5, "bf16": 312},
-}
 FOLDER = Path(__file__).resolve().parent
 WAYS = {
     "float32": ("fp32", False),
@@ -97,7 +92,7 @@ def main(
 ) -> None:
     """Print all figures."""
     card = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    peaks = next((p for name, p in PEAKS.items() if name in card), None)
+    peaks = cards.peaks(card)
     print(f"{model} on {card}, {batch_size} clips of {seconds:g} s a step, half of the patches")
     plain, operations = None, 0.0
     for way, (precision, compiled) in WAYS.items():

@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 from time import perf_counter
 
+import cards
 import fire
 import numpy as np
 import soundfile
@@ -19,12 +20,6 @@ import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
-# Dense peaks in 10^12 operations a second, by what the name of the card holds (vendor data sheets).
-PEAKS = {
-    "H200": {"fp32": 67, "bf16": 989},
-    "H100": {"fp32": 67, "bf16": 989},
-    "A100": {"fp32": 19.5, "bf16": 312},
-}
 REDUCED = {
     "width": 192,
     "depth": 4,
@@ -73,7 +68,7 @@ def steps_of(config, device: str, steps: int) -> None:
         memory = torch.cuda.max_memory_allocated() / 2**20
     rate = flops_per_clip(config) * size / seconds
     name = torch.cuda.get_device_name() if gpu else "CPU"
-    card = next((peaks for known, peaks in PEAKS.items() if known in name), None)
+    card = cards.peaks(name)
     share = f", {100 * rate / 1e12 / card[config.precision]:.0f} % of the peak" if card else ""
     how = config.precision + (", compiled" if config.compile else "")
     print(

@@ -109,10 +109,14 @@ def variant(record: dict) -> str:
         told.append(f"select={record['select']}")
     if record["seeds"] != _SEEDS.get(protocol, []):
         told.append(f"seeds={','.join(map(str, record['seeds']))}")
-    told += results.caveats(record) and ["reduced set"]
+    told += ["reduced set"] if _reduced(record) else []
     given = record["model"]["options"]
     told += [f"{k}={v}" for k, v in given.items() if config["options"].get(k) != v]
     return ", ".join(told)
+
+
+def _reduced(record: dict) -> bool:
+    return bool(record["clips"]["partial"] or record["clips"]["skipped"])
 
 
 def rows_of_runs(runs: Iterable[dict]) -> list[Row]:
@@ -141,7 +145,7 @@ def rows_of_runs(runs: Iterable[dict]) -> list[Row]:
         means = [  # of whole sets only: a mean with a reduced one would not be the paper's
             cells[t]["score"]["mean"]
             for t in AVERAGED.get(protocol, ())
-            if t in cells and not results.caveats(cells[t])
+            if t in cells and not _reduced(cells[t])
         ]
         whole = AVERAGED.get(protocol) and len(means) == len(AVERAGED[protocol])
         average = f"{100 * sum(means) / len(means):.1f}" if whole else ""

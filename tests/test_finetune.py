@@ -221,7 +221,9 @@ def test_an_oracle_is_called_one_wherever_its_score_appears(clips, command, tmp_
     )
     assert ran.code == 0, ran.err
     assert ran.out.splitlines()[-1].endswith("[oracle]")
-    assert "oracle" in (tmp_path / "results/leaderboard.md").read_text()
+    board = (tmp_path / "results/leaderboard.md").read_text()
+    assert "(oracle)" in board
+    assert "reduced set" not in board
 
 
 def test_held_out_groups_are_not_trained_on(tune, clips):
