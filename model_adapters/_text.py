@@ -11,6 +11,8 @@ from evar.adapter import Adapter
 from evar.errors import UserError
 from evar.weights import state_hash, weights_folder
 
+from . import _transformers
+
 
 class Tokenizer:
     """Captions -> token ids and attention mask; its files are read at the first use.
@@ -83,7 +85,9 @@ class SentenceEncoder:
         local = weights_folder() / Path(self.name).name
         source = str(local) if local.is_dir() and not Path(self.name).is_dir() else self.name
         try:
-            model = AutoModel.from_pretrained(source).eval().requires_grad_(False)
+            # Half of what is published is stored in half precision: it computes in float32 here.
+            model = _transformers.pretrained(AutoModel, source, unused="pooler.")
+            model.eval().requires_grad_(False)
             tokenizer = AutoTokenizer.from_pretrained(source)
         except Exception as error:  # no network, no such files, files that are damaged: many kinds
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

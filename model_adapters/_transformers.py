@@ -9,21 +9,19 @@ from torch import Tensor
 
 from evar.errors import UserError
 
-# A parameter of training alone (SpecAugment's mask), which some published files lack.
-_UNUSED = ("masked_spec_embed",)
-
 Layers = int | str | Sequence[int] | None
 
 
-def pretrained(cls, source: str | Path, **options):
+def pretrained(cls, source: str | Path, *, unused: str = "masked_spec_embed", **options):
     """`cls.from_pretrained` in float32: every parameter of the encoder must be in the folder.
 
     `source` is a local folder or a name on the Hugging Face hub. Code that lies beside the
-    weights is never run.
+    weights is never run. `unused`: a part of the names of parameters that may be missing; some
+    published files lack the mask of SpecAugment.
     """
     options |= {"dtype": torch.float32, "weights_only": True, "output_loading_info": True}
     model, found = _from_pretrained(cls, source, options)
-    missing = sorted(k for k in found["missing_keys"] if not k.endswith(_UNUSED))
+    missing = sorted(k for k in found["missing_keys"] if unused not in k)
     differing = sorted(str(k[0]) for k in found["mismatched_keys"])
     if missing or differing:
         problems = [

@@ -86,3 +86,21 @@ def test_identity_is_of_content_not_of_place(tmp_path):
     assert hashes[0] == hashes[1] != hashes[2]
     short = SentenceEncoder(tmp_path / "a", max_length=8)
     assert short.identity() != hashes[0], "captions are cut elsewhere"
+
+
+def test_a_sentence_encoder_stored_in_half_precision_computes_in_float32(tmp_path):
+    write_tokenizer(tmp_path / "half", "bert")
+    bert = _text.bert(64, 1).half()
+    bert.save_pretrained(tmp_path / "half")
+    encoder = SentenceEncoder(tmp_path / "half")
+    assert encoder(["rain on a roof"], "cpu").dtype == torch.float32
+    assert all(p.dtype == torch.float32 for p in encoder._parts[0].parameters())
+
+
+def test_a_sentence_encoder_that_is_not_whole_is_refused(tmp_path):
+    write_tokenizer(tmp_path / "part", "bert")
+    bert = _text.bert(64, 1)
+    kept = {k: v for k, v in bert.state_dict().items() if "word_embeddings" not in k}
+    bert.save_pretrained(tmp_path / "part", state_dict=kept)
+    with pytest.raises(UserError, match="word_embeddings"):
+        SentenceEncoder(tmp_path / "part")(["rain"], "cpu")
