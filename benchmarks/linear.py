@@ -3,7 +3,8 @@
 Prints, for a generated set shaped like ESC-50 (5 s clips at 44.1 kHz, five folds, 50 classes):
 the time from raw files to the score of three runs, Python's start included; a second run with
 another learning rate on kept embeddings; fifteen probes together against one after the other with
-an ordinary DataLoader loop; how busy decoding keeps the cores; peak memory with few and many clips.
+an ordinary DataLoader loop, and their matrix products alone; how busy decoding keeps the cores;
+peak memory with few and many clips.
 """
 
 import csv
@@ -86,6 +87,19 @@ def fifteen_probes(rows: int = 2000, dim: int = 768) -> tuple[float, float]:
     return middle - started, ended - middle
 
 
+def products_alone(dim: int = 768, batch: int = 200, steps: int = 1600) -> float:
+    """Seconds of the matrix products of those fifteen probes, two a step: nothing can be below."""
+    import torch
+
+    weights, x = torch.randn(15, CLASSES, dim), torch.randn(15, batch, dim)
+    slope = torch.randn(15, CLASSES, batch)
+    started = time.perf_counter()
+    for _ in range(steps):
+        torch.bmm(weights, x.transpose(1, 2))
+        torch.bmm(slope, x)
+    return time.perf_counter() - started
+
+
 def main(*, clips: int = 2000, many: int = 20000) -> None:
     """Print every figure; `many=0` leaves out the run with many clips."""
     with tempfile.TemporaryDirectory() as folder:
@@ -103,6 +117,7 @@ def main(*, clips: int = 2000, many: int = 20000) -> None:
             f"  15 probes of 2,000 x 768: together {together:.1f} s, "
             f"DataLoader loop {apart:.1f} s, ratio {apart / together:.1f}"
         )
+        print(f"    of which their matrix products: {products_alone():.1f} s")
         if many:
             task = make_set(folder / "many", many, clips)
             seconds, _, many_mb = run(task, folder / "many", "--epochs=3")

@@ -71,7 +71,7 @@ class Trainer:
         self.optimizer = optimizer(self.model, config)
         self.mixed = config.precision == "bf16" and device.startswith("cuda")
         self.forward = torch.compile(self.model) if config.compile else self.model
-        self.step, self.seconds = 0, 0.0
+        self.step, self._looked = 0, 0.0
 
     def begin(self, init=None, *, init_partial: bool = False) -> None:
         """Take up an interrupted run, else start from `init` (a checkpoint) or from nothing."""
@@ -79,7 +79,7 @@ class Trainer:
         if state is not None:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.seconds = state["step"], state["seconds"]
+            self.step = state["step"]
             return
         if init is not None:
             checkpoint.initialise(self.model, init, partial=init_partial)
@@ -99,16 +99,15 @@ class Trainer:
             workers=self.config.workers,
         )
         watched: list[tuple[int, dict[str, Tensor | float]]] = []
+        self._looked = perf_counter()
         with full_precision(), contextlib.closing(batches):
             for batch in batches:
-                started = perf_counter()
                 values = self.train_step(batch)
                 self.step += 1
                 watched.append((self.step, values))
                 keeps = self._keeps_state
                 if self.device == "cpu" or self.step % _LOOK_EVERY == 0 or keeps:
                     self._look(watched, on_step)
-                self.seconds += perf_counter() - started
                 if keeps:
                     self._keep()
         path = checkpoint.folder(self.out, self.config) / f"checkpoint-{self._epoch}.pth"
@@ -194,8 +193,13 @@ class Trainer:
         return self.device != "cpu" or all(bool(torch.isfinite(v)) for v in values)
 
     def _look(self, watched: list, on_step) -> None:
-        for step, values in watched:
-            plain = {name: float(value) for name, value in values.items()}
+        """Read what `watched` steps have computed, which waits for a GPU; stop if not finite."""
+        read = [(step, {k: float(v) for k, v in values.items()}) for step, values in watched]
+        now = perf_counter()  # with what was waited for: data, the device, writing of states
+        speed = len(read) * self.config.batch_size / max(now - self._looked, 1e-9)
+        self._looked = now
+        for step, plain in read:
+            plain["clips per second"] = speed
             for name in ("loss", "gradient norm"):
                 if not torch.isfinite(torch.tensor(plain[name])):
                     kept = self.out / "last.pt"
@@ -232,7 +236,6 @@ class Trainer:
                     "model": self.model.state_dict(),
                     "optimizer": self.optimizer.state_dict(),
                     "step": self.step,
-                    "seconds": self.seconds,
                     "config": asdict(self.config),
                     "data": self.stream.identity,
                 },

@@ -46,6 +46,8 @@ def test_the_loss_falls(trained):
     for name in ("loss", "masked loss", "contrastive loss"):
         losses = [event.value for event in scalars.Scalars(name)]
         assert sum(losses[-10:]) < 0.9 * sum(losses[:10]), name
+    others = {"learning rate", "target decay", "logit scale", "clips per second", "effective rank"}
+    assert others <= set(scalars.Tags()["scalars"])
 
 
 def test_recordings_that_training_has_not_heard_are_named(trained, command):
