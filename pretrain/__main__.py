@@ -85,7 +85,14 @@ def _bar(trainer, stack):
     from tqdm import tqdm
 
     bar = stack.enter_context(
-        tqdm(total=trainer.steps, initial=trainer.step, unit="step", desc=str(trainer.out))
+        # Time left by the mean of all steps: those that write a state take longer.
+        tqdm(
+            total=trainer.steps,
+            initial=trainer.step,
+            unit="step",
+            desc=str(trainer.out),
+            smoothing=0,
+        )
     )
 
     def watch(report) -> None:

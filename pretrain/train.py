@@ -105,7 +105,7 @@ class Trainer:
                 values = self.train_step(batch)
                 self.step += 1
                 watched.append((self.step, values))
-                keeps = self._keeps_state
+                keeps = self._state_due
                 if self.device == "cpu" or self.step % _LOOK_EVERY == 0 or keeps:
                     self._look(watched, on_step)
                 if keeps:
@@ -213,18 +213,18 @@ class Trainer:
         watched.clear()
 
     @property
-    def _ended_epoch(self) -> bool:
-        """Whether the last step was the last of an epoch."""
-        return self._ended or self._epoch > int((self.step - 1) / self.per_epoch)
+    def _checkpoint_due(self) -> bool:
+        """Whether the last step was the last of all, or of an epoch whose weights are kept."""
+        ended_epoch = self._epoch > int((self.step - 1) / self.per_epoch)
+        return self._ended or (ended_epoch and self._epoch % self.config.save_epochs == 0)
 
     @property
-    def _keeps_state(self) -> bool:
-        return self.step % self.config.save_steps == 0 or self._ended_epoch
+    def _state_due(self) -> bool:
+        return self.step % self.config.save_steps == 0 or self._checkpoint_due
 
     def _keep(self) -> None:
         """Write a state, and after some epochs a checkpoint."""
-        due = self._ended_epoch and self._epoch % self.config.save_epochs == 0
-        if self.world.first and (due or self._ended):
+        if self.world.first and self._checkpoint_due:
             checkpoint.save(self.out, self.config, self.model, self._epoch, self.text_encoder)
         self._save_state()
 
