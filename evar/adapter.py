@@ -123,26 +123,29 @@ class Adapter(nn.Module):
         fixed; each stands in one layer, and no layer is empty. No layers: nothing can be trained.
         Set `augment` and `keep` afterwards.
         """
-        used = _used(self)
+        used, calls = _used(self)
         known = set(used)
-        blocks, taken = [], set()
+        blocks, taken, begin = [], set(), len(calls)
         for block in self.encoder_blocks() or _longest(self, known):
             blocks.append([p for p in block.parameters() if p in known and p not in taken])
             taken.update(blocks[-1])
-        first = min((i for i, p in enumerate(used) if p in taken), default=0)
-        others = [[p for p in side if p not in taken] for side in (used[:first], used[first:])]
-        return [layer for layer in (others[0], *blocks, others[1]) if layer]
+            begin = min([begin, *(calls[m] for m in block.modules() if m in calls)])
+        others = {p: call for p, call in used.items() if p not in taken}
+        stem = [p for p, call in others.items() if call < begin]
+        tail = [p for p, call in others.items() if call >= begin]
+        return [layer for layer in (stem, *blocks, tail) if layer]
 
 
-def _used(adapter: Adapter) -> list[nn.Parameter]:
-    """The parameters that the embedding of a second of noise has a gradient for.
+def _used(adapter: Adapter) -> tuple[dict[nn.Parameter, int], dict[nn.Module, int]]:
+    """The parameters that the embedding of a second of noise has a gradient for, and all calls.
 
-    In the order in which their modules are called; before them, those whose modules never are
-    (tokens and positions, as a rule).
+    The number of a module is that of its first call, a parameter's is its module's. Parameters
+    come in that order; before them, at -1, those whose modules are never called (tokens and
+    positions, as a rule).
     """
     owners = {p: m for m in adapter.modules() for p in m.parameters(recurse=False)}
     if not owners:
-        return []
+        return {}, {}
     parameters = list(owners)
     generator = torch.Generator().manual_seed(0)
     try:
@@ -150,7 +153,7 @@ def _used(adapter: Adapter) -> list[nn.Parameter]:
             noise = 0.1 * torch.randn(1, adapter.sample_rate, generator=generator)
             out = adapter.embed(noise.to(parameters[0].device))
             if not out.requires_grad:
-                return []
+                return {}, {}
             found = torch.autograd.grad(out.sum(), parameters, allow_unused=True)
     except RuntimeError as error:
         raise UserError(
@@ -158,20 +161,20 @@ def _used(adapter: Adapter) -> list[nn.Parameter]:
             "evaluated, but not be fine-tuned"
         ) from error
     used = [p for p, gradient in zip(parameters, found, strict=True) if gradient is not None]
-    return sorted(used, key=lambda p: calls.index(owners[p]) if owners[p] in calls else -1)
+    order = {p: calls.get(owners[p], -1) for p in used}
+    return {p: order[p] for p in sorted(used, key=order.__getitem__)}, calls
 
 
 @contextlib.contextmanager
-def _differentiable(adapter: Adapter) -> Iterator[list[nn.Module]]:
+def _differentiable(adapter: Adapter) -> Iterator[dict[nn.Module, int]]:
     """Evaluation mode, a gradient for every parameter; all is as before afterwards.
 
-    Yields the list that modules are put into when they are called, once each.
+    Yields what modules are put into when they are first called, with the number of that call.
     """
-    calls: list[nn.Module] = []
+    calls: dict[nn.Module, int] = {}
 
     def called(module: nn.Module, _) -> None:
-        if module not in calls:
-            calls.append(module)
+        calls.setdefault(module, len(calls))
 
     hooks = [m.register_forward_pre_hook(called) for m in adapter.modules()]
     flags = [(p, p.requires_grad) for p in adapter.parameters()]

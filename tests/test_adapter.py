@@ -83,6 +83,21 @@ def test_a_shared_parameter_stands_in_the_first_layer_that_has_it():
     assert names(Tied())[2:4] == [["stages.1.0.weight", "stages.1.0.bias"], ["stages.2.0.bias"]]
 
 
+def test_modules_that_are_never_called_do_not_move_the_stem():
+    class Attentive(Bands):
+        """Attention reads the weights of its output projection without calling it."""
+
+        def __init__(self):
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+            self.stages = nn.TransformerEncoder(layer, 2).layers
+
+    layers = names(Attentive())
+    assert layers[0] == ["token", "stem.weight", "stem.bias"]
+    assert [{name.split(".")[1] for name in layer} for layer in layers[1:3]] == [{"0"}, {"1"}]
+    assert layers[3] == ["norm.weight", "norm.bias"]
+
+
 def test_a_network_without_a_list_of_blocks_is_one_layer():
     class Flat(Adapter):
         sample_rate, embed_dim = 16, 2

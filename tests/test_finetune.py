@@ -158,6 +158,39 @@ def test_another_seed_or_setting_is_another_run(tune):
     assert [fold_of(both, run)["curve"] for run in (0, 1)] == curves[:2]
 
 
+def test_another_unit_length_is_another_run(clips, command, tmp_path):
+    options = [clips.csv, "--quiet", "--seeds=1", "--epochs=1"]
+    for seconds in ("0.2", "0.05"):
+        assert command("finetune", NET, *options, f"--seconds={seconds}").code == 0
+    assert len(list(tmp_path.glob("results/finetune/*/seed-43-fold-1/done.json"))) == 2
+
+
+def test_a_run_that_was_cut_short_is_not_scored(tune):
+    def stop(report):
+        if report.epoch == 2:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        tune(on_step=stop)
+    with pytest.raises(UserError, match="no run that has ended"):
+        tune(eval_only=True)
+
+
+def test_one_training_clip_is_too_few(tune, clips):
+    rows = [clips.listed(name) for name in ("train/low0.wav", "train/high0.wav", "test/low0.wav")]
+    with pytest.raises(UserError, match="1 training clips.*--select=last"):
+        tune(rows=rows)
+
+
+def test_an_outcome_is_kept_though_another_process_forgets_it(tune, tmp_path):
+    def forget(report):
+        if report.job.seed == 44:
+            for path in tmp_path.glob("tuned/*/seed-43-fold-1/done.json"):
+                path.unlink()
+
+    assert len(tune(seeds=(43, 44), on_step=forget).record["runs"]) == 2
+
+
 def test_the_rate_rises_and_falls_by_step_and_begins_with_two_steps_at_zero(tune):
     rates = []
     tune(on_step=lambda r: rates.append(r.lr) if r.valid is None else None)
@@ -283,10 +316,9 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_epoch(tune, t
     more = {"optimizer": "sgd", "lr": 1e6, "epochs": 8, "mixup": 0.0}
     with pytest.raises(UserError, match=r"not finite.*epoch \d+.*--lr"):
         tune(**more)
-    states = list(tmp_path.glob("tuned/*/*/state.pt"))
-    if states:  # else the first epoch did not end
-        state = torch.load(states[0], weights_only=True)
-        assert all(torch.isfinite(v).all() for v in state["model"].values())
+    (path,) = tmp_path.glob("tuned/*/*/state.pt")
+    state = torch.load(path, weights_only=True)
+    assert all(torch.isfinite(v).all() for v in state["model"].values())
 
 
 def test_training_stops_early_after_epochs_without_a_better_one(tune):
@@ -317,7 +349,7 @@ def test_kept_weights_give_the_score_again_without_training(clips, command, tmp_
 def test_weights_are_exported_by_the_adapters_names(tune, tmp_path):
     tune()
     with safe_open(next(tmp_path.glob("tuned/*/*/best.safetensors")), "pt") as file:
-        assert {"stem.weight", "blocks.0.0.bias", "head.linear.weight"} <= set(file.keys())
+        assert {"stem.weight", "blocks.0.0.bias", "evar_head.linear.weight"} <= set(file.keys())
         about = json.loads(file.metadata()["evar"])
     assert about["classes"] == ["high", "low"]
     assert about["settings"]["epochs"] == 3
@@ -341,7 +373,7 @@ def test_only_the_head_moves_where_the_encoder_is_frozen(tune, tmp_path):
     adapter, _ = models.load(NET)
     for name, tensor in adapter.state_dict().items():
         assert name.startswith("unused") or kept[name].equal(tensor)
-    assert kept["head.linear.weight"].abs().max() > 0
+    assert kept["evar_head.linear.weight"].abs().max() > 0
 
 
 FITTED = """
@@ -395,6 +427,15 @@ def test_a_clip_that_does_not_decode_stops_the_run_before_it_is_trained(tune, cl
     assert [c["clip"] for c in evaluation.record["clips"]["skipped"]] == [clips.rows[0][0]]
 
 
+def test_a_clip_that_was_mended_is_in_again(tune, tmp_path):
+    tune(epochs=2)
+    (path,) = tmp_path.glob("tuned/bad-clips-*.json")
+    assert json.loads(path.read_text()) == {}
+    path.write_text('{"0": "an error of an earlier day"}')
+    assert tune(epochs=2, skip_bad=True).record["clips"]["skipped"] == []
+    assert json.loads(path.read_text()) == {}
+
+
 def test_settings_are_in_the_result(tune):
     evaluation = tune()
     assert evaluation.record["overrides"] == SHORT
@@ -408,7 +449,9 @@ def test_settings_are_in_the_result(tune):
         ("--mixupp=1", "--mixup"),
         ("--lr=0", "--lr"),
         ("--select=best", "select"),
-        ("--freeze=99", "blocks"),
+        ("--freeze=99", "4 layers"),
+        ("--freeze=None", "did you mean none"),
+        ("--batch_size=0", "--batch_size"),
         ("--seeds=0", "--seeds"),
         ("--optimizer=adam", "adamw"),
     ],

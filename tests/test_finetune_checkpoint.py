@@ -46,6 +46,22 @@ def test_weights_that_share_memory_are_written_whole(place):
     assert place.weights(1)[0]["b"].tolist() == [0, 1, 2]
 
 
+def test_a_stale_end_does_not_stand_for_an_epoch(place):
+    place.save_weights(1, {"w": torch.zeros(1)}, {})
+    place.finish(1, np.zeros((2, 2)), {})
+    (place.path / "done.json").unlink()  # killed while an earlier run was forgotten
+    place.save_weights(2, {"w": torch.ones(1)}, {})
+    assert place.weights(2)[0]["w"] == 1
+
+
+def test_a_state_that_outlived_its_run_is_removed(place):
+    place.save_weights(1, {"w": torch.zeros(1)}, {})
+    place.finish(1, np.zeros((2, 2)), {})
+    (place.path / "state.pt").write_bytes(b"left by a killed run")
+    place.tidy()
+    assert not (place.path / "state.pt").exists()
+
+
 def test_an_ended_run_has_its_outcome_and_nothing_to_go_on_from(place):
     place.save_weights(4, {"w": torch.ones(1)}, {})
     place.save_state(state(4))

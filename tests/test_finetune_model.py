@@ -74,7 +74,7 @@ def test_layers_are_frozen_from_the_input_on(freeze, first):
 
 
 def test_more_blocks_than_there_are_cannot_be_frozen():
-    with pytest.raises(UserError, match="2 blocks"):
+    with pytest.raises(UserError, match="4 layers"):
         classifier(freeze=3)
 
 
@@ -178,11 +178,41 @@ def test_exported_weights_hold_what_decides_the_scores_and_come_back():
             p.add_(1)
     tensors = other.eval().exported()
     assert not any("unused" in name for name in tensors)
-    assert {"stem.weight", "norm.running_mean", "head.linear.weight"} <= set(tensors)
+    assert {"stem.weight", "norm.running_mean", "evar_head.linear.weight"} <= set(tensors)
     made.load_exported(tensors)
     assert made.eval()(audio()).equal(other(audio()))
     with pytest.raises(UserError, match="another model"):
         made.load_exported(tensors | {"what.weight": torch.zeros(1)})
+
+
+def test_an_encoder_may_have_a_head_of_its_own():
+    class Headed(Net):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(8, 8)
+
+        def encode(self, features):
+            return self.head(super().encode(features))
+
+    made, other = classifier(Headed()), classifier(Headed())
+    nn.init.ones_(made.encoder.head.weight)
+    nn.init.ones_(made.head.linear.weight)
+    other.load_exported(made.exported())
+    assert other.encoder.head.weight.eq(1).all()
+    assert other.head.linear.weight.eq(1).all()
+
+
+def test_crops_need_a_spectrogram_a_clip():
+    class Chunked(Net):
+        def frames(self, audio):
+            return self.encode(self.features(audio.unflatten(1, (2, -1)).flatten(0, 1))).view(
+                len(audio), -1, 8
+            )
+
+    made = classifier(Chunked(), rrc=True).train()
+    made.augment.key, made.augment.places = (0,), list(range(4))
+    with pytest.raises(UserError, match="8 spectrograms of 4 clips"):
+        made.embed(audio())
 
 
 def test_an_embedding_of_another_size_is_refused():

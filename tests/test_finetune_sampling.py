@@ -30,6 +30,14 @@ def test_a_group_is_never_on_both_sides():
     assert "groups" in how
 
 
+def test_a_clip_without_a_group_is_alone():
+    groups = np.array([f"s{i % 10}" for i in range(40)], dtype=object)
+    groups[7] = ""
+    kept, held, how = sampling.hold_out(np.arange(40) % 2, groups, np.random.default_rng(0))
+    assert how == "tenth of the groups"
+    assert not set(groups[kept]) & set(groups[held]) - {""}
+
+
 def test_holding_out_groups_takes_no_class_from_training():
     y = np.array([0] * 18 + [1, 1])  # class 1 is one of twenty groups, drawn now and then
     groups = np.array([f"g{i}" for i in range(19)] + ["g18"])

@@ -19,7 +19,7 @@ from evar.errors import UserError
 
 
 @SetParseFns(model=str, task=str, weights=str, data=str, results=str)
-@SetParseFns(device=str, precision=str, optimizer=str, select=str)
+@SetParseFns(device=str, precision=str, optimizer=str, select=str, freeze=str)
 def finetune(
     model,
     task,
@@ -122,7 +122,7 @@ def finetune(
         "freq_mask": freq_mask,
         "time_mask": time_mask,
         "patchout": patchout,
-        "freeze": freeze,
+        "freeze": int(freeze) if freeze and freeze.isdecimal() else freeze,
         "balanced": balanced,
         "epoch_clips": epoch_clips,
         "precision": precision,

@@ -46,6 +46,8 @@ class Place:
 
     def tidy(self) -> None:
         """Remove what a process left that was killed while it wrote; for who holds the lock."""
+        if self.ended:
+            (self.path / "state.pt").unlink(missing_ok=True)
         for pattern in (".state.pt.*", ".best*.safetensors.*", ".scores.npy.*", ".done.json.*"):
             for path in self.path.glob(pattern):
                 path.unlink()
@@ -78,11 +80,10 @@ class Place:
         from safetensors import safe_open
 
         path = self.path / "best.safetensors"
+        if epoch is not None and self._best(epoch).exists():
+            path = self._best(epoch)
         if not path.exists():
-            found = [self._best(epoch)] if epoch else sorted(self.path.glob("best-*.safetensors"))
-            if not found or not found[-1].exists():
-                raise UserError(f"{self.path}: no weights there. Train first, without --eval_only.")
-            path = found[-1]
+            raise UserError(f"{self.path}: no weights there. Train first, without --eval_only.")
         tensors = load_checkpoint(path)
         with safe_open(path, "pt") as file:
             return tensors, file.metadata() or {}

@@ -8,7 +8,7 @@ import copy
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -65,22 +65,16 @@ def train(
     finite or memory runs out; the last whole epoch stays on disk.
     """
     devices = [torch.device(device)] if device.startswith("cuda") else []
-    with torch.random.fork_rng(devices=devices), engine.full_precision():
-        try:
-            state = job.place.state()
-            encoder = copy.deepcopy(adapter).to(device)
-            batches = Batches(job, waveforms, y, settings, world)
-            statistics = state["statistics"] if state else _fit(encoder, batches)
-            run = _Run(encoder, statistics, batches, device)
-            run.about, run.on_step = about or {}, on_step
-            if state:
-                run.resume(state)
-            run.train()
-        except torch.OutOfMemoryError as error:
-            raise UserError(
-                "out of GPU memory: --accumulate=2 (or more) takes each batch in so many parts, "
-                "--precision=bf16 halves most of what is kept"
-            ) from error
+    with torch.random.fork_rng(devices=devices), engine.full_precision(), _out_of_memory():
+        state = job.place.state()
+        encoder = copy.deepcopy(adapter).to(device)
+        batches = Batches(job, waveforms, y, settings, world)
+        statistics = state["statistics"] if state else _fit(encoder, batches)
+        run = _Run(encoder, statistics, batches, device)
+        run.about, run.on_step = about or {}, on_step
+        if state:
+            run.resume(state)
+        run.train()
 
 
 def score_exported(
@@ -94,7 +88,7 @@ def score_exported(
     device: str = "cpu",
 ) -> NDArray:
     """Test scores (N, C) of the weights that lie in `job.place`."""
-    with torch.random.fork_rng(devices=[]), engine.full_precision():
+    with torch.random.fork_rng(devices=[]), engine.full_precision(), _out_of_memory():
         tensors, header = job.place.weights()
         encoder = copy.deepcopy(adapter).to(device)
         statistics = json.loads(header["fit"])
@@ -102,6 +96,18 @@ def score_exported(
         run = _Run(encoder, statistics, batches, device)
         run.model.load_exported(tensors)
         return run.scores(job.fold.test)
+
+
+@contextlib.contextmanager
+def _out_of_memory() -> Iterator[None]:
+    """A GPU without memory left as a UserError."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            "out of GPU memory: --accumulate=2 (or more) takes each batch in so many parts, "
+            "--precision=bf16 halves most of what is kept"
+        ) from error
 
 
 def _fit(encoder: Adapter, batches: Batches) -> dict[str, float]:

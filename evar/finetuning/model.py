@@ -13,6 +13,8 @@ from evar.errors import UserError
 from evar.finetuning.chance import For, generator
 from evar.finetuning.settings import Settings
 
+_HEAD = "evar_head."  # before its tensors' names in a file; an encoder may have a `head` too
+
 
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation without affine, over the batches of all processes together."""
@@ -88,6 +90,11 @@ class Augment:
                 generator=generator(For.MASK, *self.key),
             )
         if s.rrc:
+            if len(features) != len(self.places):
+                raise UserError(
+                    f"{type(self.encoder).__name__}.features gave {len(features)} spectrograms of "
+                    f"{len(self.places)} clips: none can be cropped by itself; --rrc=False"
+                )
             crops = [
                 augment.random_resize_crop(
                     features[i : i + 1], generator=generator(For.CROP, *self.key, place)
@@ -154,20 +161,20 @@ class Classifier(nn.Module):
         return out
 
     def exported(self) -> dict[str, Tensor]:
-        """Tensors of the encoder, by the adapter's names, and of the head, as "head.*".
+        """Tensors of the encoder, by the adapter's names, and of the head, as "evar_head.*".
 
         What the clip embedding does not depend on (a text tower) is left out.
         """
         own = {id(p) for layer in self.layers for p in layer}
         unused = {name for name, p in self.encoder.named_parameters() if id(p) not in own}
         encoder = {k: v for k, v in self.encoder.state_dict().items() if k not in unused}
-        head = {f"head.{k}": v for k, v in self.head.state_dict().items()}
+        head = {f"{_HEAD}{k}": v for k, v in self.head.state_dict().items()}
         return {k: v.detach().cpu().clone().contiguous() for k, v in (encoder | head).items()}
 
     def load_exported(self, tensors: dict[str, Tensor]) -> None:
         """Take back what `exported` gave."""
-        head = {k.removeprefix("head."): v for k, v in tensors.items() if k.startswith("head.")}
-        encoder = {k: v for k, v in tensors.items() if not k.startswith("head.")}
+        head = {k.removeprefix(_HEAD): v for k, v in tensors.items() if k.startswith(_HEAD)}
+        encoder = {k: v for k, v in tensors.items() if not k.startswith(_HEAD)}
         self.head.load_state_dict(head)
         unexpected = self.encoder.load_state_dict(encoder, strict=False).unexpected_keys
         if unexpected:
@@ -193,8 +200,8 @@ def frozen_apart(
     first = {"none": 0, "patch_embed": 1}[freeze] if isinstance(freeze, str) else freeze + 1
     if first >= len(layers):
         raise UserError(
-            f"--freeze={freeze}: {name} has {max(0, len(layers) - 2)} blocks between its input and "
-            "its output; --freeze=encoder fixes all"
+            f"--freeze={freeze}: {name} has {len(layers)} layers from its input to its output, one "
+            "of which has to be left; --freeze=encoder trains the head alone"
         )
     return [p for layer in layers[first:] for p in layer]
 

@@ -14,11 +14,13 @@ def hold_out(y: NDArray, groups: NDArray, rng: np.random.Generator) -> tuple[NDA
     """Split training clips into kept and held-out ones: (kept, held out, how), positions in y.
 
     y: (N,) classes or (N, C) of 0 and 1. groups: (N,) text, "" where a clip has none. A group is
-    never on both sides. Without groups, a tenth of each class; of several labels a clip, the tenth
-    that the linear probe holds out.
+    never on both sides, and a clip without one is alone. Without groups, a tenth of each class; of
+    several labels a clip, the tenth that the linear probe holds out.
     """
-    if (groups != "").all() and len(np.unique(groups)) > 1:
-        return *_whole_groups(y, groups, rng), "tenth of the groups"
+    if (groups != "").any():
+        alone = [group or f"\0{row}" for row, group in enumerate(groups)]
+        if len(set(alone)) > 1:
+            return *_whole_groups(y, np.array(alone), rng), "tenth of the groups"
     if y.ndim == 2:
         return probe.hold_out(y, rng)
     held = []

@@ -186,5 +186,6 @@ def impossible(adapter: Adapter, samples: int) -> list[str]:
 
 def _epochs(clips: int, batch_size: int) -> int:
     """50 epochs, or as many as make 1,000 steps, but no more than 200."""
-    steps = max(1, math.ceil(clips / batch_size)) if isinstance(batch_size, int) else 1
+    possible = isinstance(batch_size, int) and batch_size > 0
+    steps = max(1, math.ceil(clips / batch_size)) if possible else 1
     return min(_MOST_EPOCHS, max(_EPOCHS, math.ceil(_FEW_STEPS / steps)))

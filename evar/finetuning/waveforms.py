@@ -1,5 +1,6 @@
 """Clips of a task as waveforms: decoded ahead by threads, kept in memory while there is room."""
 
+import itertools
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,6 +16,7 @@ from evar.clips import Manifest
 from evar.errors import BadAudio
 
 KEEP_BYTES = 2**30  # of decoded clips in memory
+_PART = 500  # clips that wait to be tried
 _AHEAD = 3  # batches that are being decoded while one is computed
 Want = tuple[int, int]  # a clip's row in the manifest; where its unit begins (audio.random_start)
 
@@ -53,9 +55,11 @@ class Waveforms:
         first = start % room
         return clip[first : first + self.samples]
 
-    def bad(self, progress: Callable | None = None) -> dict[int, str]:
-        """Decode all clips in use once: those that cannot be (row: reason)."""
-        rows = self.manifest.good.index.tolist()
+    def bad(
+        self, rows: Sequence[int] | None = None, *, progress: Callable | None = None
+    ) -> dict[int, str]:
+        """Decode clips once, all that are in use or some: those that cannot be (row: reason)."""
+        rows = self.manifest.good.index.tolist() if rows is None else rows
         found = {}
 
         def look(row: int) -> None:
@@ -65,7 +69,9 @@ class Waveforms:
                 found[row] = error.reason
 
         with ThreadPoolExecutor(_workers()) as pool:
-            looked = pool.map(look, rows)
+            # Part by part: a pool keeps a kilobyte for every clip that waits in it.
+            parts = (rows[at : at + _PART] for at in range(0, len(rows), _PART))
+            looked = itertools.chain.from_iterable(pool.map(look, part) for part in parts)
             for _ in progress(looked, total=len(rows)) if progress else looked:
                 pass
         return dict(sorted(found.items()))

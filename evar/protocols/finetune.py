@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from evar import clips, files, scoring, targets
 from evar.adapter import Adapter
 from evar.clips import Manifest
-from evar.errors import BadAudio
+from evar.errors import BadAudio, UserError
 from evar.finetuning import chance, loop, sampling
 from evar.finetuning.batches import Job
 from evar.finetuning.chance import For
@@ -59,17 +59,19 @@ def evaluate(
     by one of them (or by one `world` of them together). `eval_only` scores the weights that are
     there. Raises UserError for what cannot be trained or scored honestly.
     """
+    waveforms = Waveforms(manifest, adapter.sample_rate)
+    manifest = _decodable(manifest, waveforms, Path(folder), skip_bad, decode_progress)
     about = {
         "protocol": NAME,
         "version": VERSION,
         "model": identity,
         "task": f"{manifest.task.name} {manifest.task.version}",
         "manifest": manifest.sha256,
+        "seconds": manifest.task.seconds,
+        "skipped": scoring.count_clips(manifest)["skipped"],
         "settings": asdict(settings),
     }
     root = Path(folder) / run_key(about)
-    waveforms = Waveforms(manifest, adapter.sample_rate)
-    manifest = _decodable(manifest, waveforms, Path(folder), skip_bad, decode_progress)
     names = targets.class_names(manifest)
     y = targets.encode_labels(manifest, names)
     folds = targets.folds_of(manifest)
@@ -85,9 +87,14 @@ def evaluate(
         about["classes"] = names
         header = {"evar": json.dumps(about)}
         anew = set() if resume else set(jobs)
+        found = {}
         for job in _in_turn(jobs, anew, world):
-            loop.train(job, adapter, waveforms, y, settings, about=header, on_step=on_step, **more)
-        outcomes = [job.place.outcome() for job in jobs]
+            if not world.agreed(job.place.ended):
+                loop.train(
+                    job, adapter, waveforms, y, settings, about=header, on_step=on_step, **more
+                )
+            found[job] = job.place.outcome()
+        outcomes = [found[job] for job in jobs]
     return _evaluation(manifest, folds, y, names, settings, seeds, overrides or {}, outcomes)
 
 
@@ -100,14 +107,13 @@ def _decodable(
     """
     path = files.make_folder(folder) / f"bad-clips-{manifest.sha256[:16]}.json"
     with files.writing(path), filelock.FileLock(path.with_suffix(".lock")):
-        if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
+        if path.exists():  # only those that were bad are tried again: they may have been mended
+            listed = [int(row) for row in json.loads(path.read_text(encoding="utf-8"))]
+            bad = waveforms.bad(listed)
         else:
-            found = {str(row): reason for row, reason in waveforms.bad(progress).items()}
-            files.write_atomic(path, json.dumps(found))
-    bad = {int(row): reason for row, reason in found.items()}
+            bad = waveforms.bad(progress=progress)
+        files.write_atomic(path, json.dumps(bad))
     if bad and not skip_bad:
-        path.unlink()  # whoever mends the file is believed
         row, reason = next(iter(bad.items()))
         raise BadAudio(manifest.root / waveforms.names[row], reason)
     return clips.without(manifest, bad)
@@ -134,12 +140,23 @@ def _job(
             y[fold.train], groups, chance.rng(For.HOLD_OUT, seed, stream)
         )
         train, valid = fold.train[kept], fold.train[held]
+    if len(train) < 2:
+        remedy = "; --select=last holds none out" if settings.select == "holdout" else ""
+        raise UserError(
+            f"{manifest.task.name}, fold {fold.name}: {len(train)} training clips, and fine-tuning "
+            f"needs two at least{remedy}"
+        )
+    if valid is not None and y.ndim == 2 and not y[valid].any():
+        raise UserError(
+            f"{manifest.task.name}, fold {fold.name}: no validation clip has a class that is "
+            "trained, so that no epoch can be chosen; --select=last chooses none"
+        )
     place = Place(root / f"seed-{seed}-fold-{stream + 1}")
     return Job(fold, train, valid, how, seed, stream, place)
 
 
 def _in_turn(jobs: list[Job], anew: set[Job], world: World) -> Iterator[Job]:
-    """Jobs to train, each held by this world alone while it is; others' are waited for last."""
+    """All jobs, each held by this world alone meanwhile; those that others train come last."""
     waiting = list(jobs)
     while waiting:
         locks = ((job, job.place.lock()) for job in waiting)
@@ -155,8 +172,8 @@ def _in_turn(jobs: list[Job], anew: set[Job], world: World) -> Iterator[Job]:
                 if job in anew:
                     job.place.clear()
             world.wait()
-            if not world.agreed(job.place.ended):
-                yield job
+            yield job
+            world.wait()
         finally:
             lock.release()
 
@@ -172,11 +189,15 @@ def _held(lock: filelock.FileLock) -> bool:
 
 def _scored(job: Job, adapter, waveforms, y, settings, **more) -> tuple[NDArray, dict]:
     """What the weights that are there score now, with the record of how they were trained."""
+    if not job.place.ended:
+        raise UserError(
+            f"{job.place.path}: no run that has ended. Train first, without --eval_only: what was "
+            "interrupted goes on where it was"
+        )
     scores = loop.score_exported(job, adapter, waveforms, y, settings, **more)
     metric = waveforms.manifest.task.metric
     score = scoring.fold_score(metric, y[job.fold.test], scores)
-    trained = job.place.outcome()[1] if job.place.ended else {"fold": job.fold.name}
-    return scores, trained | {"score": score}
+    return scores, job.place.outcome()[1] | {"score": score}
 
 
 def _evaluation(
