@@ -132,7 +132,7 @@ class M2D(Adapter):
         super().__init__(weights)
         state, self.told = {}, {}
         if weights is not None:
-            self.weights = _checkpoint(Path(weights))
+            self.weights = newest(Path(weights))
             name, (state, self.told) = self.weights.parent.name, _read(self.weights)
             width, depth, heads = (
                 int(self.told.get(key, usual))
@@ -336,7 +336,7 @@ class M2DCLAP2025(M2DCLAP):
         return super().embed_text(captions)
 
 
-def _checkpoint(path: Path) -> Path:
+def newest(path: Path) -> Path:
     """The checkpoint file: the path itself, or the newest-epoch one in a published folder."""
     path = path.absolute()  # the folder's name counts, of "." too
     if path.is_file():

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fire.decorators import SetParseFns
 
-from evar.errors import unknown
+from evar.errors import UserError, unknown
 
 
 @SetParseFns(config=str, data=str, out=str, captions=str, init=str, evaluate=str, device=str)
@@ -50,24 +50,31 @@ def pretrain(
     from .train import Trainer
 
     made = config_.read(config).changed(settings)
+    if captions and made.objective != "m2d_clap":
+        raise UserError(f"{made.objective} reads no captions: leave out --captions")
+    tasks = _tasks(evaluate)
     (bands, frames) = made.input_size
     stream = ClipStream(
         data,
         frames=frames,
         bands=bands,
         seed=made.seed,
-        captions=captions if made.objective == "m2d_clap" else None,
+        captions=captions,
     )
     text_encoder = stream.captions.text_encoder if stream.captions else ""
     with contextlib.ExitStack() as stack:
-        world, device = stack.enter_context(joined_world(device_of(device)))
-        trainer = Trainer(made, stream, out, text_encoder=text_encoder, world=world, device=device)
+        world, own = stack.enter_context(joined_world(device_of(device)))
+        trainer = Trainer(made, stream, out, text_encoder=text_encoder, world=world, device=own)
         if dry_run:
             from .estimate import estimate
 
+            text = estimate(trainer)  # every process takes part
             if world.first:
-                print(estimate(trainer))
+                print(text)
             return
+        if world.first:
+            stack.enter_context(_alone(Path(out)))
+        world.wait()
         trainer.begin(init, init_partial=init_partial)
         watchers = []
         if world.first:
@@ -77,8 +84,30 @@ def pretrain(
     if path is None:
         return
     print(f"checkpoint: {path}")
-    if evaluate:
-        _evaluate(evaluate, made.objective, path.parent)
+    for task in tasks:
+        _evaluate(task, made.objective, str(path), device)
+
+
+@contextlib.contextmanager
+def _alone(out: Path):
+    """The folder of a run for this process alone, without what a killed one left half written."""
+    import filelock
+
+    from evar import files
+
+    from . import checkpoint
+
+    with files.writing(files.make_folder(out)):
+        lock = filelock.FileLock(out / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise UserError(f"{out}: another run trains there; give another --out") from error
+        checkpoint.tidy(out)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _bar(trainer, stack):
@@ -119,15 +148,24 @@ def _tensorboard(out: Path, step: int, stack):
     return watch
 
 
-def _evaluate(tasks: str, objective: str, weights: Path) -> None:
+def _tasks(names: str | None) -> list[str]:
+    """The tasks of --evaluate; UserError before any training for one that does not exist."""
+    from evar import csvtask, task
+
+    found = [name.strip() for name in (names or "").split(",") if name.strip()]
+    for name in found:
+        if not csvtask.is_csv(name):
+            task.get(name)
+    return found
+
+
+def _evaluate(task: str, model: str, weights: str, device: str) -> None:
     from evar.commands.lineareval import lineareval
     from evar.commands.zeroshot import zeroshot
 
-    model = {"m2d_clap": "m2d_clap", "m2d": "m2d", "msm_mae": "msm_mae"}[objective]
-    for task in tasks.split(","):
-        lineareval(model, task.strip(), weights=str(weights), quiet=True)
-        if objective == "m2d_clap":
-            zeroshot(model, task.strip(), weights=str(weights), quiet=True)
+    lineareval(model, task, weights=weights, device=device, quiet=True)
+    if model == "m2d_clap":
+        zeroshot(model, task, weights=weights, device=device, quiet=True)
 
 
 def _check_settings(_, keys: list[str], options: list[str]) -> None:

@@ -48,16 +48,17 @@ class CaptionTable:
         try:
             file = safe_open(path, "np")
             about = json.loads((file.metadata() or {})["evar"])
+            own = about["shards"] == shards.identity
+            identity = f"{about['captions']} {about['text_encoder_hash']}"
             rows, offsets = file.get_tensor("rows"), file.get_tensor("offsets")
             embeddings = file.get_slice("embeddings")
             dim = embeddings.get_shape()[1]
         except FileNotFoundError as error:
             raise UserError(f"{path}: no such file; {remedy}") from error
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
+        except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: not a file of caption embeddings; {remedy}") from error
-        if about["shards"] != shards.identity:
+        if not own:
             raise UserError(f"{path}: captions of other shards than {shards.folder}; {remedy} anew")
-        identity = f"{about['captions']} {about['text_encoder_hash']}"
         return cls(dim, about["text_encoder"], identity, rows, offsets, embeddings)
 
     def draw(self, clip: int, rng: np.random.Generator) -> np.ndarray | None:
@@ -119,7 +120,10 @@ def captions(
     embeddings = _embed(encoder, distinct, device_of(device), bar)
     about = {
         "shards": own.identity,
-        "text_encoder": text_encoder,
+        # Zero-shot evaluation of what is trained looks for it, from whatever folder.
+        "text_encoder": str(Path(text_encoder).resolve())
+        if Path(text_encoder).is_dir()
+        else text_encoder,
         "text_encoder_hash": encoder.identity(),
         "captions": hashlib.sha256(json.dumps(of_clip).encode()).hexdigest()[:16],
     }
@@ -235,15 +239,15 @@ def _embed(encoder, texts: list[str], device: str, bar) -> np.ndarray:
     import torch
 
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # alike ones share a batch
-    rows: list = [None] * len(texts)
+    embeddings = np.empty((0, 0), np.float32)
     starts = range(0, len(texts), _BATCH)
     with torch.inference_mode():
         for at in bar(starts) if bar else starts:
             chosen = order[at : at + _BATCH]
             out = encoder([texts[i] for i in chosen], device).float().cpu().numpy()
-            for i, row in zip(chosen, out, strict=True):
-                rows[i] = row
-    embeddings = np.stack(rows)
+            if not embeddings.size:
+                embeddings = np.empty((len(texts), out.shape[1]), np.float32)
+            embeddings[chosen] = out
     if not np.isfinite(embeddings).all():
         raise UserError(f"{encoder.name}: gave embeddings that are not finite")
     return embeddings

@@ -12,11 +12,13 @@ import torch
 
 from evar import files
 from evar.errors import UserError
+from evar.model_adapters.m2d import newest
 from evar.weights import load_checkpoint
 
 from .config import Config
 
-MACHINE = ("compile", "workers", "save_steps", "save_epochs")  # settings that change no result
+# Settings that change no result, but for the order of summation.
+MACHINE = ("micro_batch", "compile", "workers", "save_steps", "save_epochs")
 _NOT_ENCODER = ("decoder_", "target_", "mask_token", "logit_scale", "audio_proj.", "text_proj.")
 
 
@@ -43,16 +45,19 @@ def save_state(out, state: dict) -> None:
     _write(Path(out) / "last.pt", state)
 
 
-def load_state(out, config: Config, data: str) -> dict | None:
+def load_state(out, config: Config, about: dict) -> dict | None:
     """The state that an interrupted run left; None where there is none.
 
-    Raises UserError where it is of another configuration or of other data.
+    `about`: what else has to be as it was, by the words for it. Raises UserError where that or the
+    configuration is another.
     """
     path = Path(out) / "last.pt"
     if not path.exists():
         return None
     state = load_checkpoint(path)
     remedy = "Give another --out, or remove this file to start anew."
+    if not isinstance(state.get("config"), dict) or not isinstance(state.get("about"), dict):
+        raise UserError(f"{path}: not a state of pre-training. {remedy}")
     now = asdict(config)
     other = [
         f"{name} was {state['config'].get(name)}, is {value}"
@@ -61,26 +66,34 @@ def load_state(out, config: Config, data: str) -> dict | None:
     ]
     if other:
         raise UserError(f"{path}: a run of another configuration ({'; '.join(other)}). {remedy}")
-    if state["data"] != data:
-        raise UserError(f"{path}: a run on other shards or captions. {remedy}")
+    other = [words for words, value in about.items() if state["about"].get(words) != value]
+    if other:
+        raise UserError(f"{path}: a run {other[0]}. {remedy}")
     return state
+
+
+def tidy(out) -> None:
+    """Remove what a run left that was killed while it wrote."""
+    for path in [*Path(out).glob(".last.pt.*"), *Path(out).glob("*/.checkpoint-*.pth.*")]:
+        path.unlink(missing_ok=True)
 
 
 def _plain(value):
     return list(value) if isinstance(value, tuple) else value
 
 
-def initialise(model: torch.nn.Module, path, *, partial: bool) -> None:
-    """Take the weights of a checkpoint, a published one or one of ours.
+def initialise(model: torch.nn.Module, path, *, partial: bool) -> bool:
+    """Take the weights of a checkpoint, a published one or one of ours (of a folder, the last).
 
-    Raises UserError where tensors are missing, unless `partial`, which then leaves the predictor,
-    the target network and the projectors as they are (the target starts as the encoder).
+    Returns whether it has statistics of the log-mel, which are taken as well. Raises UserError
+    where tensors are missing, unless `partial`, which then leaves the predictor, the target
+    network and the projectors as they are (the target starts as the encoder).
     """
-    path = Path(path)
-    files_ = sorted(path.glob("*.pth")) + sorted(path.glob("*.safetensors"))
-    path = files_[-1] if path.is_dir() and files_ else path
+    path = newest(Path(path)) if Path(path).is_dir() else Path(path)
     content = load_checkpoint(path)
     state = content.get("model", content)
+    if not isinstance(state, dict) or not all(torch.is_tensor(t) for t in state.values()):
+        raise UserError(f"{path}: not a checkpoint: its `model` is not tensors by name")
     own = model.state_dict()
     fixed = ("pos_embed", "decoder_pos_embed", "norm_stats")
     missing = [name for name in own if name not in state and name not in fixed]
@@ -97,6 +110,7 @@ def initialise(model: torch.nn.Module, path, *, partial: bool) -> None:
     model.load_state_dict({n: t for n, t in state.items() if n in own}, strict=False)
     if any(name.startswith("target_") for name in missing):
         _copy_target(model)
+    return "norm_stats" in state
 
 
 def _copy_target(model) -> None:

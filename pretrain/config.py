@@ -1,5 +1,6 @@
 """All that decides a pre-training run, in one place; YAML files fill it, options override it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -9,6 +10,19 @@ from evar.errors import UserError, unknown
 OBJECTIVES = ("m2d_clap", "m2d", "msm_mae")
 GATHER = ("paper", "with_grad", "without_grad")
 PAPER_PROCESSES = 4  # GPUs of the paper's run
+
+
+_RANGES = (
+    (("width", "depth", "heads", "save_steps", "save_epochs"), 1, math.inf),
+    (("predictor_width", "predictor_depth", "predictor_heads"), 1, math.inf),
+    (("masked_weight", "clap_weight", "weight_decay", "warmup_epochs", "workers"), 0, math.inf),
+    (("temperature", "clip_grad", "base_lr", "epochs"), 1e-9, 1e9),
+    (("logit_scale_max",), 1, 1e9),
+    (("decay_start", "decay_end"), 0, 1),
+    (("beta1", "beta2"), 0, 1 - 1e-9),
+    (("batch_size",), 2, math.inf),
+    (("seed",), 0, 2**32 - 1),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +53,7 @@ class Config:
     batch_size: int = 2048  # clips a step, of all processes together
     micro_batch: int | None = None  # clips of one process at a time; None: all of its share
     base_lr: float = 3e-4  # times batch_size / 256
-    weight_decay: float = 0.05  # not of biases, norms and tokens
+    weight_decay: float = 0.05  # not of biases and norms
     beta1: float = 0.9
     beta2: float = 0.95
     clip_grad: float = 3.0  # longest gradient
@@ -65,19 +79,31 @@ class Config:
         ):
             if getattr(self, name) not in known:
                 raise unknown(name, str(getattr(self, name)), known)
-        for name in ("input_size", "patch_size", "norm_stats"):
+        for name, kind in (("input_size", int), ("patch_size", int), ("norm_stats", float)):
             value = getattr(self, name)
             if value is not None:
                 pair = isinstance(value, (list, tuple)) and len(value) == 2
-                require(pair, f"{name} is two numbers, not {value!r}")
-                object.__setattr__(self, name, tuple(value))
+                numbers = "two numbers" if kind is float else "two whole numbers"
+                right = pair and all(_is(kind, v) for v in value)
+                require(right, f"{name} is {numbers}, not {value!r}")
+                object.__setattr__(self, name, tuple(kind(v) for v in value))
         for field in fields(self):
             value = getattr(self, field.name)
-            if field.type in (int, float) and (
-                isinstance(value, bool) or not isinstance(value, (int, field.type))
-            ):
+            if field.type in (int, float):
                 kind = "a whole number" if field.type is int else "a number"
-                raise UserError(f"pre-training: {field.name} is {kind}, not {value!r}")
+                require(_is(field.type, value), f"{field.name} is {kind}, not {value!r}")
+        for names, low, high in _RANGES:
+            for name in names:
+                value = getattr(self, name)
+                limit = f"of {low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
+                require(low <= value <= high, f"{name} is a number {limit}, not {value!r}")
+        micro = self.micro_batch
+        require(
+            micro is None or (_is(int, micro) and micro > 0),
+            f"micro_batch is a whole number of 1 or more, not {micro!r}",
+        )
+        require(isinstance(self.compile, bool), f"compile is true or false, not {self.compile!r}")
+        require(self.norm_stats is None or self.norm_stats[1] > 0, "norm_stats' deviation is 0")
         (bands, frames), (high, wide) = self.input_size, self.patch_size
         require(
             high > 0 and wide > 0 and bands % high == 0 and frames % wide == 0 and frames > 0,
@@ -91,11 +117,8 @@ class Config:
         require(0 < self.mask_ratio < 1, f"mask_ratio lies between 0 and 1, not {self.mask_ratio}")
         visible = int(self.patches * (1 - self.mask_ratio))
         require(0 < visible < self.patches, f"mask_ratio leaves {visible} of {self.patches}")
-        require(self.temperature > 0, "temperature is positive")
-        require(self.batch_size >= 2, "batch_size is 2 or more")
-        require(self.epochs > 0, "epochs is positive")
-        require(0 <= self.warmup_epochs < self.epochs, "warmup_epochs is less than epochs")
-        require(0 < self.decay_start <= self.decay_end <= 1, "decay rises within (0, 1]")
+        require(self.warmup_epochs < self.epochs, "warmup_epochs is less than epochs")
+        require(self.decay_start <= self.decay_end, "decay_end is not below decay_start")
 
     @property
     def patches(self) -> int:
@@ -110,6 +133,12 @@ class Config:
             if name not in known:
                 raise unknown("setting", str(name), known)
         return replace(self, **options)
+
+
+def _is(kind: type, value) -> bool:
+    """Whether a value is a whole number, or of `float` any finite one."""
+    number = isinstance(value, (int, kind)) and not isinstance(value, bool)
+    return number and math.isfinite(value)
 
 
 def read(path) -> Config:

@@ -8,7 +8,7 @@ of seed, pass and clip, so that a resumed run, or one on other numbers of proces
 import math
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,6 +39,11 @@ class Batch:
     captioned: Tensor
     clips: Tensor
 
+    def pinned(self) -> "Batch":
+        """In memory that a GPU copies from while it computes."""
+        tensors = (self.inputs, self.captions, self.captioned, self.clips)
+        return Batch(*(tensor.pin_memory() for tensor in tensors))
+
 
 class ClipStream:
     """Crops of `frames` frames of the clips in a folder of shards, with their captions.
@@ -64,11 +69,18 @@ class ClipStream:
         return len(self.shards)
 
     def batches(
-        self, batch_size: int, *, steps: range, rank: int, world: int, workers: int = 0
+        self,
+        batch_size: int,
+        *,
+        steps: range,
+        rank: int,
+        world: int,
+        workers: int = 0,
+        pin: bool = False,
     ) -> Iterator[Batch]:
         """The batches of some steps: of each, the `rank`-th of `world` equal parts.
 
-        `workers` threads read ahead; they change no value.
+        `workers` threads read ahead; they change no value. `pin`: for a GPU to copy from.
         """
         size = batch_size // world
         if size * world != batch_size:
@@ -80,19 +92,27 @@ class ClipStream:
 
         if workers < 1:
             for step in steps:
-                yield self._batch([self._load(*want) for want in wanted(step)])
+                batch = self._batch([self._load(*want) for want in wanted(step)])
+                yield batch.pinned() if pin else batch
             return
-        pool, ahead = ThreadPoolExecutor(workers), deque()
-        waiting = iter(steps)
+        readers, builder = ThreadPoolExecutor(workers), ThreadPoolExecutor(1)
+        waiting, ahead = iter(steps), deque()
+
+        def built(reading: list[Future]) -> Batch:
+            batch = self._batch([future.result() for future in reading])
+            return batch.pinned() if pin else batch
+
         try:
             while True:
                 while len(ahead) < _AHEAD and (step := next(waiting, None)) is not None:
-                    ahead.append([pool.submit(self._load, *want) for want in wanted(step)])
+                    reading = [readers.submit(self._load, *want) for want in wanted(step)]
+                    ahead.append(builder.submit(built, reading))
                 if not ahead:
                     return
-                yield self._batch([future.result() for future in ahead.popleft()])
+                yield ahead.popleft().result()
         finally:
-            pool.shutdown(cancel_futures=True)
+            readers.shutdown(cancel_futures=True)
+            builder.shutdown(cancel_futures=True)
 
     def _at(self, position: int) -> tuple[int, int]:
         """(pass, clip) of a position of the stream."""

@@ -8,6 +8,7 @@ from .config import Config
 from .data import HOP, Batch
 
 _TIMED = 3  # steps, after one to warm up
+_FEW = 8  # clips a step on a CPU
 
 
 def flops_per_clip(config: Config) -> float:
@@ -25,7 +26,8 @@ def flops_per_clip(config: Config) -> float:
 
     embed = 2 * high * wide * width * length
     online = blocks(kept + 1, width, config.depth)
-    into, out = 2 * width * inner * (kept + 1), 2 * inner * width * (length + 1)
+    predicted = high * wide if config.objective == "msm_mae" else width
+    into, out = 2 * width * inner * (kept + 1), 2 * inner * predicted * (length + 1)
     predictor = into + blocks(length + 1, inner, config.predictor_depth) + out
     target = 0.0
     if config.objective != "msm_mae":
@@ -40,7 +42,12 @@ def estimate(trainer) -> str:
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     own = config.batch_size // trainer.world.size
     memory = 4 * (count + 3 * trained)  # weights, gradient, two moments
-    seconds, peak = _timed_step(trainer, own)
+    how, peak = "", 0
+    try:
+        seconds, peak, how = _step(trainer, own)
+        time = f"{seconds:.2f} s a step, {seconds * trainer.steps / 3600:,.1f} hours in all"
+    except torch.OutOfMemoryError:
+        time = "unknown: a step does not fit on this GPU; --micro_batch=N takes it in parts of N"
     total = flops_per_clip(config) * config.batch_size * trainer.steps
     lines = [
         f"parameters: {count / 1e6:,.1f} million, {trained / 1e6:,.1f} of them trained",
@@ -49,10 +56,21 @@ def estimate(trainer) -> str:
         f"arithmetic: {total:.2e} floating-point operations",
         f"memory: {memory / 1e9:.2f} GB for weights, gradients and moments"
         + (f", {peak / 1e9:.2f} GB at the peak of a step" if peak else ""),
-        f"time: {seconds:.2f} s a step, {seconds * trainer.steps / 3600:,.1f} hours in all "
-        "(without reading data)",
+        f"time: {time} (without reading data{how})",
     ]
     return "\n".join(lines)
+
+
+def _step(trainer, size: int) -> tuple[float, int, str]:
+    """Seconds of a step, peak bytes on a GPU, and how that was found out.
+
+    A CPU takes a few clips only: a step of 2,048 would need more memory than laptops have.
+    """
+    if trainer.device.startswith("cuda") or size <= _FEW:
+        return *_timed_step(trainer, size), ""
+    few, half = _timed_step(trainer, _FEW)[0], _timed_step(trainer, _FEW // 2)[0]
+    a_clip = max(few - half, few / _FEW / 2) / (_FEW - _FEW // 2)
+    return few + a_clip * (size - _FEW), 0, f"; extrapolated from {_FEW} clips"
 
 
 def _timed_step(trainer, size: int) -> tuple[float, int]:

@@ -1,8 +1,10 @@
 """The training loop: from a stream of clips to checkpoints."""
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 from pathlib import Path
 from time import perf_counter
 
@@ -63,7 +65,8 @@ class Trainer:
         self.config, self.stream, self.out = config, stream, Path(out)
         self.text_encoder, self.world, self.device = text_encoder, world, device
         self.per_epoch = len(stream) / config.batch_size
-        self.steps = max(1, int(config.epochs * self.per_epoch))
+        # In whole numbers: 30 * (41 / 5) is a little less than 246.
+        self.steps = max(1, int(Fraction(str(config.epochs)) * len(stream) / config.batch_size))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.model = Pretrainer(config, text_dim=stream.caption_dim).to(device)
@@ -75,16 +78,22 @@ class Trainer:
 
     def begin(self, init=None, *, init_partial: bool = False) -> None:
         """Take up an interrupted run, else start from `init` (a checkpoint) or from nothing."""
-        state = checkpoint.load_state(self.out, self.config, self.stream.identity)
+        self.about = {"on other shards or captions": self.stream.identity}
+        if init is not None:
+            self.about["from another --init"] = str(init)
+        if self.config.gather == "without_grad":
+            self.about["of another number of processes"] = self.world.size
+        state = checkpoint.load_state(self.out, self.config, self.about)
         if state is not None:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.step = state["step"]
             return
+        known = self.config.norm_stats
         if init is not None:
-            checkpoint.initialise(self.model, init, partial=init_partial)
-        if self.config.norm_stats is None:
-            self.model.norm_stats.copy_(torch.tensor(self._measure(), device=self.device))
+            found = checkpoint.initialise(self.model, init, partial=init_partial)
+            known = known or (found and self.model.norm_stats.tolist())
+        self.model.norm_stats.copy_(torch.tensor(known or self._measure()))
 
     def run(self, on_step: Callable[[Report], None] | None = None) -> Path | None:
         """Train to the end; returns the last checkpoint (None on all but the first process).
@@ -97,6 +106,7 @@ class Trainer:
             rank=self.world.rank,
             world=self.world.size,
             workers=self.config.workers,
+            pin=self.device.startswith("cuda"),
         )
         watched: list[tuple[int, dict[str, Tensor | float]]] = []
         self._looked = perf_counter()
@@ -119,8 +129,11 @@ class Trainer:
 
     @property
     def _epoch(self) -> int:
-        """Whole epochs behind us."""
-        return round(self.config.epochs) if self._ended else int(self.step / self.per_epoch)
+        """Whole epochs behind us; one that was begun counts at the end of the run."""
+        return math.ceil(self.config.epochs) if self._ended else self._epoch_of(self.step)
+
+    def _epoch_of(self, step: int) -> int:
+        return step * self.config.batch_size // len(self.stream)
 
     def standardised(self, inputs: Tensor) -> Tensor:
         """Waveforms (b, S) or log-mel (b, F, T) -> (b, F, T), standardised, on the device."""
@@ -143,8 +156,8 @@ class Trainer:
             self.standardised(batch.inputs),
             shuffled,
             kept,
-            batch.captions.to(self.device),
-            batch.captioned.to(self.device),
+            batch.captions.to(self.device, non_blocking=True),
+            batch.captioned.to(self.device, non_blocking=True),
         )
 
     def train_step(self, batch: Batch) -> dict[str, Tensor | float]:
@@ -202,21 +215,22 @@ class Trainer:
             plain["clips per second"] = speed
             for name in ("loss", "gradient norm"):
                 if not torch.isfinite(torch.tensor(plain[name])):
+                    remedy = "give a smaller --base_lr or --precision=fp32"
                     kept = self.out / "last.pt"
-                    raise UserError(
-                        f"the {name} is not finite at step {step:,}; "
-                        f"{f'{kept} is the last state' if kept.exists() else 'no state was kept'}. "
-                        "Give a smaller --base_lr or --precision=fp32"
-                    )
+                    if kept.exists():
+                        remedy = (
+                            f"{kept} is the last state; {remedy}, --init={kept} and another --out"
+                        )
+                    raise UserError(f"the {name} is not finite at step {step:,}; {remedy}")
             if on_step:
                 on_step(Report(step, self.steps, step / self.per_epoch, plain))
         watched.clear()
 
     @property
     def _checkpoint_due(self) -> bool:
-        """Whether the last step was the last of all, or of an epoch whose weights are kept."""
-        ended_epoch = self._epoch > int((self.step - 1) / self.per_epoch)
-        return self._ended or (ended_epoch and self._epoch % self.config.save_epochs == 0)
+        """Whether the last step was the last of all, or ended epochs whose weights are kept."""
+        every = self.config.save_epochs
+        return self._ended or self._epoch // every > self._epoch_of(self.step - 1) // every
 
     @property
     def _state_due(self) -> bool:
@@ -237,7 +251,7 @@ class Trainer:
                     "optimizer": self.optimizer.state_dict(),
                     "step": self.step,
                     "config": asdict(self.config),
-                    "data": self.stream.identity,
+                    "about": self.about,
                 },
             )
         self.world.wait()
@@ -257,7 +271,7 @@ class Trainer:
 
 
 def optimizer(model: Pretrainer, config: Config) -> torch.optim.AdamW:
-    """AdamW; weights of one dimension, and biases among them, do not decay."""
+    """AdamW; what has one dimension, biases and gains of norms, does not decay."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},

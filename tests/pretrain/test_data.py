@@ -49,7 +49,7 @@ def test_processes_and_workers_change_nothing(folder, world, workers):
     expected = joined(stream, 8, range(5))
     again = ClipStream(folder, frames=20, seed=5)
     for (a, x), (b, y) in zip(
-        expected, joined(again, 8, range(5), world=world, workers=workers), strict=False
+        expected, joined(again, 8, range(5), world=world, workers=workers), strict=True
     ):
         assert torch.equal(a, b)
         assert torch.equal(x, y)
@@ -59,7 +59,7 @@ def test_a_stream_begins_at_any_step(folder):
     stream = ClipStream(folder, frames=20)
     whole = joined(stream, 4, range(9))
     for (a, x), (b, y) in zip(
-        whole[6:], joined(ClipStream(folder, frames=20), 4, range(6, 9)), strict=False
+        whole[6:], joined(ClipStream(folder, frames=20), 4, range(6, 9)), strict=True
     ):
         assert torch.equal(a, b)
         assert torch.equal(x, y)

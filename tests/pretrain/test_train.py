@@ -1,6 +1,7 @@
 """Training on shards of real sounds: what it learns, keeps, and goes on from."""
 
 import dataclasses
+import math
 import os
 import signal
 import subprocess
@@ -8,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
@@ -73,6 +75,46 @@ def test_the_log_mel_is_standardised_by_what_was_measured(sounds, tmp_path):
     assert features.shape == (27, 80, 64)
     assert abs(float(features.mean())) < 0.3
     assert 0.8 < float(features.std()) < 1.2
+
+
+def test_a_steps_numbers_are_those_of_the_configuration(sounds, tmp_path):
+    config = dataclasses.replace(
+        CONFIG, base_lr=0.32, weight_decay=0.2, logit_scale_max=20.0, clip_grad=1e-3, epochs=6
+    )
+    trainer = Trainer(config, stream(tmp_path, sounds), tmp_path / "out")
+    trainer.begin()
+    decaying, others = trainer.optimizer.param_groups
+    assert (decaying["weight_decay"], others["weight_decay"]) == (0.2, 0.0)
+    names = {p: name for name, p in trainer.model.named_parameters()}
+    assert all("norm" not in names[p] and "bias" not in names[p] for p in decaying["params"])
+    assert {"blocks.0.norm1.weight", "blocks.0.attn.qkv.bias", "logit_scale"} <= {
+        names[p] for p in others["params"]
+    }
+    listed = len(decaying["params"]) + len(others["params"])
+    assert listed == sum(p.requires_grad for p in trainer.model.parameters())
+
+    seen = []
+
+    def watch(report):
+        gradients = [p.grad for p in trainer.model.parameters() if p.grad is not None]
+        norm = torch.stack([g.norm() for g in gradients]).norm()
+        seen.append((report.scalars, float(norm), decaying["lr"], trainer.model.logit_scale.item()))
+        with torch.no_grad():
+            trainer.model.logit_scale.fill_(9.0)
+
+    trainer.run(watch)
+    steps = trainer.steps
+    assert steps == len(seen) == 20
+    for step, (scalars, norm, rate, scale) in enumerate(seen):
+        warmup = 27 / 8
+        done = (step - warmup) / (steps - warmup)
+        expected = 0.01 * (step / warmup if step < warmup else 0.5 + 0.5 * math.cos(math.pi * done))
+        assert rate == scalars["learning rate"] == pytest.approx(expected)
+        decay = 0.99995 + (0.99999 - 0.99995) * step / steps
+        assert scalars["target decay"] == pytest.approx(decay, abs=1e-12)
+        assert norm == pytest.approx(1e-3, rel=1e-3)
+        assert scalars["gradient norm"] > 1e-2, "before it was clipped"
+        assert scale <= math.log(20) + 1e-6
 
 
 def test_the_same_seed_gives_the_same_weights(sounds, tmp_path):
@@ -168,9 +210,15 @@ def _process(rank: int, folder: str, config) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_two_processes_have_the_losses_of_one(sounds, tmp_path):
-    config = dataclasses.replace(CONFIG, clap_weight=1.0, epochs=4)
+@pytest.mark.parametrize("micro_batch", [None, 3])
+def test_two_processes_have_the_losses_of_one(micro_batch, sounds, tmp_path):
+    """Some clips have no caption, so that the processes have unequal numbers of them."""
+    config = dataclasses.replace(CONFIG, clap_weight=1.0, epochs=4, micro_batch=micro_batch)
+    lines = sounds.read_text().splitlines()
+    bare = [line.rsplit(",", 1)[0] + "," if i % 3 == 1 else line for i, line in enumerate(lines)]
+    sounds.write_text("\n".join(bare) + "\n")
     data = stream(tmp_path, sounds)
+    assert sum(data.captions.draw(i, np.random.default_rng(0)) is None for i in range(27)) == 9
     mp.start_processes(_process, (str(tmp_path), config), nprocs=2, start_method="fork")
     two = [torch.load(tmp_path / f"losses-{rank}.pt") for rank in (0, 1)]
     _, one = trained(config, data, tmp_path / "one")
@@ -233,6 +281,59 @@ def test_a_published_checkpoint_can_be_trained_further(sounds, tmp_path):
         checkpoint.initialise(again.model, tmp_path / "odd.pth", partial=True)
 
 
+def test_a_folders_last_epoch_is_trained_further(sounds, tmp_path):
+    data = stream(tmp_path, sounds)
+    config = dataclasses.replace(CONFIG, epochs=11)
+    first, _ = trained(config, data, tmp_path / "out")
+    folder = tmp_path / "out/m2d_clap_vit-80x64p16x16"
+    assert [(folder / f"checkpoint-{n}.pth").exists() for n in (9, 10, 11)] == [True] * 3
+    again = Trainer(CONFIG, data, tmp_path / "more")
+    again.begin(init=folder)
+    assert_same(again.model, first.model)
+    given = Trainer(dataclasses.replace(CONFIG, norm_stats=(-7, 4)), data, tmp_path / "given")
+    given.begin(init=folder)
+    assert given.model.norm_stats.tolist() == [-7.0, 4.0]
+    torch.save({"model": ["no", "tensors"]}, tmp_path / "odd.pth")
+    with pytest.raises(UserError, match="not a checkpoint"):
+        Trainer(CONFIG, data, tmp_path / "none").begin(init=tmp_path / "odd.pth")
+
+
+@pytest.mark.parametrize(
+    ("epochs", "save_epochs", "steps", "names"),
+    [(2.4, 1, 8, [1, 2, 3]), (0.3, 1, 1, [1]), (30, 12, 101, [12, 24, 30]), (6, 4, 20, [4, 6])],
+)
+def test_checkpoints_are_named_by_the_epoch_they_end(
+    epochs, save_epochs, steps, names, sounds, tmp_path
+):
+    warmup = min(1, epochs / 2)
+    config = dataclasses.replace(
+        CONFIG, epochs=epochs, save_epochs=save_epochs, warmup_epochs=warmup
+    )
+    trainer, _ = trained(config, stream(tmp_path, sounds), tmp_path / "out")
+    assert trainer.steps == steps
+    found = (tmp_path / "out").glob("*/checkpoint-*.pth")
+    assert sorted(int(path.stem.rsplit("-", 1)[1]) for path in found) == names
+
+
+def test_one_run_at_a_time_and_nothing_of_a_killed_one(tmp_path):
+    import filelock
+
+    from pretrain.__main__ import _alone
+
+    (tmp_path / "m2d").mkdir()
+    left = [tmp_path / ".last.pt.abcd", tmp_path / "m2d/.checkpoint-3.pth.abcd"]
+    for path in left:
+        path.touch()
+    with _alone(tmp_path):
+        assert not any(path.exists() for path in left)
+    with (
+        filelock.FileLock(tmp_path / ".lock"),
+        pytest.raises(UserError, match="another run"),
+        _alone(tmp_path),
+    ):
+        pass
+
+
 def test_a_dry_run_trains_nothing(sounds, tmp_path, capsys):
     from pretrain.__main__ import pretrain
 
@@ -246,3 +347,16 @@ def test_a_dry_run_trains_nothing(sounds, tmp_path, capsys):
     assert "parameters:" in out
     assert "steps: 1,012 of 8 clips, 300 epochs" in out
     assert not (tmp_path / "out").exists()
+    pretrain(
+        config=str(config),
+        dry_run=True,
+        device="cpu",
+        predictor_depth=1,
+        **where | {"out": str(tmp_path / "large")},
+        batch_size=4096,
+    )
+    assert "extrapolated from 8 clips" in capsys.readouterr().out
+    with pytest.raises(UserError, match="unknown task 'demoo'"):
+        pretrain(config=str(config), evaluate="demoo", **where)
+    with pytest.raises(UserError, match="m2d reads no captions"):
+        pretrain(config=str(config), objective="m2d", **where)
