@@ -16,6 +16,8 @@ from pathlib import Path
 from urllib.error import HTTPError
 from urllib.parse import urlsplit
 
+import filelock
+
 from evar.archives import safe_parts
 from evar.errors import UserError
 from evar.files import canonical_json, make_folder, write_atomic, writing
@@ -67,6 +69,15 @@ def fetch(source, folder, *, progress=None) -> Path:
     if urlsplit(source.url).scheme.lower() not in ("http", "https"):
         raise UserError(f"{source.url}: only http and https addresses are fetched; mend the record")
     make_folder(target.parent)
+    with writing(target.parent), filelock.FileLock(target.with_name(f".{target.name}.lock")):
+        if target.exists():  # another process has fetched it meanwhile
+            verify(target, source)
+        else:
+            _fetch(source, target, folder, progress)
+    return target
+
+
+def _fetch(source, target: Path, folder, progress) -> None:
     part, note = _part(target)
     _persist(source, target, progress)
     if differs := _difference(part, source):
@@ -75,10 +86,8 @@ def fetch(source, folder, *, progress=None) -> Path:
             f"{source.url}: what came is not the recorded file ({differs}); it was deleted. Try "
             f"again, or by hand: {instructions(source, folder)}"
         )
-    with writing(target):
-        part.replace(target)
+    part.replace(target)
     note.unlink(missing_ok=True)
-    return target
 
 
 def _target(source, folder) -> Path:

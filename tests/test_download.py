@@ -9,6 +9,7 @@ import subprocess
 import tarfile
 import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,7 +90,8 @@ def record(url=None, *, content=CONTENT, **changes) -> Source:
 
 
 def files(folder) -> set[str]:
-    return {str(p.relative_to(folder)) for p in Path(folder).rglob("*") if not p.is_dir()}
+    found = (p for p in Path(folder).rglob("*") if not p.is_dir() and p.suffix != ".lock")
+    return {str(p.relative_to(folder)) for p in found}
 
 
 def says(*words: str):
@@ -132,6 +134,14 @@ def test_fetch_once(server, tmp_path):
     assert download.fetch(record(server.url), tmp_path) == path
     assert server.asked == [None]
     assert files(tmp_path) == {"audio/clips.bin"}
+
+
+def test_two_at_once_fetch_once(server, tmp_path):
+    with ThreadPoolExecutor(2) as pool:
+        fetching = [pool.submit(download.fetch, record(server.url), tmp_path) for _ in range(2)]
+        paths = {future.result() for future in fetching}
+    assert len(paths) == len(server.asked) == 1
+    assert paths.pop().read_bytes() == CONTENT
 
 
 def test_broken_download_goes_on_where_it_ended(server, tmp_path):

@@ -90,3 +90,8 @@ def test_prepare_downloads_before_it_indexes(served, tmp_path, monkeypatch, caps
     assert "24 of 105,829 clips" in capsys.readouterr().out
     (folder / "speech_commands_v0.02.tar.gz").unlink()  # a second time nothing is fetched
     cli.run("prepare", ["spcv2", "--download", f"--data={tmp_path}/data", "--quiet"])
+
+
+@pytest.mark.parametrize("option", ["--source=elsewhere", "--download"])
+def test_the_files_of_a_csv_are_beside_it(option, clips, command, refused):
+    refused(command("prepare", clips.csv, option), option.split("=")[0], "beside it")

@@ -30,7 +30,11 @@ def prepare(task, *, source=None, data=None, download=False, quiet=False):
     from evar import prepare as prepare_
     from evar import task as tasks
 
-    if not csvtask.is_csv(task):
+    if csvtask.is_csv(task):
+        if source or download:
+            given = "--source" if source else "--download"
+            raise UserError(f"{given}: the files of a CSV are beside it; leave it out")
+    else:
         registered = tasks.get(task)
         bytes_ = progress_bar(f"download {task}", "B", quiet, unit_scale=True)
         folder = Path(source) if source else data_folder(data) / task
