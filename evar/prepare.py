@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
-from evar import archives, clips, download, split_files
+from evar import archives, clips, cliptable, download, split_files
 from evar.errors import UserError
 from evar.task import Source, Task
 
@@ -134,7 +134,7 @@ def _checksum(source: Source) -> str:
 def _complete(task: Task, folder: Path) -> bool:
     try:
         root = clips.find_root(folder, task.marker)
-        found = clips.check_table(task, task.read(root))
+        found = cliptable.check_table(task, task.read(root))
     except (UserError, OSError):
         return False
     return all((root / name).exists() for name in found.file[:100]) and len(found) > 0

@@ -15,12 +15,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.optim.adam import adam
 
-from evar import metrics
+from evar import holdout, metrics
 
 WEIGHT_DECAY = 1e-8  # L2 inside Adam
 DROPOUT = 0.5  # after each hidden layer
-HELD_OUT = 0.1  # share of the training rows that stop the training, without a valid split
-REDRAWS = 100  # of the held-out rows, until every class is among them
 _DIVERGED = "the probe diverged: its scores are not numbers. Give a smaller --lr"
 _CHUNK = 4096  # rows that are looked at together outside of training
 _TOGETHER = 2**24  # numbers of several probes' held-out rows that are looked at together
@@ -112,35 +110,6 @@ def scaler(x: NDArray, rows: NDArray) -> tuple[NDArray, NDArray]:
     return mean, np.where(constant, 1.0, np.sqrt(variance))
 
 
-def hold_out(y: NDArray, rng: np.random.Generator) -> tuple[NDArray, NDArray, str]:
-    """Split rows into training and held-out ones: (kept, held out, how), positions in y.
-
-    A random tenth, redrawn until every class is in it. Small sets on which that never happens get
-    a stratified tenth with at least one row of every class that can spare one.
-    """
-    n = len(y)
-    size = max(1, int(np.ceil(HELD_OUT * n)))
-    present = _classes_in(y)
-    for _ in range(REDRAWS):
-        order = rng.permutation(n)
-        if _classes_in(y[order[:size]]) == present:
-            return order[size:], order[:size], "random tenth"
-    order = rng.permutation(n)
-    first = y if y.ndim == 1 else y.argmax(axis=1)
-    held = []
-    for c in np.unique(first):
-        rows = order[first[order] == c]
-        take = max(1, round(HELD_OUT * len(rows))) if len(rows) > 1 else 0
-        held.extend(rows[:take])
-    held = np.array(held if held else order[:1])
-    return np.setdiff1d(order, held), held, "stratified tenth"
-
-
-def _classes_in(y: NDArray) -> set[int]:
-    """Which classes occur in (N,) classes or (N, C) of 0 and 1."""
-    return set(np.flatnonzero(y.any(axis=0)).tolist() if y.ndim == 2 else np.unique(y).tolist())
-
-
 def predicted_scores(logits: NDArray) -> NDArray:
     """float32 sigmoid of the logits: what the protocol ranks and takes the maximum of.
 
@@ -195,7 +164,7 @@ class _Training:
             rng = np.random.default_rng([job.seed, job.stream])
             train, valid, how = job.train, job.valid, "valid split"
             if valid is None:
-                kept, held, how = hold_out(self.y[job.train], rng)
+                kept, held, how = holdout.random_tenth(self.y[job.train], rng)
                 train, valid = job.train[kept], job.train[held]
             self.train.append(torch.from_numpy(np.asarray(train, np.int64)))
             self.valid.append(np.asarray(valid, np.int64))

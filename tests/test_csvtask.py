@@ -2,7 +2,7 @@
 
 import pytest
 
-from evar import clips, csvtask
+from evar import clips, cliptable, csvtask
 from evar.errors import UserError
 
 
@@ -52,7 +52,7 @@ def test_a_comma_in_a_label_makes_it_multi_label(csv_file):
 @pytest.mark.parametrize("cell", ["dog,cat", "dog, cat", " dog ,cat ", "dog,cat,", "dog,,cat"])
 def test_spaces_and_empty_parts_make_no_new_class(cell, csv_file):
     task = csvtask.task_from_csv(csv_file(f'file,label,split\na.wav,"{cell}",train\n'))
-    assert clips.label_set(task.read(task.bundled).label) == {"dog", "cat"}
+    assert cliptable.label_set(task.read(task.bundled).label) == {"dog", "cat"}
 
 
 @pytest.mark.parametrize("label", ["NA", "nan", "None", "null", "1", "01", "1.0", "True", "#x"])

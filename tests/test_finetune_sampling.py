@@ -1,4 +1,4 @@
-"""Which clips are trained on: held-out ones, balanced draws, batches, and chance without memory."""
+"""Which clips are trained on: balanced draws, batches, and chance without memory."""
 
 import numpy as np
 import pytest
@@ -9,48 +9,6 @@ from evar.finetuning.chance import For
 
 def rng(seed=0):
     return np.random.default_rng(seed)
-
-
-def test_a_tenth_of_each_class_is_held_out():
-    y = np.repeat([0, 1, 2, 3], [100, 40, 3, 1])
-    kept, held, how = sampling.hold_out(y, np.full(len(y), ""), rng())
-    assert np.bincount(y[held], minlength=4).tolist() == [10, 4, 1, 0]
-    assert sorted([*kept, *held]) == list(range(len(y)))
-    assert how == "stratified tenth"
-    other = sampling.hold_out(y, np.full(len(y), ""), rng(1))[1]
-    assert not np.array_equal(held, other)
-
-
-def test_a_group_is_never_on_both_sides():
-    y = np.arange(200) % 2
-    groups = np.array([f"speaker {i // 5}" for i in range(200)])
-    kept, held, how = sampling.hold_out(y, groups, rng())
-    assert not set(groups[kept]) & set(groups[held])
-    assert (len(kept), len(held)) == (180, 20)
-    assert "groups" in how
-
-
-def test_a_clip_without_a_group_is_alone():
-    groups = np.array([f"s{i % 10}" for i in range(40)], dtype=object)
-    groups[7] = ""
-    kept, held, how = sampling.hold_out(np.arange(40) % 2, groups, np.random.default_rng(0))
-    assert how == "tenth of the groups"
-    assert not set(groups[kept]) & set(groups[held]) - {""}
-
-
-def test_holding_out_groups_takes_no_class_from_training():
-    y = np.array([0] * 18 + [1, 1])  # class 1 is one of twenty groups, drawn now and then
-    groups = np.array([f"g{i}" for i in range(19)] + ["g18"])
-    for seed in range(20):
-        kept, _, _ = sampling.hold_out(y, groups, rng(seed))
-        assert set(y[kept]) == {0, 1}
-
-
-def test_of_several_labels_a_clip_a_tenth_is_held_out():
-    y = np.eye(4, dtype=np.int8)[np.arange(200) % 4]
-    kept, held, _ = sampling.hold_out(y, np.full(200, ""), rng())
-    assert (len(kept), len(held)) == (180, 20)
-    assert y[held].any(axis=0).all()
 
 
 def test_balanced_weights_are_those_worked_by_hand():

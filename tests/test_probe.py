@@ -193,23 +193,6 @@ def test_saturated_scores_go_to_the_lower_class():
     assert probe.score(np.array([[10.0, 12.0]]), np.array([0])) == 0.0
 
 
-def test_held_out_tenth_has_every_class():
-    y = np.repeat(np.arange(5), 40)
-    kept, held, how = probe.hold_out(y, np.random.default_rng(0))
-    assert how == "random tenth"
-    assert len(held) == 20
-    assert set(y[held]) == set(range(5))
-    assert sorted([*kept, *held]) == list(range(200))
-
-
-def test_small_sets_fall_back_to_a_stratified_tenth():
-    y = np.repeat(np.arange(30), 3)  # 9 rows can never hold 30 classes
-    kept, held, how = probe.hold_out(y, np.random.default_rng(0))
-    assert how == "stratified tenth"
-    assert set(y[held]) == set(y[kept]) == set(range(30))
-    assert sorted([*kept, *held]) == list(range(90))
-
-
 def test_input_is_left_alone_unless_it_may_be_overwritten():
     x, y = blobs(50)
     before = x.copy()

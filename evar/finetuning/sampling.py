@@ -1,51 +1,9 @@
-"""Which clips a run trains on, in which order, and which ones it holds out to choose an epoch."""
+"""Which clips a run trains on, and in which order."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evar import probe
-
-HELD_OUT = 0.1  # share of the training clips
-_DRAWS = 100  # of groups to hold out
 _CHUNK = 10_000
-
-
-def hold_out(y: NDArray, groups: NDArray, rng: np.random.Generator) -> tuple[NDArray, NDArray, str]:
-    """Split training clips into kept and held-out ones: (kept, held out, how), positions in y.
-
-    y: (N,) classes or (N, C) of 0 and 1. groups: (N,) text, "" where a clip has none. A group is
-    never on both sides, and a clip without one is alone. Without groups, a tenth of each class; of
-    several labels a clip, the tenth that the linear probe holds out.
-    """
-    if (groups != "").any():
-        alone = [group or f"\0{row}" for row, group in enumerate(groups)]
-        if len(set(alone)) > 1:
-            return *_whole_groups(y, np.array(alone), rng), "tenth of the groups"
-    if y.ndim == 2:
-        return probe.hold_out(y, rng)
-    held = []
-    for c in np.unique(y):
-        rows = rng.permutation(np.flatnonzero(y == c))
-        held.extend(rows[: max(1, round(HELD_OUT * len(rows))) if len(rows) > 1 else 0])
-    held = np.sort(np.array(held if held else [rng.integers(len(y))], np.int64))
-    return np.setdiff1d(np.arange(len(y)), held), held, "stratified tenth"
-
-
-def _whole_groups(y: NDArray, groups: NDArray, rng: np.random.Generator):
-    """The best of many draws: no class gone from training, then most classes held out."""
-    from sklearn.model_selection import GroupShuffleSplit
-
-    draws = GroupShuffleSplit(_DRAWS, test_size=HELD_OUT, random_state=int(rng.integers(2**31)))
-    best, found = None, (-1, -1)
-    for kept, held in draws.split(y, groups=groups):
-        counts = _classes(y[kept]), _classes(y[held])
-        if counts > found:
-            best, found = (np.sort(kept), np.sort(held)), counts
-    return best
-
-
-def _classes(y: NDArray) -> int:
-    return int(y.any(axis=0).sum()) if y.ndim == 2 else len(np.unique(y))
 
 
 def balanced_weights(y: NDArray) -> NDArray:

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evar import clips, files, scoring, targets
+from evar import clips, files, holdout, scoring, targets
 from evar.adapter import Adapter
 from evar.clips import Manifest
 from evar.errors import BadAudio, UserError
-from evar.finetuning import chance, loop, sampling
+from evar.finetuning import chance, loop
 from evar.finetuning.batches import Job
 from evar.finetuning.chance import For
 from evar.finetuning.checkpoint import Place, run_key
@@ -136,7 +136,7 @@ def _job(
         valid, how = fold.test, "test set"
     elif settings.select == "holdout":
         groups = manifest.table.group.to_numpy()[fold.train]
-        kept, held, how = sampling.hold_out(
+        kept, held, how = holdout.tenth(
             y[fold.train], groups, chance.rng(For.HOLD_OUT, seed, stream)
         )
         train, valid = fold.train[kept], fold.train[held]

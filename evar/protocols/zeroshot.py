@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evar import captions as captions_
-from evar import clips, embeddings, scoring, targets
+from evar import clips, cliptable, embeddings, scoring, targets
 from evar.adapter import Adapter
 from evar.captions import CaptionRule
 from evar.clips import Manifest
@@ -172,7 +172,7 @@ def class_names(manifest: Manifest) -> list[str]:
     """The classes of a task: those of its training side, or of all clips where it has none."""
     if manifest.task.trains:
         return targets.class_names(manifest)
-    return sorted(clips.label_set(manifest.good.label))
+    return sorted(cliptable.label_set(manifest.good.label))
 
 
 def confusion(predictions: pd.DataFrame) -> pd.DataFrame:

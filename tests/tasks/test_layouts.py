@@ -7,7 +7,7 @@ import miniatures
 import pytest
 from miniatures import sound, table
 
-from evar import clips
+from evar import clips, cliptable
 from evar import task as tasks
 from evar.errors import UserError
 from evar.tasks import gtzan as gtzan_file
@@ -17,7 +17,7 @@ from evar.tasks import surge as surge_file
 def read(name, root):
     """The checked table of a copy, by file."""
     task = tasks.get(name)
-    return clips.check_table(task, task.read(root)).set_index("file")
+    return cliptable.check_table(task, task.read(root)).set_index("file")
 
 
 @pytest.mark.parametrize("layout", ["wav", "dev/wav test/wav", "vox1_dev/wav vox1_test/wav"])

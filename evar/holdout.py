@@ -1,0 +1,70 @@
+"""Training clips that are held out to choose an epoch, where a task has no validation split.
+
+y: (N,) classes or (N, C) of 0 and 1. All return (kept, held out, how), positions in y.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+SHARE = 0.1
+REDRAWS = 100  # of a random tenth, until every class is in it
+_DRAWS = 100  # of groups, of which the best is taken
+
+Sides = tuple[NDArray, NDArray, str]
+
+
+def random_tenth(y: NDArray, rng: np.random.Generator) -> Sides:
+    """The linear probe's: a random tenth, redrawn until every class is in it.
+
+    Small sets on which that never happens get a stratified tenth.
+    """
+    size = max(1, int(np.ceil(SHARE * len(y))))
+    present = _classes(y)
+    for _ in range(REDRAWS):
+        order = rng.permutation(len(y))
+        if _classes(y[order[:size]]) == present:
+            return order[size:], order[:size], "random tenth"
+    return _stratified_tenth(y, rng)
+
+
+def tenth(y: NDArray, groups: NDArray, rng: np.random.Generator) -> Sides:
+    """Fine-tuning's: a tenth of the groups, without groups of each class.
+
+    groups: (N,) text, "" where a clip has none, which then is alone. A group is never on both
+    sides. Several labels a clip without groups: the linear probe's.
+    """
+    if (groups != "").any():
+        alone = [group or f"\0{row}" for row, group in enumerate(groups)]
+        if len(set(alone)) > 1:
+            return *_whole_groups(y, np.array(alone), rng), "tenth of the groups"
+    return random_tenth(y, rng) if y.ndim == 2 else _stratified_tenth(y, rng)
+
+
+def _stratified_tenth(y: NDArray, rng: np.random.Generator) -> Sides:
+    """At least one row of every class that can spare one; of several labels, the first counts."""
+    order = rng.permutation(len(y))
+    first = y if y.ndim == 1 else y.argmax(axis=1)
+    held = []
+    for c in np.unique(first):
+        rows = order[first[order] == c]
+        take = max(1, round(SHARE * len(rows))) if len(rows) > 1 else 0
+        held.extend(rows[:take])
+    held = np.array(held if held else order[:1])
+    return np.setdiff1d(order, held), held, "stratified tenth"
+
+
+def _whole_groups(y: NDArray, groups: NDArray, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
+    """The best of many draws: no class gone from training, then most classes held out."""
+    from sklearn.model_selection import GroupShuffleSplit
+
+    draws = GroupShuffleSplit(_DRAWS, test_size=SHARE, random_state=int(rng.integers(2**31)))
+    best, found = None, (-1, -1)
+    for kept, held in draws.split(y, groups=groups):
+        counts = len(_classes(y[kept])), len(_classes(y[held]))
+        if counts > found:
+            best, found = (np.sort(kept), np.sort(held)), counts
+    return best
+
+
+def _classes(y: NDArray) -> set[int]:
+    return set(np.flatnonzero(y.any(axis=0)).tolist() if y.ndim == 2 else np.unique(y).tolist())
