@@ -30,7 +30,7 @@ SAMPLE_RATE, HOP = 16000, 160
 class Batch:
     """One process' part of a step.
 
-    inputs: (b, S) float32 waveforms, or (b, F, T) float32 log-mel. captions: (b, E) float32, zeros
+    inputs: (b, S) float32 waveforms, or (b, F, T) float16 log-mel. captions: (b, E) float32, zeros
     where `captioned` (b,) is False. clips: (b,) numbers in the shard set.
     """
 
@@ -147,9 +147,11 @@ class ClipStream:
 
 
 def _crop(whole: np.ndarray, length: int, rng: np.random.Generator, *, fill: float) -> np.ndarray:
-    """A random crop (..., length) in float32; shorter clips are filled up at the end."""
+    """A random crop (..., length); shorter clips are filled up at the end."""
     room = whole.shape[-1] - length
     start = int(rng.integers(room + 1)) if room > 0 else 0
-    part = whole[..., start : start + length].astype(np.float32)
-    margin = [(0, 0)] * (part.ndim - 1) + [(0, length - part.shape[-1])]
+    part = whole[..., start : start + length]
+    if room >= 0:
+        return part
+    margin = [(0, 0)] * (part.ndim - 1) + [(0, -room)]
     return np.pad(part, margin, constant_values=fill)

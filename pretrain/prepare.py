@@ -279,7 +279,7 @@ def _encoded(samples, plan: Plan) -> bytes:
     torch.set_num_threads(1)  # there is a process for every core
     mel = mel_spectrogram(plan.sample_rate, 80)
     features = log_mel(mel, torch.from_numpy(samples)[None])[0]
-    np.save(content, features.numpy().astype(np.float16))
+    np.save(content, np.ascontiguousarray(features.numpy(), np.float16))
     return content.getvalue()
 
 

@@ -91,7 +91,8 @@ def test_a_short_clip_is_filled_up_with_silence(folder, tmp_path):
     ((clips, inputs),) = joined(ClipStream(mel, frames=41), 11, range(1))
     assert inputs.shape == (11, 80, 41)
     short = inputs[clips.tolist().index(0)]
-    assert short[:, 21:].unique().tolist() == pytest.approx([math.log(1.1920929e-07)])
+    silence = np.float16(math.log(1.1920929e-07))  # as a shard holds it
+    assert short[:, 21:].unique().tolist() == [silence]
 
 
 def test_captions_come_with_their_clips(folder, tmp_path):
