@@ -62,7 +62,7 @@ def prepare(
                    perhaps label, caption and split, or a registered task (`evar list tasks`)
     OUT            the folder to write; labels.csv and captions.csv go there too
 
-    --kind=flac    or logmel: float16 log-mel, ready for training, twice as large
+    --kind=flac    or logmel: float16 log-mel, ready for training, up to twice as large
     --seconds=10   of each clip, from its beginning, at most
     --split=train  of a task or a CSV with that column; "all" takes every clip
     --per_shard=1000    clips
