@@ -44,7 +44,9 @@ class MelTransformer(Adapter):
             from dasheng.pretrained.pretrained import Dasheng
         except ImportError as error:
             name = type(self).__name__
-            raise UserError(f"{name} needs the package dasheng: pip install 'evar[ced]'") from error
+            raise UserError(
+                f"{name} needs the package dasheng: pip install 'evar[ced]' ({error})"
+            ) from error
         net = Dasheng(
             patch_size=self.patch,
             patch_stride=self.patch,

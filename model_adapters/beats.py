@@ -93,7 +93,9 @@ def _network(config: Mapping):
     try:
         from openbeats.beats_encoder import BeatsEncoder
     except ImportError as error:
-        raise UserError("BEATs needs the package openbeats: pip install 'evar[beats]'") from error
+        raise UserError(
+            f"BEATs needs the package openbeats: pip install 'evar[beats]' ({error})"
+        ) from error
     with warnings.catch_warnings():
         # Published names are those of the deprecated weight_norm (weight_g, weight_v).
         warnings.simplefilter("ignore", FutureWarning)
