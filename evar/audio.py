@@ -17,6 +17,7 @@ from evar.errors import BadAudio
 
 MIN_SAMPLES = 2  # one sample is a number, not a sound
 _BLOCK = 16384  # bytes of each part that a fingerprint reads
+_OGG_PAGE = 27 + 255 + 255 * 255  # bytes: the longest page there can be
 
 
 @dataclass(frozen=True)
@@ -30,21 +31,21 @@ class Header:
 def read_header(path) -> Header:
     """The sample rate and length of a sound file, without decoding it.
 
-    Raises BadAudio where libsndfile cannot read it, where it is empty, and where a WAV file ends
-    before its own header says (libsndfile would shorten it in silence).
+    Raises BadAudio where libsndfile cannot read it, where it is empty, and where a WAV or Ogg file
+    ends before its own headers say (libsndfile would shorten it in silence).
     """
     path = Path(path)
     try:
         info = soundfile.info(path)
     except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: headerless
         raise BadAudio(path, _reason(path, error)) from error
+    missing = _missing_bytes(path)
+    if missing:
+        raise BadAudio(path, f"truncated: {missing:,} bytes of its samples are missing")
     if info.frames == 0:
         raise BadAudio(path, "holds no samples")
     if info.frames < MIN_SAMPLES:
         raise BadAudio(path, "holds a single sample")
-    missing = _missing_wav_bytes(path)
-    if missing:
-        raise BadAudio(path, f"truncated: {missing:,} bytes of its samples are missing")
     return Header(info.samplerate, info.frames)
 
 
@@ -57,22 +58,47 @@ def _reason(path: Path, error: Exception) -> str:
     return f"not readable as sound ({detail}); WAV, FLAC, OGG, MP3, AIFF and AU are"
 
 
-def _missing_wav_bytes(path: Path) -> int:
-    """How many bytes of the "data" chunk lie beyond the end of a RIFF file; 0 for other formats."""
+def _missing_bytes(path: Path) -> int:
+    """How many bytes of samples lie beyond the end of a WAV or Ogg file; 0 for other formats."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        if file.read(4) != b"RIFF":
-            return 0
-        position = 12
-        while position + 8 <= size:
-            file.seek(position)
-            name, length = struct.unpack("<4sI", file.read(8))
-            if name == b"data":
-                # Streaming writers leave the length open: "until the end".
-                open_ended = length >= 0x7FFFF000
-                return 0 if open_ended else max(0, position + 8 + length - size)
-            position += 8 + length + length % 2
-    return 0
+        match file.read(4):
+            case b"RIFF":
+                end = _riff_end(file, size)
+            case b"OggS":
+                end = _ogg_end(file, size)
+            case _:
+                return 0
+    return max(0, end - size)
+
+
+def _riff_end(file, size: int) -> int:
+    """Where the "data" chunk of a RIFF file ends, by its header."""
+    position = 12
+    while position + 8 <= size:
+        file.seek(position)
+        name, length = struct.unpack("<4sI", file.read(8))
+        if name == b"data":
+            # Streaming writers leave the length open: "until the end".
+            return size if length >= 0x7FFFF000 else position + 8 + length
+        position += 8 + length + length % 2
+    return size
+
+
+def _ogg_end(file, size: int) -> int:
+    """Where the last page of an Ogg file ends, by its table of segments (RFC 3533, section 6)."""
+    file.seek(14)
+    serial = file.read(4)
+    first = max(0, size - _OGG_PAGE)
+    file.seek(first)
+    tail = file.read()
+    at = len(tail)
+    while (at := tail.rfind(b"OggS", 0, at)) >= 0:
+        if serial.startswith(tail[at + 14 : at + 18]):  # else the letters stand there by chance
+            segments = tail[at + 26] if at + 26 < len(tail) else 0
+            table = tail[at + 27 : at + 27 + segments]
+            return first + at + 27 + segments + sum(table)
+    return size
 
 
 def fingerprint(path) -> str:

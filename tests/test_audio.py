@@ -154,6 +154,24 @@ def test_a_wav_that_ends_early_is_truncated(lost, subtype, sound, tmp_path):
         audio.read_header(path)
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_that_ends_early_is_truncated(subtype, sound, tmp_path):
+    path = sound(tmp_path / "a.ogg", seconds=6, rate=16000, format="OGG", subtype=subtype)
+    content = path.read_bytes()
+    last = content.rindex(b"OggS")
+    assert audio.read_header(path).frames == 96000
+    for cut in (len(content) - 1, len(content) - 1000, last + 29, last + 20, last + 4):
+        path.write_bytes(content[:cut])
+        with pytest.raises(BadAudio, match="truncated"):
+            audio.read_header(path)
+
+
+def test_bytes_after_the_last_page_of_an_ogg_do_no_harm(sound, tmp_path):
+    path = sound(tmp_path / "a.ogg", format="OGG", subtype="VORBIS")
+    path.write_bytes(path.read_bytes() + b"TAG" + 125 * b"\0")
+    assert audio.read_header(path).frames == 3200
+
+
 def test_a_wav_of_open_length_is_whole(sound, tmp_path):
     """What ffmpeg writes into a pipe: the length of the data is not known beforehand."""
     path = sound(tmp_path / "a.wav", subtype="PCM_16")

@@ -42,8 +42,9 @@ def folder(path):
 FILES = {  # name: (file, how it is made, keyword arguments of the sound, what the message says)
     "corrupt header": ("bad.wav", corrupt_header, {}, "not readable as sound"),
     "truncated WAV": ("bad.wav", truncated, {}, "truncated"),
-    "truncated FLAC": ("bad.flac", truncated, {"seconds": 2}, "d"),
-    "truncated MP3": ("bad.mp3", truncated, {"seconds": 2}, "d"),
+    "truncated FLAC": ("bad.flac", truncated, {"seconds": 2}, "lost sync"),
+    "truncated MP3": ("bad.mp3", truncated, {"seconds": 2}, "damaged"),
+    "truncated OGG": ("bad.ogg", truncated, {"seconds": 2}, "truncated"),
     "zero length": ("bad.wav", empty, {}, "empty file"),
     "silence": ("bad.wav", None, {"samples": np.zeros(3200)}, "silent"),
     "NaN": ("bad.wav", None, {"samples": np.full(3200, np.nan), "subtype": "FLOAT"}, "NaN"),
