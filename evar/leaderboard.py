@@ -120,7 +120,13 @@ def _reduced(record: dict) -> bool:
 
 
 def rows_of_runs(runs: Iterable[dict]) -> list[Row]:
-    """One row a protocol, model, weights and variant; the newest run of a cell counts."""
+    """One row a protocol, model, weights and variant; the newest run of a cell counts.
+
+    A column holds scores on the same clips: where a data set has changed between runs, or two
+    CSVs share a name, the newest keeps the plain name and others get their manifest's hash.
+    """
+    runs = list(runs)
+    newest = {r["task"]["name"]: _data(r) for r in runs if not r["clips"]["partial"]}
     grouped: dict[tuple, dict[str, dict]] = {}
     for record in runs:  # oldest first: later ones replace earlier ones
         key = (
@@ -129,7 +135,7 @@ def rows_of_runs(runs: Iterable[dict]) -> list[Row]:
             (record["model"]["weights"], record["model"]["source"]),
             variant(record),
         )
-        grouped.setdefault(key, {})[record["task"]["name"]] = record
+        grouped.setdefault(key, {})[_column(record, newest)] = record
     alike: dict[tuple, list[tuple[str, str]]] = {}  # what rows of one name differ by
     for protocol, model, identity, told in grouped:
         alike.setdefault((protocol, model, told), []).append(identity)
@@ -141,7 +147,7 @@ def rows_of_runs(runs: Iterable[dict]) -> list[Row]:
         if len(others) > 1:
             by_source = len({weights for weights, _ in others}) < len(others)
             label += f" [{identity[by_source][:6]}]"
-        shown = {name: text for r in cells.values() for name, text in _cells(r).items()}
+        shown = {k: text for name, r in cells.items() for k, text in _cells(name, r).items()}
         means = [  # of whole sets only: a mean with a reduced one would not be the paper's
             cells[t]["score"]["mean"]
             for t in AVERAGED.get(protocol, ())
@@ -153,9 +159,21 @@ def rows_of_runs(runs: Iterable[dict]) -> list[Row]:
     return sorted(rows, key=lambda r: (r.protocol, r.model))
 
 
-def _cells(record: dict) -> dict[str, str]:
+def _data(record: dict) -> tuple[str, str]:
+    """What a run was scored on: version of the task, hash of the manifest."""
+    return record["task"]["version"], record["manifest"]
+
+
+def _column(record: dict, newest: dict) -> str:
+    name = record["task"]["name"]
+    partial = record["clips"]["partial"]  # its cell says so
+    same = partial or _data(record) == newest[name]
+    return name if same else f"{name} [{record['manifest'][:6]}]"
+
+
+def _cells(task: str, record: dict) -> dict[str, str]:
     """Column: text. A retrieval run has a column a direction and metric, others one a task."""
-    task, caveats = record["task"]["name"], [f"({c})" for c in results.caveats(record)]
+    caveats = [f"({c})" for c in results.caveats(record)]
     if record["protocol"] != "retrieval":
         return {task: " ".join([results.percent(record), *caveats])}
     return {

@@ -20,6 +20,7 @@ def record(name="m", of="esc50", mean=0.5, **more):
         "protocol": "linear",
         "model": {"name": name, "weights": "w" * 16, "source": "s" * 16, "options": {}},
         "task": {"name": of, "version": "1", "seconds": 5.0},
+        "manifest": "d" * 64,
         "settings": {"lr": 3e-4, "hidden": [], "epochs": 200, "precision": "fp32"},
         "config": {"lr": 3e-4, "options": {}},
         "seeds": [42, 43, 44],
@@ -84,6 +85,27 @@ def test_the_newest_run_of_a_cell_counts(ids, board):
 
 
 NINE = leaderboard.AVERAGED["linear"]
+
+
+OTHER_DATA = [{"manifest": 64 * "e"}, {"task": {"version": "2"}, "manifest": 64 * "e"}]
+
+
+@pytest.mark.parametrize("other", OTHER_DATA, ids=["manifest", "version"])
+def test_scores_on_other_clips_stand_in_another_column(other, board):
+    """The newest data has the plain name."""
+    old = record("a", mean=0.2, finished="2024-01-01T00:00:00+00:00", **other)
+    rows = board(old, record("a", mean=0.1), record("b", mean=0.3))
+    names = {"a": "20.0 ± 1.2", "b": ""}
+    assert {row["model"]: row["esc50 [eeeeee]"] for row in rows} == names
+    assert {row["model"]: row["esc50"] for row in rows} == {"a": "10.0 ± 1.2", "b": "30.0 ± 1.2"}
+
+
+def test_a_part_of_a_set_stays_in_its_column_and_says_so(board):
+    rows = board(
+        record("a", manifest=64 * "e", clips={"partial": "3 of 4 clips"}),
+        record("b", mean=0.3, finished="2024-01-01T00:00:00+00:00"),
+    )
+    assert [row["esc50"] for row in rows] == ["50.0 ± 1.2 (partial: 3 of 4 clips)", "30.0 ± 1.2"]
 
 
 def test_the_average_needs_all_nine_tasks(board):
