@@ -42,6 +42,7 @@ class Adapter(nn.Module):
     lr: float = 3e-4  # of the linear probe, where the configuration names none
     fit_clips: int = 0  # training clips that `fit` wants to see; 0: nothing is fitted
     joint_dim: int | None = None  # E of an audio-language model's joint space
+    text_options: tuple[str, ...] = ()  # options whose content `text_identity` has
     frame_seconds: float | None = None  # from one frame to the next, where that is constant
     TINY: dict | None = None  # options of a tiny untrained build, for tests; None: impossible
     blank: float | None = None  # nothing, in `features`; None: the mean of each clip's
@@ -101,7 +102,7 @@ class Adapter(nn.Module):
     @property
     def reads_text(self) -> bool:
         """Whether this is an audio-language model."""
-        return type(self).embed_text is not Adapter.embed_text
+        return has_both_towers(type(self))
 
     @property
     def has_features(self) -> bool:
@@ -134,6 +135,12 @@ class Adapter(nn.Module):
         stem = [p for p, call in others.items() if call < begin]
         tail = [p for p, call in others.items() if call >= begin]
         return [layer for layer in (stem, *blocks, tail) if layer]
+
+
+def has_both_towers(cls: type[Adapter]) -> bool:
+    """Whether a class embeds audio and text into one space."""
+    own = cls.embed_text is not Adapter.embed_text
+    return own and cls.embed_joint is not Adapter.embed_joint
 
 
 def _used(adapter: Adapter) -> tuple[dict[nn.Parameter, int], dict[nn.Module, int]]:

@@ -1,7 +1,7 @@
 """From the classes of a task to the captions that stand for them in zero-shot classification."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,9 @@ class CaptionRule:
     """How a class becomes captions: templates for all, or captions of its own.
 
     `templates` hold "{label}", where a class's title stands: its label with "_" as a space.
-    `own` (label: captions) comes before them. Several captions of one class are averaged.
-    `source` says whose rule it is: "task", "--template" or the name of a file.
+    `own` (label: captions) comes before them, and may hold it as well. Several captions of one
+    class are averaged. `source` says whose rule it is: "task", the text of --template, or the name
+    of a file and a hash of what it says.
     """
 
     templates: tuple[str, ...] = (DEFAULT,)
@@ -37,21 +38,20 @@ class CaptionRule:
         made = []
         for name in names:
             title = (titles or {}).get(name, name).replace("_", " ")
-            made.append((self.own or {}).get(name) or self._fill(title))
+            texts = (self.own or {}).get(name) or self.templates
+            made.append(tuple(text.replace(PLACE, title) for text in texts))
             if not made[-1]:
                 raise UserError(f"{self.source}: no caption for the class {name!r}")
         seen: dict[tuple[str, ...], str] = {}
         for name, captions in zip(names, made, strict=True):
-            if captions in seen:
+            alike = tuple(sorted(captions))
+            if alike in seen:
                 raise UserError(
-                    f"{self.source}: {seen[captions]!r} and {name!r} have the same caption, "
-                    f"{captions[0]!r}: no model can tell them apart"
+                    f"{seen[alike]!r} and {name!r} have the same caption, {captions[0]!r}: no "
+                    "model can tell them apart. Rename a label or give it a caption of its own."
                 )
-            seen[captions] = name
+            seen[alike] = name
         return made
-
-    def _fill(self, title: str) -> tuple[str, ...]:
-        return tuple(template.replace(PLACE, title) for template in self.templates)
 
 
 def of_task(task: Task) -> CaptionRule:
@@ -66,17 +66,19 @@ def from_template(text: str) -> CaptionRule:
     return CaptionRule(_templates([t.strip() for t in text.split("|")], "--template"), None, text)
 
 
-def from_yaml(path, names: Sequence[str]) -> CaptionRule:
+def from_yaml(path, names: Sequence[str], titles: Mapping[str, str] | None = None) -> CaptionRule:
     """The rule in a user's YAML file: `templates` (a text or a list), `labels` (label: captions).
 
     A label's captions are a text or a list. Raises UserError for anything else, and for labels
-    that are not in `names`, the classes of the task.
+    that are neither in `names`, the classes of the task, nor among their `titles`.
     """
     import yaml
 
     path = Path(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+        _refuse_twice(yaml.compose(text, Loader=yaml.SafeLoader), path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = (str(error).splitlines() or [""])[0]
         raise UserError(f"{path}: not a file of caption rules ({reason})") from error
@@ -88,12 +90,30 @@ def from_yaml(path, names: Sequence[str]) -> CaptionRule:
     labels = content.get("labels") or {}
     if not isinstance(labels, dict):
         raise UserError(f"{path}: `labels` maps each label to a caption or a list of captions")
-    for label in labels:
-        if str(label) not in names:
-            raise unknown(f"label in {path}:", str(label), list(names))
-    own = {str(label): _texts(text, f"{path}: {label}") for label, text in labels.items()}
+    called = {name: name for name in names}
+    coded = {title: name for name, title in (titles or {}).items() if name in called}
+    own: dict[str, tuple[str, ...]] = {}
+    for label, value in labels.items():
+        name = called.get(str(label)) or coded.get(str(label))
+        if name is None:
+            raise unknown(f"label in {path}:", str(label), [*called, *coded])
+        own[name] = _texts(value, f"{path}: {label}")
     templates = _templates(content.get("templates") or [], path)
-    return CaptionRule(templates, own, path.name)
+    said = digest([templates, *([name, *texts] for name, texts in sorted(own.items()))])
+    return CaptionRule(templates, own, f"{path.name} {said[:6]}")
+
+
+def _refuse_twice(node, path: Path) -> None:
+    """UserError for a key that a mapping has twice: YAML would keep the last one in silence."""
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise UserError(f"{path}: the key {key!r} stands there twice")
+        for _, value in node.value:
+            _refuse_twice(value, path)
 
 
 def _texts(value, where) -> tuple[str, ...]:
@@ -111,8 +131,8 @@ def _templates(value, where) -> tuple[str, ...]:
     return templates
 
 
-def digest(captions: Sequence[Sequence[str]]) -> str:
-    """SHA-256 of all captions of all classes, first 16 digits."""
+def digest(captions: Iterable[Sequence[str]]) -> str:
+    """SHA-256 of lists of texts, such as the captions of all classes; first 16 digits."""
     return hashlib.sha256(files.canonical_json([list(c) for c in captions]).encode()).hexdigest()[
         :16
     ]

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -115,17 +116,54 @@ def build(task: Task, root, *, previous: "Manifest | None" = None, progress=None
     raise: the manifest names them.
     """
     root = Path(root)
-    table = check_table(task, task.read(root))
+    table = check_table(task, own_table(task, task.read, root))
     scanned, stamps = _scan(root, table.file.tolist(), previous, progress)
     table = pd.concat([table, scanned], axis=1)
     altered = altered_tables(task, root)
     manifest = Manifest(task, root, table, _sha256(table), stamps, altered)
+    if manifest.good.empty and len(manifest.bad):
+        first = manifest.bad.iloc[0]
+        raise BadAudio(root / first.file, first.problem)
     check_usable(task, manifest.good)
     check_copies(task, root, manifest.good)
     found = len(label_set(table.label))
     if task.classes and not manifest.partial and found != task.classes:
         raise UserError(f"{task.name}: {found} classes in {root}, expected {task.classes}")
     return manifest
+
+
+def own_table(task: Task, read: Callable, root: Path):
+    """What `read`, a function of the task, reads from the data set's own tables.
+
+    Raises UserError for one that is not there.
+    """
+    try:
+        return read(root)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{task.name}: {error.filename} is missing: the data set is incomplete "
+            f"(`python prepare.py {task.name} --help`)"
+        ) from error
+
+
+def test_side(manifest: Manifest) -> Manifest:
+    """The clips that zero-shot classification and retrieval score, as a data set of their own.
+
+    Nothing else counts there: not for being complete, not for identity. With folds, all clips.
+    """
+    task, table = manifest.task, manifest.table
+    if task.folds:
+        return manifest
+    kept = (table.split == "test").to_numpy()
+    counts = {side: count for side, count in task.counts.items() if side == "test"}
+    table = table[kept].reset_index(drop=True)
+    return replace(
+        manifest,
+        task=replace(task, counts=counts, trains=False),
+        table=table,
+        sha256=_sha256(table),
+        stamps=manifest.stamps[kept],
+    )
 
 
 def altered_tables(task: Task, root: Path) -> tuple[str, ...]:

@@ -71,6 +71,8 @@ def check_usable(task: Task, good: pd.DataFrame) -> None:
         needed = {"test"}
     if task.folds and len(task.folds) < 2:
         raise UserError(f"{task.name}: one fold only; cross-validation needs two or more")
+    elif task.counts and "test" in sides and "train" not in sides:
+        return  # the test side of a published set, for zero-shot; training protocols refuse it
     for side in sorted(needed - sides):
         raise UserError(
             f"{task.name}: no readable clip in {task.column} {side!r}. Check the data set's folder "

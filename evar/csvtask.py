@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import posixpath
 from pathlib import Path
 
 import pandas as pd
@@ -72,6 +73,11 @@ def captions_from_csv(path) -> Task:
             f"{path}: needs the columns file and caption, and perhaps split ({', '.join(SPLITS)}); "
             f"it has {', '.join(table.columns)}"
         )
+    table = table.assign(file=table.file.map(posixpath.normpath))  # ./a is a
+    twice = table[table.duplicated()]
+    if len(twice):
+        row = twice.iloc[0]
+        raise UserError(f"{path}: {row.file} has the caption {row.caption!r} twice. Remove one.")
     if "split" not in table:
         table = table.assign(split="test")
     files = table[["file", "split"]].drop_duplicates().assign(label="")

@@ -19,9 +19,11 @@ from evar import audio
 from evar.adapter import Adapter
 from evar.clips import Manifest
 from evar.engine import Engine, View, checked, full_precision
+from evar.errors import UserError
+from evar.files import canonical_json
 from evar.store import Shard, Store
 
-VERSION = 1  # raise it when decoding, cropping or batching changes what an encoder is given
+VERSION = 2  # raise it when decoding, cropping or batching changes what an encoder is given
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def embed_task(
     adapter gives anything but finite (B, D) float32.
     """
     plan = views(manifest, sample_rate=adapter.sample_rate, crop_seed=crop_seed)
-    key = _key(identity, manifest, precision) | {
+    key = _key(adapter, identity, manifest, precision) | {
         "seconds": manifest.task.seconds,
         "sample_rate": adapter.sample_rate,
         "crop_seed": crop_seed,
@@ -97,7 +99,7 @@ def embed_task(
             skip_bad,
             progress,
             samples=unit,
-            longest=unit,
+            lengths=[unit] * len(plan),
         ).run()
     first = np.full(len(manifest.table), -1)
     cropped = np.full(len(manifest.table), -1)
@@ -132,7 +134,7 @@ def embed_whole(
     ]
     order = np.argsort(lengths, kind="stable")  # clips of one length share a batch
     plan = [View(int(chosen.index[i]), 0) for i in order]
-    key = _key(identity, manifest, precision) | {
+    key = _key(adapter, identity, manifest, precision) | {
         "space": "joint",
         "sample_rate": adapter.sample_rate,
         "clips": hashlib.sha256(repr([view.row for view in plan]).encode()).hexdigest(),
@@ -149,11 +151,20 @@ def embed_whole(
             skip_bad,
             progress,
             samples=None,
-            longest=max(lengths),
+            lengths=[lengths[i] for i in order],
         ).run()
     values = np.empty(sorted_values.shape, np.float32)
     values[order] = sorted_values
     return values, {plan[number].row: reason for number, reason in bad.items()}
+
+
+def require_joint_space(adapter: Adapter) -> None:
+    """UserError for an adapter that does not embed both clips and captions."""
+    name = type(adapter).__name__
+    if not adapter.reads_text:
+        raise UserError(f"{name} is an audio-only model: it reads no captions")
+    if type(adapter.joint_dim) is not int:
+        raise UserError(f"{name} must set `joint_dim`, the size of its joint space")
 
 
 def embed_captions(
@@ -173,9 +184,9 @@ def embed_captions(
     per_shard = 64 * batch_size
     starts = range(0, len(captions), per_shard)
     key = {
-        "model": identity,
+        "model": _content(adapter, identity),
         "task": f"{len(captions):,} captions",
-        "captions": hashlib.sha256("\n".join(captions).encode()).hexdigest(),
+        "captions": hashlib.sha256(canonical_json(list(captions)).encode()).hexdigest(),
         "batch_size": batch_size,
         "version": VERSION,
     }
@@ -201,10 +212,17 @@ def embed_captions(
         return np.array(store.gather(len(starts))[0])
 
 
-def _key(identity: dict, manifest: Manifest, precision: str) -> dict:
+def _content(adapter: Adapter, identity: dict) -> dict:
+    """The identity without the options whose content `text_identity` has: mere places of files."""
+    options = identity.get("options", {})
+    kept = {k: v for k, v in options.items() if k not in adapter.text_options}
+    return identity | {"options": kept}
+
+
+def _key(adapter: Adapter, identity: dict, manifest: Manifest, precision: str) -> dict:
     """What every embedding of a task's clips depends on."""
     return {
-        "model": identity,
+        "model": _content(adapter, identity),
         "task": f"{manifest.task.name} {manifest.task.version}",
         "manifest": manifest.sha256,
         "precision": precision,

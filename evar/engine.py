@@ -17,6 +17,7 @@ from evar.errors import BadAudio, UserError
 from evar.store import Shard, Store
 
 _SHARD_BYTES = 2**26  # of waveforms; two shards are in memory at a time
+_SHARD_CLIPS = 512
 _IN_FLIGHT = 2  # batches that wait for a GPU while the next ones are decoded and sent
 
 
@@ -42,14 +43,14 @@ class Engine:
     skip_bad: bool
     progress: Callable | None
     samples: int | None  # of every clip, as a unit for `embed`; None: whole, for `embed_joint`
-    longest: int  # samples of the longest clip
+    lengths: list[int]  # of each view in the plan, in samples; an upper bound serves
 
     def __post_init__(self):
         self.batch_size = self.batch_size or (16 if self.device == "cpu" else 64)
         self.joint = self.samples is None
         self.dim = self.adapter.joint_dim if self.joint else self.adapter.embed_dim
-        self.per_shard = max(16, min(512, _SHARD_BYTES // (4 * self.longest)))
-        self.shards = -(-len(self.plan) // self.per_shard)
+        self.starts = _shard_starts(self.lengths)
+        self.shards = len(self.starts) - 1
         self.names = self.manifest.table.file
         self.workers = os.cpu_count() or 1
 
@@ -70,7 +71,7 @@ class Engine:
         return values, bad
 
     def _rows(self, shard: int) -> range:
-        return range(shard * self.per_shard, min(len(self.plan), (shard + 1) * self.per_shard))
+        return range(self.starts[shard], self.starts[shard + 1])
 
     def _load(self, view: View) -> np.ndarray | BadAudio:
         try:
@@ -164,6 +165,22 @@ class Engine:
 
     def _start(self, batch: np.ndarray):
         return _start(self.adapter, batch, self.device, self.precision, self.joint)
+
+
+def _shard_starts(lengths: list[int]) -> list[int]:
+    """Where each shard of clips of these lengths (samples) begins in the plan, and the end.
+
+    A shard is as many clips as fit into _SHARD_BYTES, one at least and _SHARD_CLIPS at most; no
+    batch is larger than its shard.
+    """
+    starts, held = [0], 0
+    for number, length in enumerate(lengths):
+        full = held + 4 * length > _SHARD_BYTES or number - starts[-1] == _SHARD_CLIPS
+        if full and number > starts[-1]:
+            starts.append(number)
+            held = 0
+        held += 4 * length
+    return [*starts, len(lengths)] if lengths else starts
 
 
 def embed_batch(

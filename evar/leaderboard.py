@@ -1,6 +1,7 @@
 """The leaderboard: every table is rebuilt from the runs' JSONs and the published figures."""
 
 import csv
+import hashlib
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -126,17 +127,17 @@ def rows_of_runs(runs: Iterable[dict]) -> list[Row]:
     CSVs share a name, the newest keeps the plain name and others get their manifest's hash.
     """
     runs = list(runs)
-    newest = {r["task"]["name"]: _data(r) for r in runs if not r["clips"]["partial"]}
+    newest = {_asked(r): _data(r) for r in runs if not r["clips"]["partial"]}
     grouped: dict[tuple, dict[str, dict]] = {}
     for record in runs:  # oldest first: later ones replace earlier ones
         key = (
             record["protocol"],
             record["model"]["name"],
-            (record["model"]["weights"], record["model"]["source"]),
+            _model(record),
             variant(record),
         )
         grouped.setdefault(key, {})[_column(record, newest)] = record
-    alike: dict[tuple, list[tuple[str, str]]] = {}  # what rows of one name differ by
+    alike: dict[tuple, list[tuple[str, ...]]] = {}  # what rows of one name differ by
     for protocol, model, identity, told in grouped:
         alike.setdefault((protocol, model, told), []).append(identity)
     rows = []
@@ -145,8 +146,7 @@ def rows_of_runs(runs: Iterable[dict]) -> list[Row]:
         label = model + (f" ({told})" if told else "")
         others = alike[protocol, model, told]
         if len(others) > 1:
-            by_source = len({weights for weights, _ in others}) < len(others)
-            label += f" [{identity[by_source][:6]}]"
+            label += f" [{_mark(identity, others)}]"
         shown = {k: text for name, r in cells.items() for k, text in _cells(name, r).items()}
         means = [  # of whole sets only: a mean with a reduced one would not be the paper's
             cells[t]["score"]["mean"]
@@ -159,6 +159,25 @@ def rows_of_runs(runs: Iterable[dict]) -> list[Row]:
     return sorted(rows, key=lambda r: (r.protocol, r.model))
 
 
+def _model(record: dict) -> tuple[str, str, str]:
+    """What models of one name may differ by: weights, source, what reads the captions."""
+    text = record["settings"].get("text", {})
+    read_by = hashlib.sha256(files.canonical_json(text).encode()).hexdigest()
+    return record["model"]["weights"], record["model"]["source"], read_by
+
+
+def _mark(identity: tuple[str, ...], others: list[tuple[str, ...]]) -> str:
+    """Six digits that tell a model from others: of what all of them differ by, else of it all."""
+    for part, values in zip(identity, zip(*others, strict=True), strict=True):
+        if len(set(values)) == len(others):
+            return part[:6]
+    return hashlib.sha256(repr(identity).encode()).hexdigest()[:6]
+
+
+def _asked(record: dict) -> tuple[str, str]:
+    return record["protocol"], record["task"]["name"]
+
+
 def _data(record: dict) -> tuple[str, str]:
     """What a run was scored on: version of the task, hash of the manifest."""
     return record["task"]["version"], record["manifest"]
@@ -167,7 +186,7 @@ def _data(record: dict) -> tuple[str, str]:
 def _column(record: dict, newest: dict) -> str:
     name = record["task"]["name"]
     partial = record["clips"]["partial"]  # its cell says so
-    same = partial or _data(record) == newest[name]
+    same = partial or _data(record) == newest[_asked(record)]
     return name if same else f"{name} [{record['manifest'][:6]}]"
 
 
@@ -247,7 +266,8 @@ def markdown(rows: list[Row]) -> str:
         "# Leaderboard",
         "",
         "Scores in percent, ± half width of the 95 % interval over runs (Student t), or with the "
-        "95 % interval over test clips in brackets where nothing random decides. medR is a rank. "
+        "95 % interval over test clips in brackets where nothing random decides (those of "
+        "retrieval are in the runs' JSONs). medR is a rank. "
         "Fine-tuning rows name how the epoch was selected; an oracle looked at the test set. Rows "
         "marked "
         "*published* are quoted from the M2D-CLAP paper (Interspeech 2024), Tables 3 to 5. "
@@ -256,12 +276,14 @@ def markdown(rows: list[Row]) -> str:
     for protocol in sorted({row.protocol for row in rows}):
         own = [row for row in rows if row.protocol == protocol]
         tasks = _tasks(own)
+        averaged = protocol in AVERAGED or any(row.average for row in own)
         parts += ["", f"## {protocol}", ""]
-        parts.append(_line(["model", *tasks, "average"]))
-        parts.append("|" + " --- |" * (len(tasks) + 2))
+        parts.append(_line(["model", *tasks, *["average"] * averaged]))
+        parts.append("|" + " --- |" * (1 + len(tasks) + averaged))
         for row in own:
             name = row.model if row.source == "run" else f"{row.model} *published*"
-            parts.append(_line([name, *(row.cells.get(t, "") for t in tasks), row.average]))
+            cells = [row.cells.get(t, "") for t in tasks]
+            parts.append(_line([name, *cells, *[row.average] * averaged]))
     return "\n".join(parts) + "\n"
 
 

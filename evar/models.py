@@ -138,9 +138,9 @@ def option_names(spec: ModelConfig) -> list[str]:
 
 def reads_text(model: str) -> bool:
     """Whether a model is an audio-language model, told by its class alone."""
-    from evar.adapter import Adapter
+    from evar.adapter import has_both_towers
 
-    return adapter_class(config(model).adapter).embed_text is not Adapter.embed_text
+    return has_both_towers(adapter_class(config(model).adapter))
 
 
 def _find_weights(spec: ModelConfig, given) -> Path | None:

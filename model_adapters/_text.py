@@ -134,6 +134,7 @@ class AudioLanguage(Adapter):
     tokenizer: Tokenizer
     text_prefix: str
     has_text: bool = True
+    text_options = ("tokenizer",)
 
     def embed_joint(self, audio: Tensor) -> Tensor:
         return self.embed(audio)

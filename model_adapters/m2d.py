@@ -278,6 +278,8 @@ class M2DCLAP(M2D):
             _published.load(projector, state, self.weights)
         return projector
 
+    text_options = ("text_encoder", "tokenizer")
+
     def embed_joint(self, audio):
         return self.audio_proj(self.tokens(self.features(audio)).mean(dim=(1, 2)))
 

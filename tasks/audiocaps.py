@@ -13,7 +13,9 @@ def read_captions(root: Path):
 
     parts = []
     for split, side in _SIDES.items():
-        table = pd.read_csv(root / f"{side}.csv", dtype=str)  # audiocap_id, youtube_id, ...
+        table = pd.read_csv(
+            root / f"{side}.csv", dtype=str, keep_default_na=False
+        )  # audiocap_id, youtube_id, ...
         file = f"{side}/Y" + table.youtube_id + ".wav"
         parts.append(pd.DataFrame({"file": file, "split": split, "caption": table.caption}))
     return pd.concat(parts, ignore_index=True)

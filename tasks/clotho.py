@@ -21,7 +21,7 @@ def read_captions(root: Path):
 
     parts = []
     for split, side in _SIDES.items():
-        table = pd.read_csv(root / f"clotho_captions_{side}.csv", dtype=str)
+        table = pd.read_csv(root / f"clotho_captions_{side}.csv", dtype=str, keep_default_na=False)
         long = table.melt("file_name", value_name="caption")
         parts.append(
             pd.DataFrame(

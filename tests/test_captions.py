@@ -129,7 +129,17 @@ def test_a_file_of_rules(tmp_path):
         ("a dog barks", "woof"),
         ("cat nearby", "the sound of cat"),
     ]
-    assert rule.source == "rules.yaml"
+    assert rule.source.startswith("rules.yaml ")
+    write(tmp_path, path.read_text().replace("woof", "wow"))
+    other = captions.from_yaml(path, ["no", "dog", "cat"]).source
+    assert other != rule.source, "another rule, though it has the same name"
+
+
+def test_captions_of_a_class_may_name_it(tmp_path):
+    path = write(tmp_path, "labels: {dog_bark: 'one {label}', Speech: a voice}")
+    titles = {"/m/09x0r": "Speech"}
+    rule = captions.from_yaml(path, ["dog_bark", "/m/09x0r"], titles)
+    assert rule.captions(["dog_bark", "/m/09x0r"], titles) == [("one dog bark",), ("a voice",)]
 
 
 @pytest.mark.parametrize(
@@ -143,6 +153,7 @@ def test_a_file_of_rules(tmp_path):
         ("labels: [dog]", "maps each label"),
         ("labels: {dgo: woof}", "did you mean dog"),
         ("labels: {dog: []}\ntemplates: []", None),
+        ("labels: {dog: woof, cat: meow, dog: wow}", "'dog' stands there twice"),
         ("labels: {dog: ['']}", "none of them empty"),
         ("labels: {dog: 3}", "a text or a list"),
         ("a: [", "not a file of caption rules"),
@@ -165,6 +176,8 @@ def test_a_class_without_caption_is_named():
 def test_two_classes_with_the_same_caption_are_named():
     with pytest.raises(UserError, match="'a_b' and 'a b' have the same caption"):
         CaptionRule().captions(["a_b", "a b"])
+    with pytest.raises(UserError, match="'x' and 'y' have the same caption"):
+        CaptionRule((), {"x": ("a", "b"), "y": ("b", "a")}).captions(["x", "y"])
 
 
 def test_the_digest_is_of_every_caption_and_its_class():

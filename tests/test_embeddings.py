@@ -36,7 +36,7 @@ class Counting(Adapter):
                 file.write("".join(f"{mark}\\n" for mark in seen))
         return torch.stack([audio.square().mean(dim=1), audio.abs().amax(dim=1)], dim=1)
 """
-SHARD = 16  # clips in a shard, the least there can be
+SHARD = 16  # clips in a shard, fewer than usual
 
 
 @pytest.fixture
@@ -50,7 +50,22 @@ def many(new_clips):
 
 @pytest.fixture(autouse=True)
 def _small_shards(monkeypatch):
-    monkeypatch.setattr(engine, "_SHARD_BYTES", 1)
+    monkeypatch.setattr(engine, "_SHARD_CLIPS", SHARD)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "starts"),
+    [
+        ([], [0]),
+        ([100] * 33, [0, 16, 32, 33]),
+        ([2**22] * 9, [0, 4, 8, 9]),
+        ([10, 2**25, 2**25, 10], [0, 1, 2, 3, 4]),
+        ([2**23, 2**23 + 1, 5], [0, 1, 3]),
+    ],
+)
+def test_a_shard_holds_no_more_than_memory_is_meant_to(lengths, starts):
+    """64 MB of float32 samples, or a single clip, or as many clips as there may be."""
+    assert engine._shard_starts(lengths) == starts
 
 
 def manifest_of(made, **more):
@@ -282,7 +297,7 @@ def workers():
 
 def in_a_process(csv, model, cache, options, start_at):
     """What a worker does: wait for the common start, embed, leave the values in <cache>.npy."""
-    engine._SHARD_BYTES = 1
+    engine._SHARD_CLIPS = SHARD
     task = csvtask.task_from_csv(csv)
     manifest = clips.build(task, Path(csv).parent)
     time.sleep(max(0, start_at - time.time()))

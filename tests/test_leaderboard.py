@@ -153,6 +153,14 @@ def test_weights_of_one_name_are_told_apart(board):
     assert sorted(row["model"] for row in found) == ["m [abcdef]", "m [wwwwww]"]
 
 
+def test_models_whose_captions_are_read_differently_are_told_apart(board):
+    read_by = [{"protocol": "zeroshot", "settings": {"text": {"text_encoder": t}}} for t in "xy"]
+    rows = board(record("a", mean=0.1, **read_by[0]), record("a", "us8k", **read_by[1]))
+    assert len(rows) == 2
+    assert all(row["model"].endswith("]") for row in rows)
+    assert rows[0]["model"] != rows[1]["model"]
+
+
 def test_adapters_of_one_name_are_told_apart(board):
     """Two users' files may hold a class of the same name."""
     other = record(of="us8k", model={"source": "abcdef0123456789"})

@@ -1,5 +1,6 @@
 """Zero-shot classification end to end, with models whose right answers are known."""
 
+import dataclasses
 import gzip
 import io
 import json
@@ -10,8 +11,9 @@ import pandas as pd
 import pytest
 from test_conformance import tiny
 
+from evar import captions, csvtask, models, targets, task
 from evar import clips as clips_
-from evar import csvtask, models, task
+from evar.errors import UserError
 from evar.protocols import retrieval, zeroshot
 
 LABELS = ["low", "high", "siren"]
@@ -205,6 +207,114 @@ def test_own_sounds_and_labels(zeroshot_, hears, clips, tmp_path):
     assert not (tmp_path / "results").exists(), "a question is no run"
     one = zeroshot_(hears, clips.root / "test/low0.wav", "--labels=low,siren")
     assert one.out.split()[4:6] == ["low0.wav", "siren"]
+
+
+def test_own_sounds_that_cannot_be_decoded(zeroshot_, hears, clips, tmp_path, refused):
+    bad = tmp_path / "notes.txt"
+    bad.write_text("no sound")
+    refused(zeroshot_(hears, bad, "--labels=low,siren"), "notes.txt", "not readable as sound")
+    (clips.root / "test/low0.wav").write_bytes(b"no sound")
+    refused(zeroshot_(hears, clips.root / "test", "--labels=low,siren"), "low0.wav", "--skip_bad")
+    ran = zeroshot_(hears, clips.root / "test", "--labels=low,siren", "--skip_bad")
+    assert ran.out.splitlines()[-1] == "skipped, cannot be decoded: low0.wav"
+
+
+@pytest.mark.parametrize("label", ["clip", "best"])
+def test_labels_that_the_tables_have_for_columns(
+    label, zeroshot_, new_clips, tmp_path, table, record
+):
+    made = new_clips()
+    texts = {
+        made.add(f"{name}.wav", name, "test", hertz=hertz): name
+        for name, hertz in ((label, 300), ("rain", 900))
+    }
+    model = oracle.write(tmp_path / "o.py", texts)
+    assert "100.0" in zeroshot_(model, made.csv).out
+    assert set(table("similarities").columns) >= {"clip", "rain"}
+    ran = zeroshot_(model, made.root, f"--labels={label},rain")
+    assert ran.out.split()[:4] == ["clip", "best", label, "rain"]
+
+
+def test_classes_are_those_of_the_whole_data_set(zeroshot_, new_clips, tmp_path, record):
+    """A copy without its training side, or without a class, is asked the same question."""
+    made = new_clips()
+    texts = {}
+    for side in ("train", "test"):
+        for label, hertz in (("low", 300), ("high", 900), ("siren", 2000)):
+            path = made.add(f"{side}/{label}.wav", label, side, hertz=hertz)
+            texts[path] = "siren" if label == "low" else label
+    model = oracle.write(tmp_path / "o.py", texts)
+    for label in ("low", "high", "siren"):
+        (made.root / f"train/{label}.wav").unlink()
+    (made.root / "test/siren.wav").unlink()
+    whole = task.get("demo")
+    rows = csvtask.task_from_csv(made.csv).read(None)
+    published = dataclasses.replace(
+        whole, read=lambda _: rows, counts={"train": 3, "test": 3}, classes=3, marker="sounds.csv"
+    )
+    manifest = clips_.build(published, made.root)
+    names = zeroshot.class_names(manifest)
+    assert names == ["high", "low", "siren"]
+    side = clips_.test_side(manifest)
+    assert side.partial == "2 of 3 clips"
+    adapter, config = models.load(model)
+    texts = [(name,) for name in names]
+    found = zeroshot.evaluate(
+        zeroshot.classify(adapter, {}, side, names, texts), captions.of_task(whole)
+    )
+    assert found.record["score"]["mean"] == 0.5, "low is heard as the siren that is not there"
+    with pytest.raises(UserError, match="no readable clip in split 'train'"):
+        targets.folds_of(manifest)
+
+
+def test_clips_of_other_sides_do_not_count(zeroshot_, hears, clips, record):
+    (clips.root / "train/low0.wav").write_bytes(b"no sound")
+    (clips.root / "valid/low0.wav").unlink()
+    ran = zeroshot_(hears, clips.csv)
+    assert ran.code == 0, ran.err
+    made = record()["clips"]
+    assert (made["total"], made["partial"], made["skipped"]) == (8, "", [])
+
+
+def test_a_single_class_is_refused(zeroshot_, new_clips, refused, tmp_path):
+    made = new_clips()
+    for i in range(2):
+        made.add(f"{i}.wav", "low", "test")
+    refused(zeroshot_(oracle.write(tmp_path / "o.py", {}), made.csv), "a single class")
+
+
+def test_a_folder_of_a_tasks_name_does_not_hide_the_task(zeroshot_, demo, tmp_path):
+    (tmp_path / "demo").mkdir()
+    assert "100.0" in zeroshot_(demo[0], "demo").out
+
+
+def test_captions_with_newlines_are_told_apart(zeroshot_, hears, clips, tmp_path):
+    """Their embeddings are kept by a hash of the list, whatever stands in it."""
+    scores = []
+    for low in (["low\nhigh", "siren"], ["low", "high\nsiren"]):
+        path = tmp_path / "rule.yaml"
+        path.write_text(json.dumps({"labels": {"low": low, "high": "high"}}))
+        assert zeroshot_(hears, clips.csv, f"--captions={path}").code == 0
+        (found,) = (
+            p for p in tmp_path.glob("results/runs/*.similarities.csv.gz") if p not in scores
+        )
+        scores.append(found)
+    first, second = (pd.read_csv(path) for path in scores)
+    assert not first.low.equals(second.low)
+
+
+def test_both_towers_are_asked_for(zeroshot_, clips, refused, tmp_path):
+    half = tmp_path / "half.py"
+    half.write_text(
+        "import torch\nfrom evar import Adapter\n\n\nclass Half(Adapter):\n"
+        "    sample_rate, embed_dim = 16000, 2\n\n"
+        "    def embed(self, audio):\n        return audio[:, :2]\n\n"
+        "    def embed_text(self, captions):\n        return torch.ones(len(captions), 2)\n"
+    )
+    refused(zeroshot_(f"{half}:Half", clips.csv), "embed_joint() and embed_text()")
+    both = "\n    def embed_joint(self, audio):\n        return audio[:, :2]\n"
+    half.write_text(half.read_text() + both)
+    refused(zeroshot_(f"{half}:Half", clips.csv), "Half must set `joint_dim`")
 
 
 def test_an_audio_only_model_is_refused_with_those_that_read(zeroshot_, simple, refused, clips):

@@ -88,8 +88,8 @@ def require_reads_text(model: str) -> None:
     if not models.reads_text(model):
         able = [name for name in models.names() if models.reads_text(name)]
         raise UserError(
-            f"{model} is an audio-only model: it reads no captions. Audio-language models are "
-            f"{', '.join(able)}"
+            f"{model} is an audio-only model: it reads no captions (which takes embed_joint() and "
+            f"embed_text()). Audio-language models are {', '.join(able)}"
         )
 
 

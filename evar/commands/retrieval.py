@@ -63,7 +63,8 @@ def retrieval(
     precision = precision_of(precision)
     batch_size = None if batch_size is None else whole("batch_size", batch_size)
     require_reads_text(model)
-    manifest = open_task(task, data_folder(data), None, quiet, captioned=True)
+    # Captions are no part of the manifest: whether they are the published ones is seen anew.
+    manifest = open_task(task, data_folder(data), None, quiet, captioned=True, anew=True)
     from evar import clips, files
     from evar.protocols import retrieval as protocol
 
@@ -71,6 +72,7 @@ def retrieval(
         raise UserError(
             f"{task} has classes, no captions: it is for `python zeroshot.py {model} {task}`"
         )
+    manifest = clips.test_side(manifest)
     clips.require_usable(manifest, partial=partial, skip_bad=skip_bad)
     device = device_of(device)
     files.make_folder(results)

@@ -86,13 +86,14 @@ def zeroshot(
         raise UserError(
             f"{task} has captions, no classes: it is for `python retrieval.py {model} {task}`"
         )
-    clips.require_usable(manifest, partial=partial, skip_bad=skip_bad)
     names = names or protocol.class_names(manifest)
+    manifest = clips.test_side(manifest)
+    clips.require_usable(manifest, partial=partial, skip_bad=skip_bad)
     rule = captions_.of_task(manifest.task)
     if template is not None:
         rule = captions_.from_template(template)
     elif captions is not None:
-        rule = captions_.from_yaml(captions, names)
+        rule = captions_.from_yaml(captions, names, protocol.titles_of(manifest))
     of_classes = protocol.captions_of(rule, manifest, names)
     device = device_of(device)
     if labels is None:
@@ -117,6 +118,8 @@ def zeroshot(
         print("\n".join(protocol.explain(classified)))
     if labels is not None:
         print(protocol.answer(classified))
+        for file in classified.manifest.bad.file:
+            print(f"skipped, cannot be decoded: {file}")
         return
     evaluation = protocol.evaluate(classified, rule, precision=precision)
     write_run(evaluation, config, identity, classified.manifest, device=device, results=results)
@@ -133,9 +136,10 @@ def _labels(text: str) -> list[str]:
 
 def _manifest(task: str, names: list[str] | None, data, quiet: bool):
     from evar import clips, csvtask
+    from evar import task as tasks
 
     if names is None:
-        if Path(task).exists() and not csvtask.is_csv(task):
+        if Path(task).exists() and not csvtask.is_csv(task) and task not in tasks.names():
             raise UserError(f'{task}: sounds of your own need labels: --labels="dog bark,rain"')
         return open_task(task, data_folder(data), None, quiet)
     if not Path(task).exists():

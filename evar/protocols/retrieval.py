@@ -4,6 +4,7 @@ A pure function of model and task. Cosine similarity in the joint space, all pai
 side, computed in blocks.
 """
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -15,13 +16,14 @@ from numpy.typing import NDArray
 
 from evar import clips, embeddings, ranking, scoring, statistics
 from evar.adapter import Adapter
+from evar.captions import digest
 from evar.clips import Manifest
 from evar.errors import UserError
 from evar.protocols.zeroshot import normalised
 from evar.scoring import Evaluation
 
 NAME = "retrieval"
-VERSION = 1  # raise it when scores change
+VERSION = 2  # raise it when scores change
 DIRECTIONS = ("text_to_audio", "audio_to_text")
 HEADLINE = "mAP@10"  # of text to audio, what DCASE's challenge of this task ranks by
 _BLOCK = 2**24  # similarities in memory at a time
@@ -30,15 +32,32 @@ _BLOCK = 2**24  # similarities in memory at a time
 def rank_in_blocks(
     queries: NDArray, gallery: NDArray, query_ids: NDArray, gallery_ids: NDArray
 ) -> dict[str, NDArray]:
-    """`ranking.per_query` of unit vectors (Q, E) and (G, E), a block of queries at a time."""
+    """`ranking.per_query` of unit vectors (Q, E) and (G, E), a block of queries at a time.
+
+    Equal vectors of the gallery tie exactly: a matrix product may round them differently.
+    """
     size = max(1, _BLOCK // len(gallery))
+    first, where = _distinct(gallery)
+    columns = gallery[first].T
     parts = [
         ranking.per_query(
-            queries[at : at + size] @ gallery.T, query_ids[at : at + size], gallery_ids
+            (queries[at : at + size] @ columns)[:, where], query_ids[at : at + size], gallery_ids
         )
         for at in range(0, len(queries), size)
     ]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _distinct(rows: NDArray) -> tuple[NDArray, NDArray]:
+    """The numbers of the first rows of their kind in (N, E), and for each row (N,) which it is."""
+    numbers: dict[bytes, int] = {}
+    first, where = [], np.empty(len(rows), np.int64)
+    for i, row in enumerate(np.ascontiguousarray(rows)):
+        mark = hashlib.blake2b(row.data, digest_size=16).digest()
+        where[i] = numbers.setdefault(mark, len(numbers))
+        if where[i] == len(first):
+            first.append(i)
+    return np.array(first), where
 
 
 def evaluate(
@@ -56,12 +75,12 @@ def evaluate(
 ) -> Evaluation:
     """Rank all test clips for each caption and all captions for each clip.
 
-    A clip with several captions is found by any of them, and finds the best-ranked of its own.
-    Raises UserError for data that cannot be scored honestly and for adapters that read no text or
-    give anything but finite embeddings.
+    `manifest`: that of the test side (`clips.test_side`), so that no other clip counts. A clip
+    with several captions is found by any of them, and finds the best-ranked of its own. Raises
+    UserError for data that cannot be scored honestly and for adapters that read no text or give
+    anything but finite embeddings.
     """
-    if not adapter.reads_text:
-        raise UserError(f"{type(adapter).__name__} is an audio-only model: it reads no captions")
+    embeddings.require_joint_space(adapter)
     started = perf_counter()
     side = manifest.good[manifest.good.split == "test"]
     audio, bad = embeddings.embed_whole(
@@ -78,9 +97,11 @@ def evaluate(
     )
     kept = ~side.index.isin(list(bad))
     files = side.file[kept].to_numpy()
+    if len(files) < 2:
+        raise UserError(f"{manifest.task.name}: a single test clip: there is nothing to rank")
     captions = captions_of_test(manifest, files)
     of_text = adapter.text_identity()
-    distinct, where = np.unique(captions.caption.to_numpy(str), return_inverse=True)
+    where, distinct = pd.factorize(captions.caption.to_numpy(), sort=True)
     text = embeddings.embed_captions(
         adapter,
         identity | of_text,
@@ -100,7 +121,12 @@ def evaluate(
     record = {
         "protocol": NAME,
         "protocol_version": VERSION,
-        "settings": {"reading": "whole clips", "precision": precision, "text": of_text},
+        "settings": {
+            "captions": digest(sorted(captions.itertuples(index=False, name=None))),
+            "reading": "whole clips",
+            "precision": precision,
+            "text": of_text,
+        },
         "seeds": [],
         "clips": scoring.count_clips(used) | {"captions": len(captions)},
         **_summarise(found, {"text_to_audio": caption_ids, "audio_to_text": clip_ids}),
@@ -122,13 +148,14 @@ def captions_of_test(manifest: Manifest, files: NDArray) -> pd.DataFrame:
 
     Raises UserError for a clip in use that has none.
     """
-    table = manifest.task.read_captions(manifest.root)
+    task = manifest.task
+    table = clips.own_table(task, task.read_captions, manifest.root)
     table = table[(table.split == "test") & table.file.isin(files)]
     without = set(files) - set(table.file)
     empty = table.caption.fillna("").str.strip() == ""
     without |= set(table.file[empty])
     if without:
-        where = manifest.task.metadata or manifest.task.name
+        where = task.metadata or task.name
         raise UserError(f"{where}: {min(without)} has no caption. Correct the table of captions.")
     return table[["file", "caption"]].reset_index(drop=True)
 

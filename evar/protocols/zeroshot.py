@@ -4,7 +4,7 @@ M2D-CLAP (Niizumi et al., Interspeech 2024), Section 4.5: cosine similarity in t
 no training data. A pure function of model, task and captions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -23,7 +23,7 @@ from evar.errors import UserError
 from evar.scoring import Evaluation
 
 NAME = "zeroshot"
-VERSION = 1  # raise it when scores change
+VERSION = 2  # raise it when scores change
 
 
 def classifier(text: NDArray, sizes: Sequence[int]) -> NDArray:
@@ -73,12 +73,13 @@ def classify(
 ) -> Classified:
     """Similarities of all test clips (with folds: all clips), read whole, to all classes.
 
-    `names` (C,) are the classes, `captions` the captions of each. Raises UserError for clips that
-    cannot be decoded and for an adapter that reads no captions or gives anything but finite
-    embeddings.
+    `manifest`: that of the test side (`clips.test_side`), so that no other clip counts. `names`
+    (C,) are the classes, `captions` the captions of each. Raises UserError for clips that cannot
+    be decoded and for an adapter that reads no captions or gives anything but finite embeddings.
     """
-    if not adapter.reads_text:
-        raise UserError(f"{type(adapter).__name__} is an audio-only model: it reads no captions")
+    embeddings.require_joint_space(adapter)
+    if len(names) < 2:
+        raise UserError(f"{manifest.task.name}: a single class: there is nothing to tell apart")
     started = perf_counter()
     good = manifest.good
     side = good if manifest.task.folds else good[good.split == "test"]
@@ -114,8 +115,13 @@ def classify(
 
 def captions_of(rule: CaptionRule, manifest: Manifest, names: list[str]) -> list[tuple[str, ...]]:
     """The captions of a task's classes by a rule, with the titles that the data set gives."""
-    titles = manifest.task.titles
-    return rule.captions(names, titles(manifest.root) if titles else None)
+    return rule.captions(names, titles_of(manifest))
+
+
+def titles_of(manifest: Manifest) -> Mapping[str, str]:
+    """What the data set calls its labels, where they are codes."""
+    task = manifest.task
+    return clips.own_table(task, task.titles, manifest.root) if task.titles else {}
 
 
 def evaluate(classified: Classified, rule: CaptionRule, *, precision: str = "fp32") -> Evaluation:
@@ -156,7 +162,8 @@ def evaluate(classified: Classified, rule: CaptionRule, *, precision: str = "fp3
 def _table(classified: Classified) -> pd.DataFrame:
     """One row a clip: its file and its similarity to every class."""
     table = pd.DataFrame(classified.similarity.round(5), columns=classified.names)
-    table.insert(0, "clip", classified.manifest.table.file.to_numpy()[classified.rows])
+    files = classified.manifest.table.file.to_numpy()[classified.rows]
+    table.insert(0, "clip", files, allow_duplicates=True)  # a class may be called so
     return table
 
 
@@ -164,15 +171,16 @@ def answer(classified: Classified) -> str:
     """For a person to read: every clip with its best label and the similarity to each label."""
     table = _table(classified)
     best = np.array(classified.names)[classified.similarity.argmax(axis=1)]
-    table.insert(1, "best", best)
+    table.insert(1, "best", best, allow_duplicates=True)
     return table.to_string(index=False, float_format="%.3f")
 
 
 def class_names(manifest: Manifest) -> list[str]:
-    """The classes of a task: those of its training side, or of all clips where it has none."""
-    if manifest.task.trains:
-        return targets.class_names(manifest)
-    return sorted(cliptable.label_set(manifest.good.label))
+    """The classes of a task: the labels of all its clips, of whatever side, here or missing.
+
+    So a copy without some clips, or without the training side, is asked the same question.
+    """
+    return sorted(cliptable.label_set(manifest.table.label))
 
 
 def confusion(predictions: pd.DataFrame) -> pd.DataFrame:
