@@ -88,7 +88,7 @@ def fifteen_probes(rows: int = 2000, dim: int = 768) -> tuple[float, float]:
 
 
 def products_alone(dim: int = 768, batch: int = 200, steps: int = 1600) -> float:
-    """Seconds of the matrix products of those fifteen probes, two a step: nothing can be below."""
+    """Seconds of PyTorch's matrix products of those fifteen probes, two a step."""
     import torch
 
     weights, x = torch.randn(15, CLASSES, dim), torch.randn(15, batch, dim)
