@@ -59,6 +59,7 @@ def evaluate(
     by one of them (or by one `world` of them together). `eval_only` scores the weights that are
     there. Raises UserError for what cannot be trained or scored honestly.
     """
+    targets.folds_of(manifest)  # a set that cannot be trained on is refused before any work
     waveforms = Waveforms(manifest, adapter.sample_rate)
     manifest = _decodable(manifest, waveforms, Path(folder), skip_bad, decode_progress)
     about = {

@@ -57,6 +57,7 @@ def evaluate(
     `identity` is `evar.models.identity(adapter, config)`. Raises UserError for data that cannot be
     scored honestly and for adapters that give anything but finite embeddings.
     """
+    targets.folds_of(manifest)  # a set that cannot be trained on is refused before any work
     started = perf_counter()
     embedded = embeddings.embed_task(
         adapter,
