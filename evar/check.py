@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from evar.adapter import Adapter
+from evar.errors import described
 
 TOLERANCE = 1e-4  # relative error between a clip alone and the same clip in a batch
 _UNITS = 2.5  # seconds of the clips that most checks use
@@ -78,21 +79,8 @@ def _try(name: str, function: Callable[[Adapter], None], adapter: Adapter) -> Fi
     except _Failure as failure:
         return Finding(name, *failure.args)
     except Exception as error:  # the adapter's own, of any kind: shown, not hidden
-        first = (str(error).strip().splitlines() or [""])[0]
-        where = _place(error)
-        return Finding(name, f"{type(error).__name__}: {first}{where}", "Mend the adapter there")
+        return Finding(name, described(error), "Mend the adapter there")
     return Finding(name)
-
-
-def _place(error: Exception) -> str:
-    """The last line of code outside the installed libraries that the error went through."""
-    place, trace = "", error.__traceback__
-    while trace is not None:
-        file = trace.tb_frame.f_code.co_filename
-        if "site-packages" not in file and file != __file__:
-            place = f" ({file}:{trace.tb_lineno})"
-        trace = trace.tb_next
-    return place
 
 
 def _attributes(adapter: Adapter) -> None:
@@ -137,13 +125,13 @@ def _finite(adapter: Adapter, audio: Tensor) -> Tensor:
     return out
 
 
-def _require(out: object, shape: tuple, what: str) -> None:
+def _require(out: object, shape: tuple, what: str, size: str = "embed_dim") -> None:
     if not isinstance(out, Tensor):
         raise _Failure(f"{what} gave a {type(out).__name__}", "Return a torch tensor")
     if tuple(out.shape) != shape:
         raise _Failure(
             f"{what} gave shape {tuple(out.shape)} where {shape} was expected",
-            "Pool over time, and set embed_dim to the size of the result",
+            f"Pool over time, and set {size} to the size of the result",
         )
     if out.dtype != torch.float32:
         raise _Failure(f"{what} gave {out.dtype}", "Return .float()")
@@ -211,8 +199,9 @@ def _frames(adapter: Adapter) -> None:
 
 def _joint(adapter: Adapter) -> None:
     audio = adapter.embed_joint(_noise(adapter, _UNITS, 2))
-    _require(audio, (2, adapter.joint_dim), "embed_joint()")
-    _require(adapter.embed_text(_CAPTIONS), (3, adapter.joint_dim), "embed_text()")
+    _require(audio, (2, adapter.joint_dim), "embed_joint()", "joint_dim")
+    text = adapter.embed_text(_CAPTIONS)
+    _require(text, (3, adapter.joint_dim), "embed_text()", "joint_dim")
 
 
 def _captions(adapter: Adapter) -> None:

@@ -24,7 +24,8 @@ def check_table(task: Task, table: pd.DataFrame) -> pd.DataFrame:
         table = table.assign(group="")
     table = table[[*needed, "group"]].fillna("").astype(str)
     if len(outside := table.file[table.file.map(_leaves_root)]):
-        _refuse(task, outside, "must lie inside the data folder")
+        what = "must lie inside the data set's folder (that of a CSV) and be relative to it"
+        _refuse(task, outside, what)
     table["file"] = table.file.map(posixpath.normpath)  # ./a is a
     table = table.sort_values("file", kind="stable").reset_index(drop=True)
 
@@ -38,7 +39,9 @@ def check_table(task: Task, table: pd.DataFrame) -> pd.DataFrame:
         )
     known = task.folds or SPLITS
     wrong = ~table[task.column].isin(known)
-    _refuse(task, table.file[wrong], f"has a {task.column} other than {', '.join(known)}")
+    values = ", ".join(map(repr, table[task.column][wrong].unique()[:3]))
+    what = f"has a {task.column} other than {', '.join(known)} ({values})"
+    _refuse(task, table.file[wrong], what)
     groups = table[table.group != ""]
     if len(groups):
         shared = groups[task.column].isin(task.groups_cross)

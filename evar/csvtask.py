@@ -12,7 +12,7 @@ from evar.errors import UserError, unknown
 from evar.task import SPLITS, Task
 from evar.task import names as task_names
 
-COLUMNS = ("file", "label", "split", "fold", "group")
+COLUMNS = ("file", "label", "split", "fold", "group", "caption")
 UNKNOWN = "?"  # the label of a clip of which nothing is known
 SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au")
 LONGEST = 10.0  # seconds; a unit longer than that must be asked for
@@ -62,11 +62,13 @@ def task_from_csv(path, *, seconds: float | None = None) -> Task:
 def captions_from_csv(path) -> Task:
     """The retrieval task that a CSV describes: columns file, caption and optionally split.
 
+    What else such a CSV may have (label, fold, group) is left aside, as captions are elsewhere.
+
     A file may have several captions, a row each. Only the split "test" is scored; without the
     column every clip is in it. Raises UserError for a file that is no such table.
     """
     path = Path(path)
-    table = _rows(path, ("file", "caption", "split"))
+    table = _rows(path, aside=("label", "fold", "group"))
     missing = [column for column in ("file", "caption") if column not in table]
     if missing:
         raise UserError(
@@ -80,6 +82,7 @@ def captions_from_csv(path) -> Task:
         raise UserError(f"{path}: {row.file} has the caption {row.caption!r} twice. Remove one.")
     if "split" not in table:
         table = table.assign(split="test")
+    table = table[["file", "caption", "split"]]
     files = table[["file", "split"]].drop_duplicates().assign(label="")
     return Task(
         name=path.name if path.stem in task_names() else path.stem,
@@ -127,7 +130,7 @@ def manifest_name(path) -> str:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    table = _rows(path, COLUMNS)
+    table = _rows(path, aside=("group", "caption"))
     head = list(table.columns)
     missing = [c for c in ("file", "label") if c not in head]
     if missing or ("split" in head) == ("fold" in head):
@@ -139,8 +142,8 @@ def _read(path: Path) -> pd.DataFrame:
     return table.assign(label=parts.map(lambda labels: ",".join(p for p in labels if p)))
 
 
-def _rows(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
-    """The table in a CSV with a head of known columns, each once; every cell but `group` filled."""
+def _rows(path: Path, aside: tuple[str, ...]) -> pd.DataFrame:
+    """The table in a CSV with a head of COLUMNS, each once; only those `aside` may be blank."""
     if not path.is_file():
         raise UserError(f"{path}: no such file (TASK is a name or the path of a CSV)")
     try:
@@ -152,8 +155,9 @@ def _rows(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
     if not head:
         raise UserError(f"{path}: not a CSV: it is empty")
     for column in head:
-        if column not in columns:
-            raise unknown(f"column in {path}:", column, columns)
+        if column not in COLUMNS:
+            what = unknown(f"column in {path}:", column, COLUMNS)
+            raise UserError(f"{what}. Rename or remove it; cells are separated by commas.")
     if len(set(head)) < len(head):
         raise UserError(f"{path}: needs each column once; it has {', '.join(head)}")
     for number, row in enumerate(rows, start=2):
@@ -161,7 +165,7 @@ def _rows(path: Path, columns: tuple[str, ...]) -> pd.DataFrame:
             raise UserError(f"{path}: line {number} has {len(row)} cells, not {len(head)}")
         row.extend([""] * (len(head) - len(row)) if row else [])
         for column, cell in zip(head, row, strict=False):
-            if not cell and column != "group":
+            if not cell and column not in aside:
                 raise UserError(f"{path}: line {number} has no {column}")
     table = pd.DataFrame([row for row in rows if row], columns=head, dtype=str)
     if table.empty:

@@ -19,7 +19,7 @@ from evar import audio
 from evar.adapter import Adapter
 from evar.clips import Manifest
 from evar.engine import Engine, View, checked, full_precision
-from evar.errors import UserError
+from evar.errors import UserError, blaming
 from evar.files import canonical_json
 from evar.store import Shard, Store
 
@@ -199,7 +199,7 @@ def embed_captions(
                 rows = []
                 for at in range(0, len(part), batch_size):
                     batch = list(part[at : at + batch_size])
-                    with torch.inference_mode():
+                    with torch.inference_mode(), blaming(f"{type(adapter).__name__}.embed_text()"):
                         out = adapter.embed_text(batch)
                     expected = (len(batch), adapter.joint_dim)
                     rows.append(checked(out, expected, adapter, "embed_text"))

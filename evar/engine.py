@@ -13,7 +13,7 @@ from torch import Tensor
 from evar import audio
 from evar.adapter import Adapter
 from evar.clips import Manifest
-from evar.errors import BadAudio, UserError
+from evar.errors import BadAudio, UserError, blaming
 from evar.store import Shard, Store
 
 _SHARD_BYTES = 2**26  # of waveforms; two shards are in memory at a time
@@ -116,7 +116,7 @@ class Engine:
             if not seen:
                 raise UserError(f"{task.name}: no training clip can be decoded: nothing to learn")
 
-        with torch.inference_mode():
+        with torch.inference_mode(), blaming(f"{type(self.adapter).__name__}.fit()"):
             return self.adapter.fit(batches())
 
     def _compute(self, claims: Iterator[int]) -> None:
@@ -206,7 +206,9 @@ def _start(adapter: Adapter, batch: np.ndarray, device: str, precision: str, joi
     if torch.device(device).type == "cuda":
         waveforms = waveforms.pin_memory().to(device, non_blocking=True)
     mixed = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
-    with torch.inference_mode(), mixed:
+    method = "embed_joint" if joint else "embed"
+    blame = blaming(f"{type(adapter).__name__}.{method}() of {tuple(batch.shape)} samples")
+    with torch.inference_mode(), mixed, blame:
         waveforms = waveforms.to(device)
         out = adapter.embed_joint(waveforms) if joint else adapter.embed(waveforms)
     return out.float() if precision == "bf16" and isinstance(out, Tensor) else out

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,7 @@ def scores_table(runs: Iterable[dict]) -> list[dict]:
             "model": r["model"]["name"],
             "variant": variant(r),
             "weights": r["model"]["weights"],
+            "source": r["model"]["source"],
             "task": r["task"]["name"],
             "task_version": r["task"]["version"],
             "metric": r["score"]["metric"],
@@ -105,6 +107,9 @@ def variant(record: dict) -> str:
     told = [f"{k}={settings[k]}" for k, v in usual.items() if settings.get(k, v) != v]
     if protocol == "linear" and settings["lr"] != config["lr"]:
         told.insert(0, f"lr={settings['lr']:g}")
+    checkpoint = config.get("checkpoint", "")
+    if checkpoint not in ("", "published"):
+        told.append(f"weights={Path(checkpoint).name}")
     told += [f"{k}={v}" for k, v in record.get("overrides", {}).items()]
     if protocol == "finetune":
         told.append(f"select={record['select']}")
@@ -167,11 +172,12 @@ def _model(record: dict) -> tuple[str, str, str]:
 
 
 def _mark(identity: tuple[str, ...], others: list[tuple[str, ...]]) -> str:
-    """Six digits that tell a model from others: of what all of them differ by, else of it all."""
-    for part, values in zip(identity, zip(*others, strict=True), strict=True):
-        if len(set(values)) == len(others):
-            return part[:6]
-    return hashlib.sha256(repr(identity).encode()).hexdigest()[:6]
+    """What tells a model from others: six digits of each hash, as far as they are needed."""
+    for count in range(1, len(identity) + 1):
+        for parts in itertools.combinations(range(len(identity)), count):
+            if len({tuple(other[i] for i in parts) for other in others}) == len(others):
+                return "/".join(identity[i][:6] for i in parts)
+    raise AssertionError("rows that differ in nothing are one row")
 
 
 def _asked(record: dict) -> tuple[str, str]:
@@ -267,7 +273,9 @@ def markdown(rows: list[Row]) -> str:
         "",
         "Scores in percent, ± half width of the 95 % interval over runs (Student t), or with the "
         "95 % interval over test clips in brackets where nothing random decides (those of "
-        "retrieval are in the runs' JSONs). medR is a rank. "
+        "retrieval are in the runs' JSONs). medR is a rank. A row's brackets name what differs "
+        "from the published weights and the protocol's settings; digits in square brackets begin "
+        "the hashes (weights, source, manifest) that scores.csv and the JSONs have in full. "
         "Fine-tuning rows name how the epoch was selected; an oracle looked at the test set. Rows "
         "marked "
         "*published* are quoted from the M2D-CLAP paper (Interspeech 2024), Tables 3 to 5. "

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import evar.registry as registry
-from evar.errors import UserError, unknown
+from evar.errors import UserError, blaming, unknown
 
 KIND = "model_adapters"
 PREFIXES = ("hf", "hear")  # hf:NAME is the adapter model_adapters/hf.py with the option source=NAME
@@ -37,7 +37,9 @@ class Weights:
 class ModelConfig:
     """A named model: the adapter class, its keyword arguments and what documentation shows.
 
-    The fields are the keys of `model_adapters/<name>.yaml`.
+    The fields are the keys of `model_adapters/<name>.yaml`, but for `name` and `checkpoint`: which
+    weights a run took, "published", "random", the path of --weights, "none given", or "" for a
+    model without.
     """
 
     name: str
@@ -51,6 +53,7 @@ class ModelConfig:
     licence: str = ""
     verified: str = ""
     notes: str = ""
+    checkpoint: str = ""
 
 
 def names() -> list[str]:
@@ -74,7 +77,7 @@ def config(model: str) -> ModelConfig:
         registry.require_known("model", model, names())
         return ModelConfig(name=model, adapter=model)
     content = _read_yaml(path)
-    known = {f.name for f in fields(ModelConfig)} - {"name"}
+    known = {f.name for f in fields(ModelConfig)} - {"name", "checkpoint"}
     for key in content:
         if key not in known:
             raise unknown(f"key in {path.name}:", key, sorted(known))
@@ -112,12 +115,20 @@ def load(model: str, *, weights=None, **overrides) -> tuple["Adapter", ModelConf
     for key in options:
         if key not in known:
             raise unknown(f"option of {spec.name}:", key, known or ["(it has no options)"])
-    if "weights" not in inspect.signature(cls).parameters:
+    checkpoint = ""
+    if not takes_weights(cls):
         if weights is not None:
             raise UserError(f"{spec.name} has no weights to load: leave --weights out")
+        if spec.weights is not None:
+            raise UserError(
+                f"{spec.name}.yaml names weights, but {cls.__name__} takes none: give its __init__ "
+                "an argument `weights` (docs/add-a-model.md), or leave them out of the YAML"
+            )
     else:
         options["weights"] = _find_weights(spec, weights)
-    with torch.random.fork_rng(devices=[]):
+        given = "published" if spec.weights is not None else "none given"
+        checkpoint = given if weights is None else str(weights)
+    with torch.random.fork_rng(devices=[]), blaming(f"{spec.name}: {cls.__name__}()"):
         torch.manual_seed(0)  # whatever is initialised at random is the same in every run
         adapter = cls(**options)
     for attribute in ("sample_rate", "embed_dim"):
@@ -127,7 +138,16 @@ def load(model: str, *, weights=None, **overrides) -> tuple["Adapter", ModelConf
                 f"{model}: the adapter must set `{attribute}` to a whole number of 1 or more "
                 "(docs/add-a-model.md shows a complete one)"
             )
-    return adapter.eval().requires_grad_(False), replace(spec, lr=spec.lr or adapter.lr)
+    spec = replace(spec, lr=spec.lr or adapter.lr, checkpoint=checkpoint)
+    return adapter.eval().requires_grad_(False), spec
+
+
+def takes_weights(cls: type) -> bool:
+    """Whether an adapter class does something with `weights`: its own __init__ has the argument."""
+    from evar.adapter import Adapter
+
+    inherited = cls.__init__ is Adapter.__init__
+    return not inherited and "weights" in inspect.signature(cls).parameters
 
 
 def option_names(spec: ModelConfig) -> list[str]:

@@ -96,7 +96,7 @@ def load_strict(
     if problems:
         raise UserError(
             f"{path}: not a checkpoint of {type(module).__name__}: {'; '.join(problems)}. "
-            "Give the published file of this model with --weights=PATH."
+            "Give a file of this very model with --weights=PATH."
         )
     module.load_state_dict(state)
 

@@ -45,7 +45,7 @@ class MelTransformer(Adapter):
         except ImportError as error:
             name = type(self).__name__
             raise UserError(
-                f"{name} needs the package dasheng: pip install 'evar[ced]' ({error})"
+                f"{name} needs the package dasheng: pip install dasheng ({error})"
             ) from error
         net = Dasheng(
             patch_size=self.patch,

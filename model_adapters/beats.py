@@ -94,7 +94,7 @@ def _network(config: Mapping):
         from openbeats.beats_encoder import BeatsEncoder
     except ImportError as error:
         raise UserError(
-            f"BEATs needs the package openbeats: pip install 'evar[beats]' ({error})"
+            f"BEATs needs the package openbeats: pip install openbeats ({error})"
         ) from error
     with warnings.catch_warnings():
         # Published names are those of the deprecated weight_norm (weight_g, weight_v).

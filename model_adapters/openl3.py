@@ -34,7 +34,7 @@ class OpenL3(Adapter):
             from torchopenl3.models import PytorchOpenl3
         except ImportError as error:
             raise UserError(
-                f"openl3 needs the package torchopenl3: pip install 'evar[openl3]' ({error})"
+                f"openl3 needs the package torchopenl3: pip install torchopenl3 six ({error})"
             ) from error
         self.net = PytorchOpenl3(input_repr="mel256", embedding_size=6144, content_type=content)
         if weights is not None:

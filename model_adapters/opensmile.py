@@ -28,7 +28,7 @@ class OpenSmile(Adapter):
         except ImportError as error:
             raise UserError(
                 "opensmile needs the package of that name, whose licence allows non-commercial "
-                f"use only: pip install 'evar[opensmile]' ({error})"
+                f"use only: pip install opensmile ({error})"
             ) from error
         self.smile = opensmile.Smile(
             feature_set=opensmile.FeatureSet.eGeMAPSv02,

@@ -145,7 +145,9 @@ def test_missing_file_stops_the_run_or_is_counted_everywhere(
 )
 def test_files_outside_the_folder(outside, clips, simple, lineareval, refused):
     clips.rows.append([outside, "low", "test"])
-    refused(lineareval(simple, clips.csv), clips.csv, outside, "inside the data folder")
+    refused(
+        lineareval(simple, clips.csv), clips.csv, outside, "must lie inside the data set's folder"
+    )
 
 
 def test_the_same_row_twice(clips, simple, lineareval, refused):

@@ -210,7 +210,7 @@ def test_mistakes_are_named(captioned, retrieval_, refused, clips, simple):
     refused(retrieval_(captioned.model, "demo"), "has classes", "zeroshot.py")
     refused(retrieval_(captioned.model, "clotho"), "not prepared")
     refused(retrieval_(captioned.model, "absent.csv"), "no such file")
-    refused(retrieval_(captioned.model, clips.csv), "unknown column", "label")
+    refused(retrieval_(captioned.model, clips.csv), "needs the columns file and caption")
     captioned.rows[3][1] = ""
     refused(retrieval_(captioned.model, captioned.csv), "line 5 has no caption")
     captioned.rows[3] = ["absent.wav", "nothing"]

@@ -42,8 +42,14 @@ def open_task(
             task = csvtask.captions_from_csv(name)
         else:
             task = csvtask.task_from_csv(name, seconds=seconds)
+            if task.multi_label:
+                print(f"{name}: a comma in a label: several labels a clip, the metric is mAP")
         manifest_name = csvtask.manifest_name(name)
     else:
+        if Path(name).is_dir() and name not in tasks.names():
+            raise UserError(
+                f"{name}: a folder. List its sounds in a CSV (file,label,split) and name that"
+            )
         if seconds is not None:
             raise UserError("--seconds is for CSV tasks: a registered task has its published unit")
         task, manifest_name = tasks.get(name), None
@@ -76,6 +82,8 @@ def write_run(evaluation, config, identity: dict, manifest, *, device: str, resu
     board = leaderboard.rebuild(results)[-1]
     low, high = (100 * v for v in record["score"]["bootstrap95"])
     unit = record["score"]["bootstrap_unit"]
+    if config.checkpoint == "none given":
+        print(f"note: no --weights given, so {config.name} was built without any")
     print(f"test clips resampled by {unit}: 95 % interval {low:.1f} to {high:.1f} %")
     print(f"results: {path}, table: {board}")
     print(results_.summary_line(record))
@@ -108,7 +116,9 @@ def device_of(name: str) -> str:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise UserError(f"--device={name}: not usable here ({reason})") from error
+        raise UserError(
+            f"--device={name}: not usable here ({reason}); usual ones are cpu, cuda and cuda:1"
+        ) from error
     return name
 
 

@@ -13,9 +13,7 @@ installed = importlib.util.find_spec("opensmile") is not None
 
 def test_the_missing_package_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "opensmile", None)
-    with pytest.raises(
-        UserError, match=r"non-commercial use only: pip install 'evar\[opensmile\]'"
-    ):
+    with pytest.raises(UserError, match="non-commercial use only: pip install opensmile"):
         OpenSmile()
 
 
