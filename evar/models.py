@@ -128,7 +128,7 @@ def load(model: str, *, weights=None, **overrides) -> tuple["Adapter", ModelConf
         options["weights"] = _find_weights(spec, weights)
         given = "published" if spec.weights is not None else "none given"
         checkpoint = given if weights is None else str(weights)
-    with torch.random.fork_rng(devices=[]), blaming(f"{spec.name}: {cls.__name__}()"):
+    with torch.random.fork_rng(devices=[]), blaming(f"{spec.name} cannot be built"):
         torch.manual_seed(0)  # whatever is initialised at random is the same in every run
         adapter = cls(**options)
     for attribute in ("sample_rate", "embed_dim"):

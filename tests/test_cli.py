@@ -105,6 +105,7 @@ def test_every_command_refuses_unknown_options(words, option, command, refused):
         (["cache", "rmm"], ["'rmm'", "rm"]),
         (["cache", "rm", "abc"], ["'abc'", "cache ls"]),
         (["cache", "rm"], ["KEY"]),
+        (["cache", "rm", ""], ["KEY"]),
         (["prepare", "dmeo"], ["'dmeo'", "demo"]),
         (["prepare", "esc50", "--source=gone"], ["gone", "no such folder"]),
     ],

@@ -77,6 +77,66 @@ def test_several_labels_a_clip_give_map(new_clips, lineareval):
     assert record["undefined_classes"] == 0
 
 
+WITH_WEIGHTS = """
+import torch
+from evar import Adapter
+from evar.weights import load_checkpoint, load_strict
+
+
+class Net(Adapter):
+    sample_rate, embed_dim = 16000, 4
+
+    def __init__(self, weights=None, bands: int = 4):
+        super().__init__(weights)
+        self.embed_dim = bands
+        self.net = torch.nn.Linear(100, bands + 0)
+        if weights is not None:
+            load_strict(self.net, load_checkpoint(weights), weights)
+
+    def embed(self, audio):
+        if self.embed_dim == 7:
+            raise RuntimeError("seven bands are too many")
+        return self.net(audio[:, :100])
+"""
+
+
+def test_a_row_says_which_weights_it_had(clips, new_adapter, lineareval, tmp_path):
+    import torch
+
+    torch.save(torch.nn.Linear(100, 4).state_dict(), tmp_path / "mine.pt")
+    model = new_adapter(WITH_WEIGHTS, "Net")
+    assert "note: no --weights given" in lineareval(model, clips.csv).out
+    for given in ("random", tmp_path / "mine.pt"):
+        assert "note" not in lineareval(model, clips.csv, f"--weights={given}").out
+    board = (tmp_path / "results/leaderboard.md").read_text()
+    assert "| Net (weights=random)" in board
+    assert "| Net (weights=mine.pt)" in board
+
+
+def test_what_goes_wrong_in_an_adapter_is_one_line_that_names_the_place(
+    clips, new_adapter, lineareval, refused
+):
+    model = new_adapter(WITH_WEIGHTS, "Net")
+    refused(
+        lineareval(model, clips.csv, "--bands=abc"),
+        "Net cannot be built",
+        "TypeError",
+        "mine.py:13",
+    )
+    refused(lineareval(model, clips.csv, "--bands=7"), "Net.embed()", "seven bands", "mine.py:19")
+    source = "import evar\n\n\nclass Empty(evar.Adapter):\n    sample_rate = embed_dim = 99"
+    empty = new_adapter(source, "Empty")
+    refused(lineareval(empty, clips.csv), "no features()")
+
+
+def test_a_comma_in_a_label_is_said(new_clips, simple, lineareval):
+    made = new_clips()
+    for side in ("train", "test"):
+        for i, label in enumerate(("dog", "rain", "dog,rain")):
+            made.add(f"{side}{i}.wav", label, side, hertz=300 * (i + 1))
+    assert "a comma in a label" in lineareval(simple, made.csv).out
+
+
 def test_folds_are_each_the_test_set_once(clips, lineareval, tmp_path):
     clips.columns[2] = "fold"
     for i, row in enumerate(clips.rows):

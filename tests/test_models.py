@@ -159,6 +159,22 @@ def test_an_adapter_that_reads_no_weights_refuses_them(tmp_path):
         models.load("logmel", weights=tmp_path / "w.pt")
 
 
+def test_an_adapter_that_inherits_its_beginning_has_no_weights(new_adapter, tmp_path):
+    with pytest.raises(UserError, match="has no weights to load"):
+        models.load(new_adapter(), weights=tmp_path / "w.pt")
+    assert models.load(new_adapter())[1].checkpoint == ""
+
+
+def test_a_configuration_names_weights_for_a_class_that_takes_them_only(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        models,
+        "config",
+        lambda _: models.ModelConfig("bands", "logmel", weights=models.Weights("bands.pt")),
+    )
+    with pytest.raises(UserError, match=r"bands.yaml names weights, but LogMel takes none"):
+        models.load("bands")
+
+
 def test_missing_weights_say_where_to_get_them(tmp_path):
     with pytest.raises(UserError, match="byola: weights not found at .*weights/.*--weights=PATH"):
         models.load("byola")
