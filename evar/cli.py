@@ -5,6 +5,7 @@ import inspect
 import sys
 from collections.abc import Callable
 
+import evar
 from evar.errors import UserError, unknown
 
 # `evar NAME ...` and `python NAME.py ...` run the function NAME of evar/commands/NAME.py.
@@ -28,6 +29,9 @@ def main(arguments: list[str] | None = None) -> None:
         print("usage: evar COMMAND ... (`evar COMMAND --help` explains one)\n")
         for name in COMMANDS:
             print(f"  {name:<12} {inspect.getdoc(_function(name)).splitlines()[0]}")
+        return
+    if arguments[0] == "--version":
+        print(evar.__version__)
         return
     if arguments[0] not in COMMANDS:
         _exit(unknown("command", arguments[0], COMMANDS))
@@ -66,6 +70,7 @@ def call(
         sys.stderr.close()
         sys.exit(0)
     except KeyboardInterrupt:
+        print("interrupted; the same command goes on from what was kept", file=sys.stderr)
         sys.exit(130)
 
 
@@ -113,17 +118,17 @@ def _checked(
         if not equals and waiting and not waiting[0].startswith("--"):
             value = waiting.pop(0)
         if not value and option in options:
-            raise UserError(f"{key} needs a value; `{name} --help` explains it")
+            raise UserError(f"{key} needs a value; --help explains it")
         checked.append(f"--{option}={value or True}")
     required = [w.name.upper() for w in words if w.default is w.empty]
     if len(given) < len(required):
-        raise UserError(f"{name} needs {' '.join(required)}; `{name} --help` explains them")
+        raise UserError(f"{name} needs {' '.join(required)}; --help explains them")
     if len(given) > len(words):
-        raise UserError(f"{name} takes {len(words)} words at most; `{name} --help` explains them")
+        raise UserError(f"{name} takes {len(words)} words at most; --help explains them")
     needed = [f"--{o}" for o, default in options.items() if default is inspect.Parameter.empty]
     missing = [key for key in needed if not any(c.startswith(f"{key}=") for c in checked)]
     if missing:
-        raise UserError(f"{name} needs {' '.join(missing)}; `{name} --help` explains them")
+        raise UserError(f"{name} needs {' '.join(missing)}; --help explains them")
     if more:
         check_more(given, more, list(options))
     return checked

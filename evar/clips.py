@@ -317,7 +317,8 @@ def open_task(
         source = task.bundled or (previous.root if previous else Path(data) / task.name)
         if not Path(source).is_dir():
             raise UserError(
-                f"{task.name} is not prepared: get it (see {task.homepage or 'docs/tasks.md'}), "
+                f"{task.name} is not prepared and not in {source} (--data): get it (see "
+                f"{task.homepage or 'docs/tasks.md'}), "
                 f"then run `python prepare.py {task.name} --source=DIR`"
             )
     root = find_root(source, task.marker).resolve()

@@ -45,7 +45,8 @@ def load_checkpoint(path) -> dict:
         with torch.serialization.safe_globals(_SAFE):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every reader has errors of its own; all mean the same to a user
-        first_line = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        first_line = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
+        first_line = first_line.partition(" In PyTorch")[0].partition(" Re-running")[0]
         pickled = path.suffix != ".safetensors" and path.open("rb").read(1) == _PICKLE
         if "GLOBAL" in str(error) or pickled:
             raise UserError(

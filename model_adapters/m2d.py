@@ -59,8 +59,9 @@ class Published:
         found = re.fullmatch(r"(?:\w+-)?(\d+)x(\d+)p(\d+)x(\d+)([^-_]*)(?:[-_].*)?", name)
         if not found:
             raise UserError(
-                f"{name}: the folder of an M2D checkpoint tells input and patch size, as in "
-                "m2d_vit_base-80x608p16x16-221006-mr7; keep its published name"
+                f"--weights in a folder named {name!r}: the folder of an M2D checkpoint tells "
+                "input and patch size, as in m2d_vit_base-80x608p16x16-221006-mr7; keep its "
+                "published name"
             )
         bands, frames, high, wide = (int(found[i]) for i in range(1, 5))
         rest = re.fullmatch(r"(?:p(16|32)k)?(?:p([ABN]))?(p?TI)?", found[5])

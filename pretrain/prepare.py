@@ -120,7 +120,7 @@ def _write_all(out: Path, root: Path, clips: dict[str, dict], bar, how: tuple) -
         path.unlink()
     shards_.write_head(out, kind, [plan.path.name for plan in plans], sample_rate=16000)
     print(
-        f"{count:,} clips in {len(plans):,} shards in {out} ({len(plans) - len(todo)} were there)"
+        f"{count:,} clips in {out} ({len(plans):,} shards, {len(plans) - len(todo):,} were there)"
     )
     if skipped:
         print(f"  {len(skipped):,} left out, named in {out / 'skipped.csv'}; first: {skipped[0]}")
@@ -129,11 +129,14 @@ def _write_all(out: Path, root: Path, clips: dict[str, dict], bar, how: tuple) -
 def _sources(source: str, split: str, data, quiet: bool) -> tuple[Path, dict[str, dict]]:
     """The root folder, and of each file below it what is known: label, caption."""
     from evar import csvtask
+    from evar import task as tasks
 
     path = Path(source)
     if csvtask.is_csv(source):
         return path.resolve().parent, _of_csv(path, split)
-    if path.is_dir():
+    if source not in tasks.names():  # ./NAME is a folder of a task's name
+        if not path.is_dir():
+            raise UserError(f"{source}: no such folder, CSV or task (`evar list tasks`)")
         found = [p for p in path.rglob("*") if p.suffix.lower() in csvtask.SOUNDS and p.is_file()]
         if not found:
             raise UserError(f"{path}: no sound files there ({', '.join(csvtask.SOUNDS)})")

@@ -200,8 +200,9 @@ def frozen_apart(
     first = {"none": 0, "patch_embed": 1}[freeze] if isinstance(freeze, str) else freeze + 1
     if first >= len(layers):
         raise UserError(
-            f"--freeze={freeze}: {name} has {len(layers)} layers from its input to its output, one "
-            "of which has to be left; --freeze=encoder trains the head alone"
+            f"--freeze={freeze} fixes the first {first} layers of {name}, which has {len(layers)} "
+            "layers from its input to its output; one has to be left. --freeze=encoder trains the "
+            "head alone"
         )
     return [p for layer in layers[first:] for p in layer]
 

@@ -101,7 +101,7 @@ def test_a_second_run_makes_what_is_missing_only(tones, tmp_path, capsys):
     before = {path: (path.stat().st_mtime_ns, path.read_bytes()) for path in paths}
     paths[1].unlink()
     made(tones, tmp_path / "out", per_shard=2)
-    assert "(2 were there)" in capsys.readouterr().out
+    assert "(3 shards, 2 were there)" in capsys.readouterr().out
     for path in paths:
         assert path.read_bytes() == before[path][1]
     assert paths[0].stat().st_mtime_ns == before[paths[0]][0]
@@ -194,7 +194,7 @@ def test_a_file_name_that_no_table_can_hold_is_named(tones, tmp_path):
 @pytest.mark.parametrize(
     ("source", "options", "words"),
     [
-        ("nothing", {}, "unknown task 'nothing'"),
+        ("nothing", {}, "nothing: no such folder, CSV or task"),
         ("empty", {}, "no sound files there"),
         ("in", {"kind": "wav"}, "unknown kind"),
         ("in", {"seconds": 0}, "--seconds"),
