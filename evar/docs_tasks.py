@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from evar import task as tasks
-from evar.task import Source, Task
+from evar.task import SPLITS, Source, Task
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "tasks.md"
 _HEAD = """# Tasks
@@ -29,7 +29,7 @@ def section(task: Task) -> str:
         "Metric": task.metric + (", several labels a clip" if task.multi_label else ""),
         "Classes": str(task.classes or ""),
         "Clips": f"{sum(task.counts.values()):,} ({counts})",
-        "Split": f"{len(task.folds)} folds" if task.folds else "train / valid / test",
+        "Split": f"{len(task.folds)} folds" if task.folds else " / ".join(task.counts or SPLITS),
         "Groups": _groups(task),
         "Unit": unit,
         "Read from": task.metadata,

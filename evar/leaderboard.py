@@ -273,12 +273,12 @@ def markdown(rows: list[Row]) -> str:
         "",
         "Scores in percent, ± half width of the 95 % interval over runs (Student t), or with the "
         "95 % interval over test clips in brackets where nothing random decides (those of "
-        "retrieval are in the runs' JSONs). medR is a rank. A row's brackets name what differs "
+        "retrieval are in the runs' JSONs). medR is a rank. Sets with several labels a clip have "
+        "macro mAP, others accuracy (scores.csv names it). A row's brackets name what differs "
         "from the published weights and the protocol's settings; digits in square brackets begin "
         "the hashes (weights, source, manifest) that scores.csv and the JSONs have in full. "
         "Fine-tuning rows name how the epoch was selected; an oracle looked at the test set. Rows "
-        "marked "
-        "*published* are quoted from the M2D-CLAP paper (Interspeech 2024), Tables 3 to 5. "
+        "marked *published* are quoted from the M2D-CLAP paper (Interspeech 2024), Tables 3 to 5. "
         "Rebuild with `python leaderboard.py`.",
     ]
     for protocol in sorted({row.protocol for row in rows}):
