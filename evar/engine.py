@@ -18,6 +18,7 @@ from evar.store import Shard, Store
 
 _SHARD_BYTES = 2**26  # of waveforms; two shards are in memory at a time
 _SHARD_CLIPS = 512
+_UNSTEADY = 1e-2  # relative difference; honest encoders are below 1e-4 (evar.check)
 _IN_FLIGHT = 2  # batches that wait for a GPU while the next ones are decoded and sent
 
 
@@ -53,6 +54,7 @@ class Engine:
         self.shards = len(self.starts) - 1
         self.names = self.manifest.table.file
         self.workers = os.cpu_count() or 1
+        self.trusted = self.precision != "fp32"  # bfloat16 rounds by the size of a batch
 
     def run(self) -> tuple[np.ndarray, dict[int, str]]:
         if self.adapter.fit_clips:
@@ -153,15 +155,34 @@ class Engine:
                 else:
                     alike.setdefault(len(clip), []).append((i, clip))
             for group in alike.values():
-                where, batch = zip(*group, strict=True)
-                started.append((list(where), self._start(np.stack(batch))))
-                if self.device == "cpu" or len(started) > _IN_FLIGHT:
+                where, clips = zip(*group, strict=True)
+                batch = np.stack(clips)
+                started.append((list(where), self._start(batch)))
+                if not self.trusted:
+                    finish(*started.pop(0))
+                    self._require_steady(batch, rows[list(where)])
+                elif self.device == "cpu" or len(started) > _IN_FLIGHT:
                     finish(*started.pop(0))
             if self.bar is not None:
                 self.bar.update(sum(map(len, alike.values())))
         for batch_started in started:
             finish(*batch_started)
         self.store.write(number, Shard(rows, bad))
+
+    def _require_steady(self, batch: np.ndarray, rows: np.ndarray) -> None:
+        """Refuse an encoder that gives the quietest clip of a run's first batch another embedding
+        when it is alone: its scores would be chance, or depend on the size of batches.
+        """
+        self.trusted = True
+        quietest = int(np.square(batch).mean(axis=1).argmin())
+        alone = _embedded(self.adapter, self._start(batch[quietest, None]), 1, self.joint)[0]
+        error = np.linalg.norm(alone - rows[quietest]) / max(np.linalg.norm(alone), 1e-12)
+        if error > _UNSTEADY:
+            raise UserError(
+                f"{type(self.adapter).__name__}: the same clip, alone, gets another embedding than "
+                f"in its batch (relative difference {error:.2g}): no score would mean anything. "
+                "`python -m evar.check MODEL` shows what is wrong"
+            )
 
     def _start(self, batch: np.ndarray):
         return _start(self.adapter, batch, self.device, self.precision, self.joint)
