@@ -1,7 +1,7 @@
 """Any model of this harness as a HEAR 2021 module, for tools that evaluate such modules.
 
     hear-validator evar.export --model=beats_iter3
-    python -m heareval.embeddings.runner evar.export --model=beats_iter3
+    EVAR_MODEL=beats_iter3 python -m heareval.embeddings.runner evar.export
 
 Turian et al., "HEAR: Holistic evaluation of audio representations", 2022,
 https://hearbenchmark.com/hear-api.html

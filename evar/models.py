@@ -5,12 +5,14 @@ A name is a class file in `model_adapters/` (`logmel`), a configuration beside i
 `hf:ORG/NAME` (a transformers model) and `hear:MODULE[:weights]` (a HEAR-API module).
 """
 
+import contextlib
 import hashlib
 import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Mapping
+import sysconfig
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
@@ -174,13 +176,15 @@ def _find_weights(spec: ModelConfig, given) -> Path | None:
         return Path(given)
     if spec.weights is None:
         return None
+    from evar import download
+
     path = weights_folder() / spec.weights.file
     if path.exists():
+        if path.is_file():
+            download.verify(path, spec.weights)
         return path
     if spec.weights.url:
         from tqdm import tqdm
-
-        from evar import download
 
         def bar(total=None, initial=0):
             settings = {"unit": "B", "unit_scale": True, "leave": False}
@@ -227,11 +231,15 @@ def _load_file(path: Path):
     module = importlib.util.module_from_spec(spec)
     module.EVAR_SOURCE = content  # what ran, should the file be edited meanwhile
     sys.modules[name] = module  # so that inspect finds the source
+    folder = str(path.parent)
+    sys.path.append(folder)  # it may import files that lie beside it
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
         raise UserError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(folder)
     return module
 
 
@@ -258,11 +266,20 @@ def source_hash(cls: type) -> str:
 
 
 def _sources(cls: type) -> list[bytes]:
-    """The sources of a class's module and of the adapter code that it imports."""
-    found, todo = {}, [sys.modules[c.__module__] for c in cls.__mro__]
+    """The sources of a class's module and of the code of its own that it imports."""
+    return module_sources([sys.modules[c.__module__] for c in cls.__mro__])
+
+
+def module_sources(modules: Iterable, package: str = "") -> list[bytes]:
+    """The sources of modules and of what they import: adapters, a user's own files, `package`.
+
+    Installed libraries are known by their versions instead.
+    """
+    found, todo = {}, list(modules)
     while todo:
         module = todo.pop()
-        if module.__name__ in found or not _is_adapter_code(module.__name__):
+        own = _is_own_code(module) or module.__name__.partition(".")[0] == package
+        if module.__name__ in found or not own:
             continue
         ran = getattr(module, "EVAR_SOURCE", None)
         found[module.__name__] = ran or Path(module.__file__).read_bytes()
@@ -273,20 +290,34 @@ def _sources(cls: type) -> list[bytes]:
     return list(found.values())
 
 
-def _is_adapter_code(name: str) -> bool:
-    return name.startswith((f"evar.{KIND}.", "evar_user_"))
+def _is_own_code(module) -> bool:
+    """Whether a module is an adapter's: one of the registry, or a user's file."""
+    name, file = module.__name__, getattr(module, "__file__", None) or ""
+    if name.partition(".")[0] == "evar":
+        return name.startswith(f"evar.{KIND}.")
+    path = Path(file)
+    installed = {"site-packages", "dist-packages"} & set(path.parts)
+    return path.suffix == ".py" and not installed and not path.is_relative_to(_STDLIB)
 
 
-_LIBRARIES = ("torchaudio", "transformers", "timm", "openbeats", "dasheng", "opensmile")
+_STDLIB = sysconfig.get_path("stdlib")
+_LIBRARIES = (
+    *("torchaudio", "transformers", "timm", "openbeats", "dasheng", "opensmile"),
+    *("torchopenl3", "librosa", "nnAudio", "torchlibrosa"),
+)
 
 
 def _library_versions(cls: type) -> dict[str, str]:
     """Versions of torch and of the libraries that the adapter's source imports."""
-    from importlib.metadata import version
+    from importlib.metadata import PackageNotFoundError, version
 
     text = b"\n".join(_sources(cls)).decode("utf-8", errors="replace")
     used = [n for n in _LIBRARIES if re.search(rf"^\s*(?:import|from)\s+{n}\b", text, re.MULTILINE)]
-    return {name: version(name) for name in ("torch", *used)}
+    versions = {"torch": version("torch")}
+    for name in used:
+        with contextlib.suppress(PackageNotFoundError):  # a user's file of that name
+            versions[name] = version(name)
+    return versions
 
 
 def file_hash(path) -> str | None:

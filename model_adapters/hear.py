@@ -2,13 +2,13 @@
 
 import hashlib
 import importlib
-import inspect
 import sys
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from evar import models
 from evar.adapter import Adapter
 from evar.errors import UserError
 
@@ -79,10 +79,12 @@ def _import(name: str):
 
 
 def _digest(module, weights: str) -> Tensor:
-    """(32,) bytes: SHA-256 of the module's file and of the weights file."""
+    """(32,) bytes: SHA-256 of the sources of the module's package and of the weights."""
     digest = hashlib.sha256()
-    for path in (inspect.getsourcefile(module), weights):
-        if path and Path(path).is_file():
-            with open(path, "rb") as file:
-                digest.update(hashlib.file_digest(file, "sha256").digest())
+    package = module.__name__.partition(".")[0]
+    for source in sorted(models.module_sources([module], package)):
+        digest.update(hashlib.sha256(source).digest())
+    if Path(weights).is_file():
+        with open(weights, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     return torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8)

@@ -1,6 +1,8 @@
 """Any audio model of transformers, from a folder or the hub: the model name `hf:ORG/NAME`."""
 
+import hashlib
 import inspect
+import json
 
 import torch
 
@@ -13,6 +15,7 @@ from ._frontend import zero_pad
 # Where a model with several towers, or with a decoder, keeps the one that hears.
 _TOWERS = ("audio_model", "audio_encoder", "audio_tower")
 _SHORTEST = 0.1  # seconds: enough for the first convolutions and filter banks of all families
+_SAYS_NOTHING = ("_name_or_path", "transformers_version", "dtype")  # of what is computed
 _FILLS = ("n_samples", "nb_max_samples")  # samples that Whisper's and CLAP's extractors fill up to
 
 
@@ -47,6 +50,8 @@ class HfModel(Adapter):
         self.sample_rate = self.extractor.sampling_rate
         self.window = round(seconds * self.sample_rate) if seconds else _window(self.extractor)
         self.net = _transformers.steady(_tower(_transformers.pretrained(AutoModel, source))).eval()
+        # Part of what identifies the model: files of the folder that are no weights.
+        self.register_buffer("settings", _digest(self.extractor, self.net.config))
         self.reads = set(inspect.signature(self.net.forward).parameters)
         self.pools, self.averages = pooling == "pooler", layers == "mean" or combine == "mean"
         self.layers = None
@@ -128,3 +133,13 @@ def _window(extractor) -> int | None:
         if isinstance(getattr(extractor, name, None), int):
             return getattr(extractor, name)
     return None
+
+
+def _digest(extractor, config) -> torch.Tensor:
+    """(32,) bytes: SHA-256 of what the front end and the network are told to do."""
+    told = [
+        {k: v for k, v in part.to_dict().items() if k not in _SAYS_NOTHING}
+        for part in (extractor, config)
+    ]
+    text = json.dumps(told, sort_keys=True, default=str)
+    return torch.frombuffer(bytearray(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)
