@@ -5,6 +5,7 @@ A name is a class file in `model_adapters/` (`logmel`), a configuration beside i
 `hf:ORG/NAME` (a transformers model) and `hear:MODULE[:weights]` (a HEAR-API module).
 """
 
+import ast
 import contextlib
 import hashlib
 import importlib.util
@@ -12,9 +13,10 @@ import inspect
 import re
 import sys
 import sysconfig
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from types import ModuleType
 
 import evar.registry as registry
 from evar.errors import UserError, blaming, unknown
@@ -231,15 +233,13 @@ def _load_file(path: Path):
     module = importlib.util.module_from_spec(spec)
     module.EVAR_SOURCE = content  # what ran, should the file be edited meanwhile
     sys.modules[name] = module  # so that inspect finds the source
-    folder = str(path.parent)
-    sys.path.append(folder)  # it may import files that lie beside it
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))  # it may import files that lie beside it
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
         raise UserError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(folder)
     return module
 
 
@@ -270,7 +270,7 @@ def _sources(cls: type) -> list[bytes]:
     return module_sources([sys.modules[c.__module__] for c in cls.__mro__])
 
 
-def module_sources(modules: Iterable, package: str = "") -> list[bytes]:
+def module_sources(modules: Iterable[ModuleType], package: str = "") -> list[bytes]:
     """The sources of modules and of what they import: adapters, a user's own files, `package`.
 
     Installed libraries are known by their versions instead.
@@ -278,16 +278,31 @@ def module_sources(modules: Iterable, package: str = "") -> list[bytes]:
     found, todo = {}, list(modules)
     while todo:
         module = todo.pop()
-        own = _is_own_code(module) or module.__name__.partition(".")[0] == package
-        if module.__name__ in found or not own:
+        name, file = module.__name__, getattr(module, "__file__", None)
+        own = _is_own_code(module) or name.partition(".")[0] == package
+        if name in found or not own or not file:
             continue
         ran = getattr(module, "EVAR_SOURCE", None)
-        found[module.__name__] = ran or Path(module.__file__).read_bytes()
-        for value in vars(module).values():
-            owner = value if inspect.ismodule(value) else inspect.getmodule(value)
-            if owner is not None:
-                todo.append(owner)
+        found[name] = ran or Path(file).read_bytes()
+        if file.endswith(".py"):
+            todo += _imported(found[name], module.__package__)
     return list(found.values())
+
+
+def _imported(source: bytes, package: str | None) -> Iterator[ModuleType]:
+    """The modules that the import statements of a source have imported."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = "." * node.level + (node.module or "")
+            base = importlib.util.resolve_name(base, package) if node.level else base
+            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for parts in (name.split(".") for name in names):
+            parents = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
+            yield from (sys.modules[name] for name in parents if name in sys.modules)
 
 
 def _is_own_code(module) -> bool:

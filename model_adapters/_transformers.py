@@ -1,6 +1,7 @@
 """transformers' models, loaded without running what a folder holds, and their layers chosen."""
 
 import contextlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,13 +21,17 @@ def pretrained(cls, source: str | Path, *, unused: str = "masked_spec_embed", **
     published files lack the mask of SpecAugment.
     """
     options |= {"dtype": torch.float32, "weights_only": True, "output_loading_info": True}
+    options |= {"ignore_mismatched_sizes": True}  # they are refused below, by their names
     model, found = _from_pretrained(cls, source, options)
-    missing = sorted(k for k in found["missing_keys"] if unused not in k)
-    differing = sorted(str(k[0]) for k in found["mismatched_keys"])
-    if missing or differing:
+    differing = {
+        "missing": sorted(k for k in found["missing_keys"] if unused not in k),
+        "of layers too many": _surplus(model, found["unexpected_keys"]),
+        "of another shape": sorted(str(k[0]) for k in found["mismatched_keys"]),
+    }
+    if any(differing.values()):
         problems = [
             f"{len(names)} {what} ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})"
-            for what, names in (("missing", missing), ("of another shape", differing))
+            for what, names in differing.items()
             if names
         ]
         raise UserError(
@@ -34,6 +39,13 @@ def pretrained(cls, source: str | Path, *, unused: str = "masked_spec_embed", **
             "and its config.json do not fit together: download the folder again."
         )
     return model
+
+
+def _surplus(model, unexpected) -> list[str]:
+    """Parameters of blocks that the model does not count; heads may be absent from it."""
+    rows = [name for name, part in model.named_modules() if isinstance(part, torch.nn.ModuleList)]
+    blocks = re.compile(rf"(?:^|\.)(?:{'|'.join(map(re.escape, rows))})\.\d+\.")
+    return sorted(name for name in unexpected if rows and blocks.search(name))
 
 
 def feature_extractor(source: str | Path):
@@ -57,6 +69,8 @@ def _from_pretrained(cls, source, options: dict):
             remedy = "It holds code of its own, which evar does not run: write an adapter for it."
         elif Path(source).is_dir():
             remedy = "It must hold config.json, preprocessor_config.json and model.safetensors."
+        elif Path(source).is_file():
+            remedy = "Give the folder that it lies in, with its config.json."
         else:
             remedy = (
                 "Without network access, give a local folder: download it where there is one "

@@ -131,7 +131,7 @@ class M2D(Adapter):
         heads: int = 12,
     ):
         super().__init__(weights)
-        state, self.told = {}, {}
+        promised, state, self.told = name, {}, {}
         if weights is not None:
             self.weights = newest(Path(weights))
             name, (state, self.told) = self.weights.parent.name, _read(self.weights)
@@ -139,7 +139,12 @@ class M2D(Adapter):
                 int(self.told.get(key, usual))
                 for key, usual in (("width", width), ("depth", depth), ("heads", heads))
             )
-        self.published = Published.parse(name)
+        promised, self.published = Published.parse(promised), Published.parse(name)
+        if promised.sample_rate > self.published.sample_rate:
+            raise UserError(
+                f"{weights}: a network for {self.published.sample_rate} Hz, which this model of "
+                f"{promised.sample_rate} Hz is not (m2d and m2d_clap take both)"
+            )
         self.sample_rate = self.published.sample_rate
         self.flat = flat
         bands, high, wide = self.published.input_size[0], *self.published.patch_size

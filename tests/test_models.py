@@ -153,6 +153,39 @@ def test_the_source_covers_bases_and_helpers_among_the_adapters(edited, tmp_path
         del sys.modules[f"evar.model_adapters.{name}"]
 
 
+@pytest.fixture
+def with_helper(new_adapter, tmp_path, monkeypatch):
+    """A function that writes an adapter and the file beside it that it imports."""
+    monkeypatch.setattr(sys, "path", [*sys.path])
+
+    def write(helper: str, statement: str):
+        for name in [*sys.modules]:
+            if name.startswith(("evar_test_helper", "evar_user_")):
+                monkeypatch.delitem(sys.modules, name)  # as in a new process
+        (tmp_path / "evar_test_helper.py").write_text(helper)
+        text = RANDOM.replace("import torch\n", f"import torch\n{statement}\n")
+        return new_adapter(text, "Random")
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "statement", ["from evar_test_helper import SIZE", "import evar_test_helper as helper"]
+)
+def test_a_file_beside_the_users_file_is_part_of_the_model(statement, with_helper):
+    def source(helper):
+        return models.identity(*models.load(with_helper(helper, statement)))["source"]
+
+    assert source("SIZE = 1\n") == source("SIZE = 1\n") != source("SIZE = 2\n")
+
+
+def test_what_a_file_beside_the_users_file_imports_is_not_all_source(with_helper):
+    model = with_helper("import json\nimport torch\n", "import evar_test_helper")
+    adapter, config = models.load(model)
+    assert len(models._sources(type(adapter))) == 2
+    assert set(models.identity(adapter, config)["libraries"]) == {"torch"}
+
+
 def test_an_adapter_that_reads_no_weights_refuses_them(tmp_path):
     (tmp_path / "w.pt").write_bytes(b"")
     with pytest.raises(UserError, match="logmel has no weights"):
@@ -173,6 +206,20 @@ def test_a_configuration_names_weights_for_a_class_that_takes_them_only(tmp_path
     )
     with pytest.raises(UserError, match=r"bands.yaml names weights, but LogMel takes none"):
         models.load("bands")
+
+
+def test_weights_in_their_folder_are_compared_with_their_checksum(
+    new_adapter, monkeypatch, tmp_path
+):
+    model, file = new_adapter(RANDOM, "Random"), tmp_path / "weights/net.pt"
+    file.parent.mkdir()
+    file.write_bytes(b"tensors")
+    weights = models.Weights("net.pt", url="https://localhost/net.pt", md5="0" * 32)
+    monkeypatch.setattr(
+        models, "config", lambda _: models.ModelConfig("random", model, weights=weights)
+    )
+    with pytest.raises(UserError, match=r"net\.pt: its md5 is .* instead of 0{32}"):
+        models.load("random")
 
 
 def test_missing_weights_say_where_to_get_them(tmp_path):

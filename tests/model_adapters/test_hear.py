@@ -68,6 +68,29 @@ def test_weights_after_a_colon(hear_module, tmp_path):
         HearModel(f"{name}:{tmp_path}/none.pt")
 
 
+def test_every_file_of_the_package_is_part_of_the_model(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    package = tmp_path / "evar_test_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("from .net import *\n")
+
+    def origin(scale):
+        (package / "net.py").write_text(MODULE.replace("scale = 1.0", f"scale = {scale}"))
+        for name in [n for n in sys.modules if n.startswith("evar_test_package")]:
+            monkeypatch.delitem(sys.modules, name)
+        return HearModel("evar_test_package").origin.tolist()
+
+    assert origin(1.0) == origin(1.0) != origin(20.0)
+
+
+def test_a_module_without_timestamps_passes_the_checks(hear_module):
+    text = MODULE.replace("def get_timestamp_embeddings", "def frames").replace(
+        "return get_timestamp_embeddings", "return frames"
+    )
+    model = HearModel(hear_module(text))
+    assert [str(finding) for finding in check(model.eval()) if not finding.ok] == []
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

@@ -1,3 +1,5 @@
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -141,6 +143,20 @@ def test_code_in_a_folder_is_not_run(tmp_path):
     )
     with pytest.raises(UserError, match="cannot be loaded"):
         HfModel(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [("preprocessor_config.json", "do_normalize", False), ("config.json", "layer_norm_eps", 0.1)],
+)
+def test_settings_beside_the_weights_are_part_of_the_model(file, key, value, wav2vec2, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(wav2vec2, folder)
+    identity = models.identity(*models.load(f"hf:{folder}"))
+    assert identity["weights"] == models.identity(*models.load(f"hf:{wav2vec2}"))["weights"]
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(content | {key: value}))
+    assert models.identity(*models.load(f"hf:{folder}"))["weights"] != identity["weights"]
 
 
 def test_named_by_its_prefix(wav2vec2):

@@ -171,6 +171,12 @@ def test_the_wrong_projector_is_told_by_name(tiny, tmp_path):
         M2DCLAP(plain, **TINY_CLAP)
 
 
+def test_a_model_of_32_khz_takes_no_weights_of_16(tiny, tmp_path):
+    path = write(tmp_path, "m2d_vit_x-80x608p16x16-1", tiny.backbone.state_dict())
+    with pytest.raises(UserError, match="a network for 16000 Hz, which this model of 32000"):
+        models.load("m2d_32k", weights=path)
+
+
 def test_an_empty_checkpoint_is_refused(tmp_path):
     path = write(tmp_path, "m2d_vit_x-80x608p16x16-1", {})
     with pytest.raises(UserError, match="missing"):

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import standin
@@ -102,6 +104,28 @@ def test_a_folder_that_lacks_weights_is_named(tmp_path):
     save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(UserError, match=r"not a whole Wav2Vec2Model: 1 missing \(encoder.layers.1"):
         Speech(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("num_hidden_layers", 1, r"16 of layers too many \(encoder.layers.1"),
+        ("num_hidden_layers", 3, r"16 missing \(encoder.layers.2"),
+        ("intermediate_size", 8, r"6 of another shape \(encoder.layers.0.feed_forward"),
+    ],
+)
+def test_a_configuration_of_another_model_is_named(key, value, problem, tmp_path):
+    save(tmp_path)
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {key: value}))
+    with pytest.raises(UserError, match=f"not a whole Wav2Vec2Model: {problem}"):
+        Speech(tmp_path)
+
+
+def test_a_file_in_place_of_its_folder_is_named(tmp_path):
+    save(tmp_path)
+    with pytest.raises(UserError, match=r"safetensors: cannot be loaded .*the folder that it lies"):
+        Speech(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize("name", FAMILIES)
