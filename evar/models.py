@@ -119,6 +119,7 @@ def load(model: str, *, weights=None, **overrides) -> tuple["Adapter", ModelConf
     for key in options:
         if key not in known:
             raise unknown(f"option of {spec.name}:", key, known or ["(it has no options)"])
+        _require_kind(key, options[key], inspect.signature(cls).parameters[key].default)
     checkpoint = ""
     if not takes_weights(cls):
         if weights is not None:
@@ -144,6 +145,14 @@ def load(model: str, *, weights=None, **overrides) -> tuple["Adapter", ModelConf
             )
     spec = replace(spec, lr=spec.lr or adapter.lr, checkpoint=checkpoint)
     return adapter.eval().requires_grad_(False), spec
+
+
+def _require_kind(option: str, value, default) -> None:
+    """Refuse text for a number and the like: what an option without a default takes is unknown."""
+    kinds = {bool: "True or False", int: "a whole number", float: "a number"}
+    allowed = (int, float) if type(default) is float else (type(default),)
+    if type(default) in kinds and type(value) not in allowed:
+        raise UserError(f"--{option}={value}: it is {kinds[type(default)]}")
 
 
 def takes_weights(cls: type) -> bool:

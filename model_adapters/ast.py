@@ -54,6 +54,8 @@ class Ast(Adapter):
         super().__init__(weights)
         if statistics not in ("task", "audioset"):
             raise UserError(f"--statistics={statistics}: it is task or audioset")
+        if frames is not None and not (isinstance(frames, int) and frames >= 16):
+            raise UserError(f"--frames={frames}: it is a whole number of 16 (one patch) or more")
         self.fit_clips = 5000 if statistics == "task" else 0
         self.mean, self.std = _AUDIOSET
         self.length = frames

@@ -44,6 +44,8 @@ class HfModel(Adapter):
         super().__init__()
         if pooling not in ("mean", "pooler"):
             raise UserError(f"--pooling={pooling}: it is mean or pooler")
+        if seconds is not None and not (isinstance(seconds, (int, float)) and seconds >= _SHORTEST):
+            raise UserError(f"--seconds={seconds}: it is a number of {_SHORTEST} or more")
         from transformers import AutoModel
 
         self.extractor = _transformers.feature_extractor(source)

@@ -131,6 +131,8 @@ class M2D(Adapter):
         heads: int = 12,
     ):
         super().__init__(weights)
+        if chunk_frames is not None and not (isinstance(chunk_frames, int) and chunk_frames > 0):
+            raise UserError(f"--chunk_frames={chunk_frames}: it is a whole number of 1 or more")
         promised, state, self.told = name, {}, {}
         if weights is not None:
             self.weights = newest(Path(weights))
@@ -157,8 +159,9 @@ class M2D(Adapter):
         self.frame_seconds = None if flat else 0.01 * wide
         self.mel = mel_spectrogram(self.sample_rate, bands)
         stored = state.pop("norm_stats", NORM_STATS)
-        mean, std = (float(value) for value in norm_stats or stored)
-        self.register_buffer("norm_stats", torch.tensor([mean, std]))
+        self.register_buffer(
+            "norm_stats", _statistics(stored if norm_stats is None else norm_stats)
+        )
         if weights is not None:
             text = _m2d_clap.text_prefix(state).partition(".")[0]
             unused = [*_UNUSED, f"{text}."] if text else _UNUSED
@@ -342,6 +345,17 @@ class M2DCLAP2025(M2DCLAP):
     def embed_text(self, captions):
         self._require_joint()
         return super().embed_text(captions)
+
+
+def _statistics(given) -> Tensor:
+    """(2,) mean and deviation, of a checkpoint or of --norm_stats."""
+    try:
+        mean, std = (float(value) for value in given)
+    except (TypeError, ValueError):
+        mean = std = 0.0
+    if not std > 0:
+        raise UserError(f"norm_stats={given}: it is MEAN,DEVIATION, two numbers")
+    return torch.tensor([mean, std])
 
 
 def newest(path: Path) -> Path:

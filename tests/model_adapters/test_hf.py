@@ -103,6 +103,8 @@ def test_longer_clips_are_taken_in_windows(ast):
     expected = (model.embed(audio[:, : model.window]) + model.embed(audio[:, model.window :])) / 2
     torch.testing.assert_close(model.embed(audio), expected)
     assert HfModel(ast, seconds=0.5).window == 8000
+    with pytest.raises(UserError, match="--seconds=0: it is a number of 0.1 or more"):
+        HfModel(ast, seconds=0)
 
 
 def test_pooler(ast, wav2vec2):

@@ -171,6 +171,22 @@ def test_the_wrong_projector_is_told_by_name(tiny, tmp_path):
         M2DCLAP(plain, **TINY_CLAP)
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("chunk_frames", 0, "a whole number of 1 or more"),
+        ("norm_stats", [-7.1], "MEAN,DEVIATION"),
+        ("norm_stats", [-7.1, 0], "MEAN,DEVIATION"),
+        ("norm_stats", 4, "MEAN,DEVIATION"),
+        ("flat", "no", "True or False"),
+        ("depth", "deep", "a whole number"),
+    ],
+)
+def test_an_option_of_another_kind_is_named(option, value, expected):
+    with pytest.raises(UserError, match=f"{option}=.*: it is {expected}"):
+        models.load("m2d", weights="random", **{option: value})
+
+
 def test_a_model_of_32_khz_takes_no_weights_of_16(tiny, tmp_path):
     path = write(tmp_path, "m2d_vit_x-80x608p16x16-1", tiny.backbone.state_dict())
     with pytest.raises(UserError, match="a network for 16000 Hz, which this model of 32000"):
