@@ -43,7 +43,9 @@ class Adapter(nn.Module):
     fit_clips: int = 0  # training clips that `fit` wants to see; 0: nothing is fitted
     joint_dim: int | None = None  # E of an audio-language model's joint space
     text_options: tuple[str, ...] = ()  # options whose content `text_identity` has
-    frame_seconds: float | None = None  # from one frame to the next, where that is constant
+    frame_seconds: float | None = (
+        None  # from one frame to the next; None: frames are not even steps
+    )
     TINY: dict | None = None  # options of a tiny untrained build, for tests; None: impossible
     blank: float | None = None  # nothing, in `features`; None: the mean of each clip's
     augment: Callable[[Tensor], Tensor] | None = None  # of (B, F, T) spectrograms, in fine-tuning

@@ -69,6 +69,8 @@ def _checks(adapter: Adapter) -> Iterator[tuple[str, bool, Callable[[Adapter], N
     yield "silence", False, lambda a: _finite(a, torch.zeros(2, _samples(a, _UNITS)))
     if _has_frames(adapter):
         yield "frames() turns (B, S) into (B, T, D'), all finite", False, _frames
+        if adapter.frame_seconds is not None:
+            yield "frames() gives a frame every frame_seconds", False, _pace
     yield "a clip of half a minute, twice, alone and in a batch", False, _long
     if adapter.reads_text:
         yield "embed_joint() and embed_text() share a space of joint_dim", False, _joint
@@ -213,6 +215,18 @@ def _require_told_apart(embeddings: Tensor) -> None:
     first, second = embeddings
     if torch.equal(first, second):
         raise _Failure("two different clips give one embedding", "Does the audio reach the model?")
+
+
+def _pace(adapter: Adapter) -> None:
+    shorter, longer = (adapter.frames(_noise(adapter, s, 1)).shape[1] for s in (_UNITS, 2 * _UNITS))
+    step = adapter.frame_seconds
+    grown = longer - shorter  # 0 where the input has a fixed length
+    if grown and abs(grown * step - _UNITS) > step:
+        raise _Failure(
+            f"{_UNITS} s give {shorter} frames and {2 * _UNITS} s {longer}, at odds with "
+            f"frame_seconds = {step}",
+            "Set it to the seconds from one frame to the next, or to None",
+        )
 
 
 def _has_frames(adapter: Adapter) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from evar.adapter import Adapter
 from evar.errors import UserError
 
-_HOP = 0.05  # seconds between the windows of a model that has no frames of its own
+_HOP = 0.05  # seconds between the windows of a model without frames of even steps
 _WINDOW = 1.0  # seconds
 
 
@@ -38,17 +38,16 @@ class HearModel(nn.Module):
     def timestamps(self, audio: Tensor) -> tuple[Tensor, Tensor]:
         """(B, S) -> (B, T, D') embeddings and (B, T) times of their centres in milliseconds.
 
-        The frames of the adapter: every `frame_seconds` where it has that attribute (what lies
-        behind the clip's end is left out), else evenly spread over the clip. Without frames, clip
-        embeddings of windows of 1 s, every 50 ms, silence around the clip.
+        The frames of an adapter that tells `frame_seconds`, the time from one to the next (what
+        lies behind the clip's end is left out). Of others, whose frames may be patches, or the
+        clip as a whole, clip embeddings of windows of 1 s, every 50 ms, silence around the clip.
         """
         seconds = audio.shape[1] / self.sample_rate
-        try:
-            frames = self.adapter.frames(audio)
-        except NotImplementedError:
+        if step := self.adapter.frame_seconds:
+            frames = self.adapter.frames(audio)[:, : max(1, round(seconds / step))]
+        else:
             frames = self._windows(audio)
-        step = getattr(self.adapter, "frame_seconds", None) or seconds / frames.shape[1]
-        frames = frames[:, : max(1, round(seconds / step))]
+            step = seconds / frames.shape[1]
         # In float64 first: validators want even spacing to a microsecond.
         centres = torch.arange(frames.shape[1], dtype=torch.float64, device=audio.device) + 0.5
         return frames, (1000 * step * centres).float().expand(len(audio), -1)

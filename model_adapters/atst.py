@@ -22,7 +22,6 @@ class _Atst(Adapter):
     """What the two models share: front end, patches, blocks. Tokens of 40 ms."""
 
     sample_rate = 16000
-    frame_seconds = 0.01 * _STEP
     TINY = {"width": 24, "depth": 2, "heads": 2}
     chunk: int  # frames that are encoded together
     final_norm: str
@@ -137,6 +136,7 @@ class AtstFrame(_Atst):
     """
 
     lr = 3e-5
+    frame_seconds = 0.01 * _STEP
     chunk, final_norm = 1001, "norm_frame"
 
     def __init__(

@@ -60,6 +60,7 @@ class ByolA(LogMel):
         self.weights = weights
         self.net = ByolANet(version, channels, width)
         self.embed_dim = self.net.dim
+        self.frame_seconds = 0.01 * 2**self.net.pools
         if weights is not None:
             _published.load(self.net, _published.read(weights), weights)
 

@@ -19,6 +19,7 @@ class Cnn14(Adapter):
     recognition", TASLP 2020. Clips have any length; silence follows those below 0.3 s.
     """
 
+    frame_seconds = 0.32
     TINY = {"width": 2}
 
     def __init__(self, weights=None, *, rate: int = 16000, width: int = 64):

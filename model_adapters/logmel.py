@@ -15,6 +15,7 @@ class LogMel(Adapter):
     """
 
     sample_rate = 16000
+    frame_seconds = 0.01
     blank = 0.0  # features are standardised
     embed_dim = 64
     fit_clips = 256

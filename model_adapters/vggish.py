@@ -52,6 +52,7 @@ class Vggish(Adapter):
 
     sample_rate = 16000
     embed_dim = 128
+    frame_seconds = 0.96
     TINY = {"channels": (4, 4, 4, 4), "hidden": 16}
 
     def __init__(

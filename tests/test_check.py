@@ -95,6 +95,10 @@ class Transposed(Good):
         return super().frames(audio)[0]
 
 
+class Paced(Good):
+    frame_seconds = 0.004  # in truth 0.002: sixteen samples at 8 kHz
+
+
 class Sizeless(Good):
     embed_dim = 16.0
 
@@ -159,6 +163,7 @@ BROKEN = {
     Double: "embed()",
     Frames: "embed()",
     Transposed: "frames()",
+    Paced: "every frame_seconds",
     Sizeless: "sample_rate, embed_dim",
     Rateless: "sample_rate, embed_dim",
     Careless: "sample_rate, embed_dim",

@@ -46,9 +46,9 @@ def assert_keeps_the_interface(model):
 def test_frames_become_timestamp_embeddings():
     model = export.load_model("logmel")
     step = assert_keeps_the_interface(model)
-    assert step == pytest.approx(2000 / 201, rel=1e-4)
+    assert step == pytest.approx(10, rel=1e-4)
     torch.testing.assert_close(
-        export.get_timestamp_embeddings(audio(), model)[0], model.adapter.frames(audio())
+        export.get_timestamp_embeddings(audio(), model)[0], model.adapter.frames(audio())[:, :200]
     )
 
 
@@ -93,4 +93,4 @@ def test_there_and_back_again(monkeypatch):
     imported = HearModel("evar.export")
     own = export.load_model("logmel").adapter
     torch.testing.assert_close(imported.embed(audio()), own.embed(audio()))
-    torch.testing.assert_close(imported.frames(audio()), own.frames(audio()))
+    torch.testing.assert_close(imported.frames(audio()), own.frames(audio())[:, :200])
