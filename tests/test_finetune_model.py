@@ -229,3 +229,20 @@ def test_mixed_precision_leaves_the_head_in_float32():
     mixed = made.eval().embed(audio())
     assert not mixed.equal(exact)
     torch.testing.assert_close(mixed, exact, atol=0.05, rtol=0.05)
+
+
+@pytest.mark.parametrize(
+    ("from_call", "what"), [(0, "Untrainable cannot be trained"), (1, r"Untrainable.embed\(\)")]
+)
+def test_what_goes_wrong_in_an_encoder_is_one_line_that_names_the_place(from_call, what):
+    class Untrainable(Net):
+        calls = 0
+
+        def encode(self, features):
+            self.calls += 1
+            if self.calls > from_call:
+                raise ValueError("made for evaluation only")
+            return super().encode(features)
+
+    with pytest.raises(UserError, match=rf"{what}: ValueError: made .*only \(.*_model.py:\d+\)"):
+        classifier(Untrainable()).train()(audio())

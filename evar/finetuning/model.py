@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from evar import augment
 from evar.adapter import Adapter
-from evar.errors import UserError
+from evar.errors import UserError, blaming
 from evar.finetuning.chance import For, generator
 from evar.finetuning.settings import Settings
 
@@ -115,7 +115,8 @@ class Classifier(nn.Module):
         self, encoder: Adapter, classes: int, settings: Settings, *, generator: torch.Generator
     ):
         super().__init__()
-        self.layers = encoder.layer_parameters()
+        with blaming(f"{type(encoder).__name__} cannot be trained"):
+            self.layers = encoder.layer_parameters()
         self.encoder = encoder
         self.head = Head(encoder.embed_dim, classes, generator=generator)
         self.augment = Augment(encoder, settings)
@@ -151,12 +152,13 @@ class Classifier(nn.Module):
         if len(audio) == 0:
             return torch.zeros(0, dim, device=audio.device, requires_grad=learning)
         mixed = torch.autocast(audio.device.type, torch.bfloat16, enabled=self.mixed)
-        with torch.set_grad_enabled(learning), mixed:
+        name = type(self.encoder).__name__
+        with torch.set_grad_enabled(learning), mixed, blaming(f"{name}.embed()"):
             out = self._embed(audio).float()
         if tuple(out.shape) != (len(audio), dim):
             raise UserError(
-                f"{type(self.encoder).__name__}.embed gave shape {tuple(out.shape)}, not "
-                f"{(len(audio), dim)}; `python -m evar.check MODEL` shows where"
+                f"{name}.embed gave shape {tuple(out.shape)}, not {(len(audio), dim)}; `python -m "
+                "evar.check MODEL` shows where"
             )
         return out
 
@@ -200,9 +202,8 @@ def frozen_apart(
     first = {"none": 0, "patch_embed": 1}[freeze] if isinstance(freeze, str) else freeze + 1
     if first >= len(layers):
         raise UserError(
-            f"--freeze={freeze} fixes the first {first} layers of {name}, which has {len(layers)} "
-            "layers from its input to its output; one has to be left. --freeze=encoder trains the "
-            "head alone"
+            f"--freeze={freeze} fixes {first} of the {len(layers)} layers that {name} has from its "
+            "input to its output; one has to be left. --freeze=encoder trains the head alone"
         )
     return [p for layer in layers[first:] for p in layer]
 
