@@ -4,6 +4,7 @@ Shared by all classification protocols. R runs, N test clips (of all folds, one 
 C classes.
 """
 
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -153,6 +154,33 @@ def predictions(
             "score": scores[np.arange(len(best)), best],
         }
     )
+
+
+def class_scores(
+    manifest: Manifest,
+    folds: list[Fold],
+    seeds: Iterable[int],
+    names: list[str],
+    scores: Sequence[Sequence[NDArray]],
+) -> dict[str, pd.DataFrame]:
+    """Of a multi-label task, a table a run, "scores-SEED": clip, fold and the score of each class.
+
+    `scores` holds (n, C) for each run and fold. With them, mAP can be computed again.
+    """
+    if not manifest.task.multi_label:
+        return {}
+    files = manifest.table.file.to_numpy()
+    tables = {}
+    for seed, run in zip(seeds, scores, strict=True):
+        table = pd.DataFrame(np.concatenate(run).astype(np.float32), columns=names)
+        places = {
+            "clip": np.concatenate([files[fold.test] for fold in folds]),
+            "fold": np.repeat([fold.name for fold in folds], [len(fold.test) for fold in folds]),
+        }
+        for at, (name, column) in enumerate(places.items()):
+            table.insert(at, name, column, allow_duplicates=True)  # a class may be called so
+        tables[f"scores-{seed}"] = table
+    return tables
 
 
 def count_clips(manifest: Manifest) -> dict:

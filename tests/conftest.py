@@ -120,6 +120,19 @@ def new_adapter(tmp_path):
 
 
 @pytest.fixture
+def several_labels(new_clips):
+    """Sixty clips of one to three tones each, a third of them for the test."""
+    made, rng, time = new_clips(), np.random.default_rng(0), np.arange(3200) / 16000
+    tones = {"low": 200, "middle": 1000, "high": 5000}
+    for i in range(60):
+        present = [name for name in tones if rng.random() < 0.5] or ["low"]
+        samples = sum(0.2 * np.sin(2 * np.pi * tones[name] * time) for name in present)
+        samples = samples + 0.001 * rng.standard_normal(3200)
+        made.add(f"{i}.wav", ",".join(present), ("train", "train", "test")[i % 3], samples=samples)
+    return made
+
+
+@pytest.fixture
 def simple(new_adapter):
     return new_adapter()
 

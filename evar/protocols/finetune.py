@@ -227,4 +227,6 @@ def _evaluation(
         for seed, run in zip(seeds, runs, strict=True)
         for fold, (of_fold, _) in zip(folds, run, strict=True)
     ]
-    return Evaluation(record, pd.concat(tables, ignore_index=True))
+    by_run = [[of_fold for of_fold, _ in run] for run in runs]
+    of_classes = scoring.class_scores(manifest, folds, seeds, names, by_run)
+    return Evaluation(record, pd.concat(tables, ignore_index=True), of_classes)

@@ -110,7 +110,8 @@ def evaluate(
         for seed, run in zip(settings.seeds, scores, strict=True)
         for fold, of_fold in zip(folds, run, strict=True)
     ]
-    return Evaluation(record, pd.concat(tables, ignore_index=True))
+    of_classes = scoring.class_scores(manifest, folds, settings.seeds, names, scores)
+    return Evaluation(record, pd.concat(tables, ignore_index=True), of_classes)
 
 
 def _fit(embedded, y, folds, settings, device, progress) -> list[list[probe.Fitted]]:
