@@ -3,7 +3,7 @@
 import json
 import os
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from evar.errors import UserError
@@ -17,8 +17,8 @@ def writing(path):
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(
-            f"{path}: cannot write ({reason}). Free some space or choose another folder with "
-            "--results, --data or --cache."
+            f"{path}: cannot write ({reason}). Free some space or choose another folder "
+            "(--results, --data, --cache, --out)."
         ) from error
 
 
@@ -47,9 +47,20 @@ def write_atomic(path, content: bytes | str) -> None:
                 os.fsync(file.fileno())
             Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes private files
             Path(temporary).replace(path)
+            _sync_folder(path.parent)
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have a renamed file survive a power cut too; not every system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def _umask() -> int:

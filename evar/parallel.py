@@ -54,6 +54,16 @@ class World:
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
+    def of_first(self, tensors: Sequence[Tensor]) -> None:
+        """Replace tensors by what the first process has in them."""
+        if self.size == 1:
+            return
+        for tensor in tensors:
+            value = tensor.detach().clone(memory_format=torch.contiguous_format)
+            dist.broadcast(value, src=0)
+            if not torch.equal(value, tensor):
+                tensor.copy_(value)
+
     def agreed(self, value):
         """What the first process has here."""
         if self.size == 1:

@@ -80,10 +80,10 @@ class Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("at", [2, 4, 8, 11])
-def test_a_run_interrupted_anywhere_goes_on_to_the_same_result(tune, at):
+@pytest.mark.parametrize(("at", "net"), [(2, "Net"), (4, "Net"), (8, "Net"), (11, "Moody")])
+def test_a_run_interrupted_anywhere_goes_on_to_the_same_result(tune, at, net):
     """The 4th and 8th report come between an epoch's last step and its checkpoint."""
-    more = {"ema": 0.9, "optimizer": "sgd", "rrc": True}
+    more = {"ema": 0.9, "optimizer": "sgd", "rrc": True, "net": NET.replace("Net", net)}
     whole = tune("whole", **more)
     reports = []
 

@@ -91,8 +91,27 @@ def test_a_damaged_state_is_told_from_a_missing_one(place):
     place.save_state(state(0))
     path = place.path / "state.pt"
     path.write_bytes(path.read_bytes()[:100])
-    with pytest.raises(UserError, match="state.pt"):
+    with pytest.raises(UserError, match=r"state.pt: damaged.*--no_resume"):
         place.state()
+    torch.save({"something": "else"}, path)
+    with pytest.raises(UserError, match=r"state.pt: damaged.*--no_resume"):
+        place.state()
+
+
+def test_a_state_without_its_best_weights_is_damaged(place):
+    place.save_weights(1, {"w": torch.zeros(1)}, {})
+    place.save_state(state(1))
+    (place.path / "best-0001.safetensors").unlink()
+    with pytest.raises(UserError, match=r"state.pt: .*without the files beside it.*--no_resume"):
+        place.state()
+
+
+@pytest.mark.parametrize(("file", "content"), [("done.json", b"{"), ("scores.npy", b"\x93NUMPY")])
+def test_a_damaged_outcome_is_named(file, content, place):
+    place.finish(1, np.zeros((2, 2)), {})
+    (place.path / file).write_bytes(content)
+    with pytest.raises(UserError, match=r"done.json: damaged.*--no_resume"):
+        place.outcome()
 
 
 def test_the_key_of_a_run_is_that_of_its_content():

@@ -4,9 +4,11 @@ One folder a seed and fold: state.pt (all that training goes on from), best-N.sa
 epoch's weights), and once it has ended best.safetensors, scores.npy and done.json instead.
 """
 
+import contextlib
 import hashlib
 import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import filelock
@@ -64,7 +66,13 @@ class Place:
     def state(self) -> dict | None:
         """What `save_state` kept, on the CPU; None where nothing was."""
         path = self.path / "state.pt"
-        return load_checkpoint(path) if path.exists() else None
+        if not path.exists():
+            return None
+        with self._damaged(path):
+            state = load_checkpoint(path)
+            if best := state["best_epoch"]:
+                self._file_of(best)
+            return state
 
     def save_weights(self, epoch: int, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
         """Write the weights of an epoch; `about` stands in the file's header."""
@@ -79,11 +87,7 @@ class Place:
         """
         from safetensors import safe_open
 
-        path = self.path / "best.safetensors"
-        if epoch is not None and self._best(epoch).exists():
-            path = self._best(epoch)
-        if not path.exists():
-            raise UserError(f"{self.path}: no weights there. Train first, without --eval_only.")
+        path = self._file_of(epoch)
         tensors = load_checkpoint(path)
         with safe_open(path, "pt") as file:
             return tensors, file.metadata() or {}
@@ -104,8 +108,27 @@ class Place:
 
     def outcome(self) -> tuple[NDArray, dict]:
         """What `finish` wrote."""
-        record = json.loads((self.path / "done.json").read_text(encoding="utf-8"))
-        return np.load(self.path / "scores.npy", allow_pickle=False), record
+        with self._damaged(self.path / "done.json"):
+            record = json.loads((self.path / "done.json").read_text(encoding="utf-8"))
+            return np.load(self.path / "scores.npy", allow_pickle=False), record
+
+    def _file_of(self, epoch: int | None) -> Path:
+        """Where the weights of an epoch are, or those of an ended run; UserError if nowhere."""
+        for path in (self._best(epoch or 0), self.path / "best.safetensors"):
+            if path.exists():
+                return path
+        raise UserError(f"{self.path}: no weights there. Train first, without --eval_only.")
+
+    @contextlib.contextmanager
+    def _damaged(self, path: Path) -> Iterator[None]:
+        """Whatever cannot be read of what this run wrote means one thing to a user."""
+        try:
+            yield
+        except (UserError, OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"{path}: damaged, or without the files beside it ({type(error).__name__}). Start "
+                f"anew with --no_resume, or remove {self.path}"
+            ) from error
 
     def _best(self, epoch: int) -> Path:
         return self.path / f"best-{epoch:04d}.safetensors"

@@ -65,7 +65,7 @@ def train(
     finite or memory runs out; the last whole epoch stays on disk.
     """
     devices = [torch.device(device)] if device.startswith("cuda") else []
-    with torch.random.fork_rng(devices=devices), engine.full_precision(), _out_of_memory():
+    with chance.forked(devices), engine.full_precision(), _out_of_memory():
         state = job.place.state()
         encoder = copy.deepcopy(adapter).to(device)
         batches = Batches(job, waveforms, y, settings, world)
@@ -184,7 +184,8 @@ class _Run:
         own = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
         with torch.no_grad():
             for name, tensor in state["model"].items():
-                own[name].copy_(tensor)
+                if not torch.equal(own[name].cpu(), tensor):
+                    own[name].copy_(tensor)
         self.optimizer.load_state_dict(state["optimizer"])
         if self.ema is not None:
             self.ema.load_state_dict(state["ema"])
@@ -193,7 +194,7 @@ class _Run:
 
     def _state(self) -> dict:
         changing = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
-        changing |= {f"head.{n}": b for n, b in self.model.head.named_buffers()}
+        changing |= dict(self.model.named_buffers())  # running statistics, of an encoder too
         return {
             "statistics": self.statistics,
             "model": {name: tensor.detach() for name, tensor in changing.items()},
@@ -233,6 +234,7 @@ class _Run:
                 losses.append(self._step(epoch, step, pairs))
                 if not pin or step % _LOOK_EVERY == 0 or step + 1 == self.steps:
                     self._look(epoch, losses)
+        self.world.of_first(list(self.model.encoder.buffers()))
         self.epoch += 1
         self.curve.append({"loss": torch.stack(losses).mean().item(), "valid": None})
 
@@ -242,7 +244,7 @@ class _Run:
         key = (*self.key, epoch, step)
         total = torch.zeros((), device=self.device)
         for number, (part, x) in enumerate(parts):
-            torch.manual_seed(chance.seed_of(For.DROPOUT, *key, number, self.world.rank))
+            chance.seed_all(For.DROPOUT, *key, number, self.world.rank)
             self.model.augment.key, self.model.augment.places = key, part.places
             x = x.to(self.device, non_blocking=True)
             if part.mixing is not None:

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+import evar
 from evar import clips, files, holdout, scoring, targets
 from evar.adapter import Adapter
 from evar.clips import Manifest
@@ -65,6 +66,7 @@ def evaluate(
     about = {
         "protocol": NAME,
         "version": VERSION,
+        "evar": evar.__version__,
         "model": identity,
         "task": f"{manifest.task.name} {manifest.task.version}",
         "manifest": manifest.sha256,
