@@ -20,6 +20,7 @@ from evar.errors import BadAudio, UserError
 from evar.task import Task
 
 MISSING = "missing"
+_FORMAT = 2  # raise it when the columns mean something else
 _SCANNED = ["sample_rate", "frames", "bytes", "fingerprint", "problem"]
 
 
@@ -248,6 +249,7 @@ def save(manifest: Manifest, data, *, name: str | None = None) -> Path:
     table_path, stamps_path, head_path = _paths(name or manifest.task.name, data)
     files.make_folder(table_path.parent)
     head = {
+        "format": _FORMAT,
         "task": manifest.task.name,
         "version": manifest.task.version,
         "root": str(manifest.root.resolve()),
@@ -273,11 +275,11 @@ def load(task: Task, data, *, name: str | None = None) -> Manifest | None:
         head = json.loads(head_path.read_text())
         content = table_path.read_bytes()
         stamps = np.load(stamps_path, allow_pickle=False)
-        known = (head["version"], head["task"], head["sha256"])
+        known = (head["format"], head["version"], head["task"], head["sha256"])
         root, altered = Path(head["root"]), tuple(head["altered"])
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
-    if known != (task.version, task.name, hashlib.sha256(content).hexdigest()):
+    if known != (_FORMAT, task.version, task.name, hashlib.sha256(content).hexdigest()):
         return None
     text = dict.fromkeys(("file", "label", task.column, "group", "fingerprint", "problem"), str)
     table = pd.read_csv(io.BytesIO(content), dtype=text, keep_default_na=False)

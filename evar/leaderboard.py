@@ -111,7 +111,8 @@ def variant(record: dict) -> str:
     if checkpoint not in ("", "published"):
         told.append(f"weights={Path(checkpoint).name}")
     told += [f"{k}={v}" for k, v in record.get("overrides", {}).items()]
-    if protocol == "finetune":
+    usual = "valid" if record["clips"].get("valid") else "holdout"
+    if record.get("select", usual) != usual:
         told.append(f"select={record['select']}")
     if record["seeds"] != _SEEDS.get(protocol, []):
         told.append(f"seeds={','.join(map(str, record['seeds']))}")
@@ -199,6 +200,8 @@ def _column(record: dict, newest: dict) -> str:
 def _cells(task: str, record: dict) -> dict[str, str]:
     """Column: text. A retrieval run has a column a direction and metric, others one a task."""
     caveats = [f"({c})" for c in results.caveats(record)]
+    if record.get("select", "oracle") != "oracle":  # that is a caveat already
+        caveats.insert(0, f"({record['select']})")
     if record["protocol"] != "retrieval":
         return {task: " ".join([results.percent(record), *caveats])}
     return {
@@ -225,6 +228,7 @@ def rows_published(path) -> list[Row]:
             for line in csv.DictReader(file):
                 float(line["score_percent"])  # a number, shown as it was printed
                 cell = line["score_percent"] + (f" ± {line['ci95']}" if line["ci95"] else "")
+                cell += f" ({line['caveat']})" if line.get("caveat") else ""
                 cells = grouped.setdefault((line["protocol"], line["model"]), {})
                 cells[line["task"]] = cell
     except (KeyError, ValueError) as error:
@@ -277,7 +281,7 @@ def markdown(rows: list[Row]) -> str:
         "macro mAP, others accuracy (scores.csv names it). A row's brackets name what differs "
         "from the published weights and the protocol's settings; digits in square brackets begin "
         "the hashes (weights, source, manifest) that scores.csv and the JSONs have in full. "
-        "Fine-tuning rows name how the epoch was selected; an oracle looked at the test set. Rows "
+        "Fine-tuned scores name how the epoch was selected; an oracle looked at the test set. Rows "
         "marked *published* are quoted from the M2D-CLAP paper (Interspeech 2024), Tables 3 to 5. "
         "Rebuild with `python leaderboard.py`.",
     ]

@@ -256,7 +256,22 @@ def test_an_oracle_is_called_one_wherever_its_score_appears(clips, command, tmp_
     assert ran.out.splitlines()[-1].endswith("[oracle]")
     board = (tmp_path / "results/leaderboard.md").read_text()
     assert "(oracle)" in board
+    ran = command("finetune", NET, clips.csv, "--select=oracle", "--epochs=1", "--seeds=44")
+    assert "oracle_test=" in ran.err
+    assert "valid=" not in ran.err
     assert "reduced set" not in board
+
+
+def test_what_a_setting_asks_of_the_model_is_no_deviation_of_its_own(clips, command, tmp_path):
+    tiny = ["--weights=random", "--width=24", "--depth=1", "--heads=2"]
+    options = ["--patchout=0.5", "--epochs=1", "--seeds=1", "--batch_size=12", "--quiet", *tiny]
+    ran = command("finetune", "m2d", clips.csv, *options)
+    assert ran.code == 0, ran.err
+    record = json.loads(next(tmp_path.glob("results/runs/*.json")).read_text())
+    assert record["model"]["options"]["flat"]
+    board = (tmp_path / "results/leaderboard.md").read_text()
+    assert "patchout=0.5" in board
+    assert "flat=" not in board
 
 
 def test_held_out_groups_are_not_trained_on(tune, clips):

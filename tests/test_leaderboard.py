@@ -87,6 +87,34 @@ def test_the_newest_run_of_a_cell_counts(ids, board):
 NINE = leaderboard.AVERAGED["linear"]
 
 
+def tuned(of, *, chosen="holdout", valid=0, **more):
+    settings = {"protocol": "finetune", "seeds": [43, 44, 45], "select": chosen}
+    clips = {"valid": valid} if valid else {}
+    return record("m2d", of, clips=clips, **settings, **more)
+
+
+def test_a_fine_tuned_model_is_one_row_and_each_score_says_how_its_epoch_was_selected(board):
+    """What a task's own settings ask of the model is no deviation, nor is its validation split."""
+    options = {"flat": True, "chunk_frames": 501}
+    of_task = {"model": {"options": options}, "config": {"options": options}}
+    (row,) = board(tuned("esc50", **of_task), tuned("spcv2", chosen="valid", valid=9))
+    assert row["model"] == "m2d"
+    assert (row["esc50"], row["spcv2"]) == ("50.0 ± 1.2 (holdout)", "50.0 ± 1.2 (valid)")
+
+
+@pytest.mark.parametrize(("chosen", "valid"), [("last", 0), ("last", 9), ("holdout", 9)])
+def test_another_selection_than_usual_is_another_row(chosen, valid, board):
+    rows = board(tuned("spcv2", chosen=chosen, valid=valid))
+    assert rows[0]["model"] == f"m2d (select={chosen})"
+    assert rows[0]["spcv2"].endswith(f"({chosen})")
+
+
+def test_published_figures_that_an_oracle_chose_say_so(board):
+    published = "protocol,model,task,score_percent,ci95,caveat\n"
+    (row,) = board(published=published + "finetune,M2D/0.7,esc50,96.0,0.2,oracle\n")
+    assert row["esc50"] == "96.0 ± 0.2 (oracle)"
+
+
 OTHER_DATA = [{"manifest": 64 * "e"}, {"task": {"version": "2"}, "manifest": 64 * "e"}]
 
 

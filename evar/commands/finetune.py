@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from fire.decorators import SetParseFns
@@ -151,9 +152,10 @@ def finetune(
     device = device_of(device)
     files.make_folder(results)
     known = models.option_names(models.config(model))
-    options = settings_.model_options(manifest.task.name, {**options, **given}, known) | options
-    adapter, config = models.load(model, weights=weights, **options)
-    identity = models.identity(adapter, config, options)
+    of_task = settings_.model_options(manifest.task.name, {**options, **given}, known)
+    adapter, config = models.load(model, weights=weights, **of_task | options)
+    identity = models.identity(adapter, config, of_task | options)
+    config = replace(config, options={**config.options, **of_task})  # usual for this task
     settings, overrides = settings_.resolve(manifest, adapter, given, select=select)
     with contextlib.ExitStack() as open_things:
         world, device = open_things.enter_context(parallel.joined_world(device))
@@ -206,11 +208,16 @@ def _bar(title: str, open_things: contextlib.ExitStack) -> Callable:
             "lr": f"{report.lr:.2g}",
         }
         if report.valid is not None:
-            shown["valid"] = f"{100 * report.valid:.1f}"
+            shown[_selected_by(report)] = f"{100 * report.valid:.1f}"
         bar.set_postfix(shown, refresh=report.valid is not None)
         bar.update((report.epoch - 1) * report.steps + report.step - bar.n)
 
     return watch
+
+
+def _selected_by(report) -> str:
+    """What the score of an epoch is called: an oracle's is one on the test set."""
+    return "oracle_test" if report.job.held_out == "test set" else "valid"
 
 
 def _tensorboard():
@@ -234,7 +241,7 @@ def _scalars(open_things: contextlib.ExitStack) -> Callable:
             writers[report.job] = open_things.enter_context(writer)
         writer = writers[report.job]
         if report.valid is not None:
-            writer.add_scalar("valid", report.valid, at)
+            writer.add_scalar(_selected_by(report), report.valid, at)
             return
         writer.add_scalar("loss", report.loss, at)
         writer.add_scalar("lr", report.lr, at)
