@@ -36,7 +36,7 @@ def load_checkpoint(path) -> dict:
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such weights file. Give its path with --weights=PATH.")
+        raise UserError(f"{path}: no such checkpoint file")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

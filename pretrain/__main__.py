@@ -84,8 +84,14 @@ def pretrain(
     if path is None:
         return
     print(f"checkpoint: {path}")
+    failed = []
     for task in tasks:
-        _evaluate(task, made.objective, str(path), device)
+        try:
+            _evaluate(task, made.objective, str(path), device)
+        except UserError as error:  # the other tasks can still be scored
+            failed.append(f"{task}: {error}")
+    if failed:
+        raise UserError("; ".join(failed))
 
 
 @contextlib.contextmanager
@@ -149,13 +155,13 @@ def _tensorboard(out: Path, step: int, stack):
 
 
 def _tasks(names: str | None) -> list[str]:
-    """The tasks of --evaluate; UserError before any training for one that does not exist."""
-    from evar import csvtask, task
+    """The tasks of --evaluate; UserError before any training for one that cannot be scored."""
+    from evar import clips
+    from evar.commands._options import data_folder, open_task
 
     found = [name.strip() for name in (names or "").split(",") if name.strip()]
     for name in found:
-        if not csvtask.is_csv(name):
-            task.get(name)
+        clips.require_usable(open_task(name, data_folder(None), None, quiet=True))
     return found
 
 

@@ -24,6 +24,7 @@ from .shards import ShardSet
 TEMPLATE = "The sound of {labels}"
 _BATCH = 64
 _YOUTUBE = re.compile(r"Y?([A-Za-z0-9_-]{11})(?:[_.]\d+(?:\.\d+)?)*")  # id, then perhaps seconds
+_CAPTION = re.compile(r"captions?(?:_?\d+)?")  # the names of columns that have one
 _FILE_COLUMNS = ("file", "file_name", "filename", "path")
 _ID_COLUMNS = ("youtube_id", "ytid", "video_id", "audio_id", "id")
 
@@ -93,9 +94,9 @@ def captions(
     --text_encoder=DIR  a sentence encoder, a folder or a name on the hub: thenlper/gte-base is
                    the paper's
     --captions=CSV captions; several files with "," between them. A column `file` (or file_name,
-                   path) or `youtube_id` (or ytid, video_id, audio_id, id) names the clip, every
-                   column that begins with "caption" has one. The layouts of AudioCaps, Auto-ACD
-                   and ACalt4 are read so. Default: SHARDS/captions.csv, where there is one
+                   path) or `youtube_id` (or ytid, video_id, audio_id, id) names the clip; `caption`
+                   (or caption_1, caption_2, ...) has one. The layouts of AudioCaps, Auto-ACD and
+                   ACalt4 are read so. Default: SHARDS/captions.csv, where there is one
     --labels=CSV   file,labels for clips without a caption; default: SHARDS/labels.csv
     --template="The sound of {labels}"  their caption
     --device=auto  cpu, cuda, cuda:1, ...
@@ -154,15 +155,15 @@ def _captions_of_clips(shards: ShardSet, paths: list[Path]) -> tuple[list[list[s
     find, unmatched = _finder(shards), 0
     for path in paths:
         for row, (column, name) in _named_rows(path):
-            texts = [v.strip() for k, v in row.items() if k.startswith("caption") and v]
+            texts = [v.strip() for k, v in row.items() if _CAPTION.fullmatch(k)]
             number = find(column, name)
             if number is None:
                 unmatched += 1
             else:
                 found[number] += [text for text in texts if text]
-        if not any(k.startswith("caption") for k in _head(path)):
-            raise UserError(f"{path}: no column begins with `caption`")
-    return found, unmatched
+        if not any(map(_CAPTION.fullmatch, _head(path))):
+            raise UserError(f"{path}: no column is called `caption` (or caption_1, caption_2, ...)")
+    return [list(dict.fromkeys(texts)) for texts in found], unmatched  # each once
 
 
 def _labels_of_clips(shards: ShardSet, paths: list[Path]) -> dict[int, str]:

@@ -25,11 +25,11 @@ _SUBTYPE = "PCM_16"
 
 @dataclass(frozen=True)
 class Plan:
-    """One shard to make: its file, and (number, file, size) of each clip that goes in."""
+    """One shard to make: its file, and of each clip that goes in number, file, size and time."""
 
     path: Path
     root: Path
-    clips: tuple[tuple[int, str, int], ...]
+    clips: tuple[tuple[int, str, int, int], ...]
     kind: str
     seconds: float
     sample_rate: int
@@ -95,7 +95,7 @@ def _write_all(out: Path, root: Path, clips: dict[str, dict], bar, how: tuple) -
     plans = []
     for first in range(0, len(names), per_shard):
         part = tuple(
-            (first + i, name, _size(root / name))
+            (first + i, name, *_stamp(root / name))
             for i, name in enumerate(names[first : first + per_shard])
         )
         path = out / f"shard-{len(plans):06d}.tar"
@@ -207,11 +207,13 @@ def _write_csv(path: Path, head: list[str], rows: list) -> None:
     files.write_atomic(path, text.getvalue())
 
 
-def _size(path: Path) -> int:
+def _stamp(path: Path) -> tuple[int, int]:
+    """Size and time of the last change: what tells whether a file is the one that was read."""
     try:
-        return path.stat().st_size
+        status = path.stat()
     except OSError:
-        return -1
+        return -1, -1
+    return status.st_size, status.st_mtime_ns
 
 
 def _made(plan: Plan) -> bool:
@@ -247,7 +249,7 @@ def make(plan: Plan) -> None:
     skipped: list[list[str]] = []
 
     def members():
-        for number, name, _ in plan.clips:
+        for number, name, *_ in plan.clips:
             try:
                 samples = _decoded(plan.root / name, plan)
             except BadAudio as error:

@@ -102,6 +102,11 @@ class Place:
         files.write_atomic(self.path / "done.json", json.dumps(record, indent=1) + "\n")
         (self.path / "state.pt").unlink(missing_ok=True)
 
+    def older_than(self, moment: float) -> bool:
+        """Whether all there is was left before then (seconds since 1970)."""
+        found = [self.path / name for name in ("done.json", "state.pt")]
+        return all(path.stat().st_mtime < moment for path in found if path.exists())
+
     @property
     def ended(self) -> bool:
         return (self.path / "done.json").exists()

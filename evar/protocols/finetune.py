@@ -89,9 +89,8 @@ def evaluate(
     else:
         about["classes"] = names
         header = {"evar": json.dumps(about)}
-        anew = set() if resume else set(jobs)
         found = {}
-        for job in _in_turn(jobs, anew, world):
+        for job in _in_turn(jobs, world, forget=None if resume else time.time()):
             if not world.agreed(job.place.ended):
                 loop.train(
                     job, adapter, waveforms, y, settings, about=header, on_step=on_step, **more
@@ -158,8 +157,11 @@ def _job(
     return Job(fold, train, valid, how, seed, stream, place)
 
 
-def _in_turn(jobs: list[Job], anew: set[Job], world: World) -> Iterator[Job]:
-    """All jobs, each held by this world alone meanwhile; those that others train come last."""
+def _in_turn(jobs: list[Job], world: World, forget: float | None) -> Iterator[Job]:
+    """All jobs, each held by this world alone meanwhile; those that others train come last.
+
+    What was left before the moment `forget` is cleared away, not what others have done since.
+    """
     waiting = list(jobs)
     while waiting:
         locks = ((job, job.place.lock()) for job in waiting)
@@ -172,7 +174,7 @@ def _in_turn(jobs: list[Job], anew: set[Job], world: World) -> Iterator[Job]:
         try:
             if world.first:
                 job.place.tidy()
-                if job in anew:
+                if forget is not None and job.place.older_than(forget):
                     job.place.clear()
             world.wait()
             yield job

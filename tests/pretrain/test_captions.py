@@ -86,6 +86,12 @@ def test_several_captions_and_several_files(texts, tmp_path, capsys):
     assert "1 caption rows belong to no clip here" in out
 
 
+def test_other_columns_are_no_captions_and_a_caption_counts_once(texts, tmp_path):
+    """Neither a count of captions nor one that was written twice is drawn more often."""
+    text = "file,caption_1,caption_2,captions_num,caption_id\nown sound.wav,one,one,2,77\n"
+    assert texts(write(tmp_path / "a.csv", text))["own sound.wav"] == ["one"]
+
+
 def test_labels_serve_where_no_caption_does(texts, tmp_path):
     labels = write(
         tmp_path / "l.csv",
@@ -136,7 +142,7 @@ def test_a_file_that_is_none_is_named(content, folder, tmp_path):
     ("text", "words"),
     [
         ("name,caption\na,b\n", "no column names the clips"),
-        ("file,text\na,b\n", "no column begins with `caption`"),
+        ("file,text\na,b\n", "no column is called `caption`"),
         ("file,caption\nother.wav,b\n", "belongs to any"),
     ],
 )

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import pretrain.prepare
@@ -60,6 +61,14 @@ def test_texts_of_an_earlier_run_are_gone(tones, tmp_path):
     assert {p.name for p in (tmp_path / "out").glob("*s.csv")} == {"captions.csv", "labels.csv"}
     made(tones, tmp_path / "out")
     assert not list((tmp_path / "out").glob("*s.csv"))
+
+
+def test_other_sounds_of_the_same_names_and_sizes_are_not_taken_for_these(tones, tmp_path, sound):
+    before = made(tones, tmp_path / "out").read(0)
+    for i in range(6):
+        sound(tmp_path / f"other/{i}.wav", hertz=900 + i, rate=8000 + 8000 * (i % 2))
+        assert (tmp_path / f"other/{i}.wav").stat().st_size == (tones / f"{i}.wav").stat().st_size
+    assert not np.array_equal(made(tmp_path / "other", tmp_path / "out").read(0), before)
 
 
 def test_a_task_brings_its_training_side_and_labels(tmp_path):

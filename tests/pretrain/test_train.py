@@ -358,5 +358,8 @@ def test_a_dry_run_trains_nothing(sounds, tmp_path, capsys):
     assert "extrapolated from 8 clips" in capsys.readouterr().out
     with pytest.raises(UserError, match="unknown task 'demoo'"):
         pretrain(config=str(config), evaluate="demoo", **where)
+    with pytest.raises(UserError, match="esc50 is not prepared"):
+        pretrain(config=str(config), evaluate="demo,esc50", **where)
+    assert not (tmp_path / "out").exists()
     with pytest.raises(UserError, match="m2d reads no captions"):
         pretrain(config=str(config), objective="m2d", **where)
