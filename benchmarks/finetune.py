@@ -42,7 +42,11 @@ def measure(
     settings = settings_.Settings(select="last", **values)
     first = torch.Generator().manual_seed(0)
     adapter.to(device)
-    network = model_.Classifier(adapter, 50, settings, generator=first).to(device).train()
+    network = (
+        model_.Classifier(adapter, 50, settings, seconds=seconds, generator=first)
+        .to(device)
+        .train()
+    )
     groups = optim.parameter_groups(
         network.layers, network.head.parameters(), lr=1e-4, weight_decay=0.0
     )

@@ -119,17 +119,17 @@ class Adapter(nn.Module):
         """The encoder's blocks, from input to output; None: its longest list of modules."""
         return None
 
-    def layer_parameters(self) -> list[list[nn.Parameter]]:
+    def layer_parameters(self, seconds: float = 1.0) -> list[list[nn.Parameter]]:
         """What fine-tuning trains, from input to output: the stem, each block, what follows.
 
-        The parameters that the clip embedding depends on, without those that pre-training held
-        fixed; each stands in one layer, and no layer is empty. No layers: nothing can be trained.
-        Set `augment` and `keep` afterwards.
+        The parameters that the embedding of a clip of so many seconds depends on, without those
+        that pre-training held fixed; each stands in one layer, and no layer is empty. No layers:
+        nothing can be trained. Set `augment` and `keep` afterwards.
         """
-        used, calls = _used(self)
+        used, calls = _used(self, seconds)
         known = set(used)
         blocks, taken, begin = [], set(), len(calls)
-        for block in self.encoder_blocks() or _longest(self, known):
+        for block in self.encoder_blocks() or longest_list(self, known):
             blocks.append([p for p in block.parameters() if p in known and p not in taken])
             taken.update(blocks[-1])
             begin = min([begin, *(calls[m] for m in block.modules() if m in calls)])
@@ -145,8 +145,8 @@ def has_both_towers(cls: type[Adapter]) -> bool:
     return own and cls.embed_joint is not Adapter.embed_joint
 
 
-def _used(adapter: Adapter) -> tuple[dict[nn.Parameter, int], dict[nn.Module, int]]:
-    """The parameters that the embedding of a second of noise has a gradient for, and all calls.
+def _used(adapter: Adapter, seconds: float) -> tuple[dict[nn.Parameter, int], dict[nn.Module, int]]:
+    """The parameters that the embedding of a clip of noise has a gradient for, and all calls.
 
     The number of a module is that of its first call, a parameter's is its module's. Parameters
     come in that order; before them, at -1, those whose modules are never called (tokens and
@@ -159,7 +159,8 @@ def _used(adapter: Adapter) -> tuple[dict[nn.Parameter, int], dict[nn.Module, in
     generator = torch.Generator().manual_seed(0)
     try:
         with _differentiable(adapter) as calls:
-            noise = 0.1 * torch.randn(1, adapter.sample_rate, generator=generator)
+            samples = int(seconds * adapter.sample_rate)
+            noise = 0.1 * torch.randn(1, samples, generator=generator)
             out = adapter.embed(noise.to(parameters[0].device))
             if not out.requires_grad:
                 return {}, {}
@@ -201,7 +202,7 @@ def _differentiable(adapter: Adapter) -> Iterator[dict[nn.Module, int]]:
             module.training = mode
 
 
-def _longest(adapter: Adapter, used: set[nn.Parameter]) -> list[nn.Module]:
+def longest_list(adapter: Adapter, used: set[nn.Parameter]) -> list[nn.Module]:
     """The children with parameters in `used` of the list of modules that has the most of them."""
     lists = [m for m in adapter.modules() if isinstance(m, (nn.ModuleList, nn.Sequential))]
     children = [[c for c in m if not used.isdisjoint(c.parameters())] for m in lists]

@@ -66,9 +66,9 @@ class Whisper(Adapter):
             floor = logmel.amax(dim=(1, 2), keepdim=True) - 8
             return _filled((logmel.maximum(floor) + 4) / 4, frames)
 
-    def layer_parameters(self):
+    def layer_parameters(self, seconds=1.0):
         fixed = self.net.embed_positions.weight  # sines
-        return [[p for p in layer if p is not fixed] for layer in super().layer_parameters()]
+        return [[p for p in layer if p is not fixed] for layer in super().layer_parameters(seconds)]
 
     def encode(self, features):
         windows = []

@@ -51,9 +51,9 @@ def audio(seed=0):
     return torch.randn(2, 1600, generator=torch.Generator().manual_seed(seed))
 
 
-def names(adapter):
+def names(adapter, seconds=1):
     known = {p: name for name, p in adapter.named_parameters()}
-    return [[known[p] for p in layer] for layer in adapter.layer_parameters()]
+    return [[known[p] for p in layer] for layer in adapter.layer_parameters(seconds)]
 
 
 def test_layers_follow_the_audio_not_the_order_of_registration():
@@ -197,3 +197,19 @@ def test_patches_are_left_out_by_adapters_that_say_so_only():
     adapter = Bands()
     assert adapter.keep is None
     assert adapter.patch_grid(adapter.features(audio())) is None
+
+
+def test_layers_are_those_that_clips_of_the_given_length_need():
+    class Chunked(Bands):
+        """A clip's second second goes through a layer of its own."""
+
+        def __init__(self):
+            super().__init__()
+            self.later = nn.Linear(4, 4)
+
+        def embed(self, audio):
+            first, later = super().embed(audio[:, :1600]), audio[:, 1600:]
+            return first + self.later(super().embed(later)) if later.shape[1] else first
+
+    short, long = ({n for layer in names(Chunked(), s) for n in layer} for s in (1, 2))
+    assert long - short == {"later.weight", "later.bias"}

@@ -1,6 +1,7 @@
 """The network that is fine-tuned: head, losses, frozen layers, augmentation, exported weights."""
 
 import math
+import shutil
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def classifier(encoder=None, **more):
     encoder = encoder or Net()
     encoder.requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
-    return Classifier(encoder, 3, settings(**more), generator=generator)
+    return Classifier(encoder, 3, settings(**more), seconds=0.2, generator=generator)
 
 
 def audio(rows=4, seconds=0.2):
@@ -246,3 +247,24 @@ def test_what_goes_wrong_in_an_encoder_is_one_line_that_names_the_place(from_cal
 
     with pytest.raises(UserError, match=rf"{what}: ValueError: made .*only \(.*_model.py:\d+\)"):
         classifier(Untrainable()).train()(audio())
+
+
+@pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_blocks_compute_the_same():
+    """Clips of several chunks, with another number of patches in each step."""
+    from evar.model_adapters.m2d import M2D
+
+    def trained(**more):
+        sizes = {"width": 16, "depth": 1, "heads": 2, "flat": True}
+        torch.manual_seed(0)
+        made = classifier(M2D(name="m2d_vit_base-80x32p16x16", **sizes), patchout=0.5, **more)
+        made.train()
+        found = []
+        for step in range(2):
+            made.augment.key, made.augment.places = (0, 0, 0, step), [0, 1, 2, 3]
+            found.append(made.embed(audio(seconds=0.5)))
+            (found[-1] * torch.linspace(-1, 1, 16)).sum().backward()
+        return [*found, made.layers[0][0].grad]
+
+    for compiled, expected in zip(trained(compile=True), trained(), strict=True):
+        assert (compiled - expected).norm() < 1e-5 * expected.norm()

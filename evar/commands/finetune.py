@@ -94,7 +94,7 @@ def finetune(
     --clip_grad=L       longest gradient
     --ema=DECAY         score a moving average of the weights
     --early_stop=N      stop N epochs after the best one
-    --compile           compile the encoder (torch.compile)
+    --compile           compile the encoder's blocks (torch.compile)
                    What is left out of these is the task's in evar/finetuning/settings.yaml
     --no_resume    start anew, although the same run was interrupted, or has ended
     --eval_only    score the weights that an earlier run left, without training

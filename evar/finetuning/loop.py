@@ -141,6 +141,7 @@ class _Run:
             encoder,
             batches.classes,
             self.settings,
+            seconds=self.task.seconds,
             generator=chance.generator(For.HEAD, *self.key),
         ).to(device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]

@@ -8,7 +8,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from evar import augment
-from evar.adapter import Adapter
+from evar.adapter import Adapter, longest_list
 from evar.errors import UserError, blaming
 from evar.finetuning.chance import For, generator
 from evar.finetuning.settings import Settings
@@ -106,17 +106,23 @@ class Augment:
 
 
 class Classifier(nn.Module):
-    """An encoder and a head: (B, S) waveforms -> (B, C) logits.
+    """An encoder and a head: (B, S) waveforms of so many seconds -> (B, C) logits.
 
     `layers` are the encoder's (`Adapter.layer_parameters`), those that `freeze` names left fixed.
     """
 
     def __init__(
-        self, encoder: Adapter, classes: int, settings: Settings, *, generator: torch.Generator
+        self,
+        encoder: Adapter,
+        classes: int,
+        settings: Settings,
+        *,
+        seconds: float,
+        generator: torch.Generator,
     ):
         super().__init__()
         with blaming(f"{type(encoder).__name__} cannot be trained"):
-            self.layers = encoder.layer_parameters()
+            self.layers = encoder.layer_parameters(seconds)
         self.encoder = encoder
         self.head = Head(encoder.embed_dim, classes, generator=generator)
         self.augment = Augment(encoder, settings)
@@ -124,12 +130,10 @@ class Classifier(nn.Module):
         for parameter in frozen_apart(self.layers, settings.freeze, encoder):
             parameter.requires_grad_(True)
         self.trains_encoder = any(p.requires_grad for p in encoder.parameters())
-        self._embed, self._hook = encoder.embed, self.augment
-        if settings.compile:  # but for the draws of augmentation
-            self._embed, self._hook = (
-                torch.compile(encoder.embed),
-                torch.compiler.disable(self._hook),
-            )
+        if settings.compile:  # each by itself: between them, patches and chunks come and go
+            trained = {p for layer in self.layers for p in layer}
+            for block in encoder.encoder_blocks() or longest_list(encoder, trained):
+                block.compile()
 
     def train(self, mode: bool = True):
         """As everywhere, but batch normalisation inside the encoder keeps its statistics."""
@@ -138,7 +142,7 @@ class Classifier(nn.Module):
         for module in self.encoder.modules():
             if isinstance(module, _BatchNorm):
                 module.eval()
-        self.encoder.augment = self._hook if mode and self.encoder.has_features else None
+        self.encoder.augment = self.augment if mode and self.encoder.has_features else None
         self.encoder.keep = None
         return self
 
@@ -154,7 +158,7 @@ class Classifier(nn.Module):
         mixed = torch.autocast(audio.device.type, torch.bfloat16, enabled=self.mixed)
         name = type(self.encoder).__name__
         with torch.set_grad_enabled(learning), mixed, blaming(f"{name}.embed()"):
-            out = self._embed(audio).float()
+            out = self.encoder.embed(audio).float()
         if tuple(out.shape) != (len(audio), dim):
             raise UserError(
                 f"{name}.embed gave shape {tuple(out.shape)}, not {(len(audio), dim)}; `python -m "
