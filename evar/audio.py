@@ -6,6 +6,8 @@ default is). See docs/protocols.md, "Audio".
 
 import hashlib
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +15,10 @@ import numpy as np
 import soundfile
 import soxr
 
-from evar.errors import BadAudio
+from evar.errors import BadAudio, UserError
 
+_SF_ERR_SYSTEM = 2  # of libsndfile: the operating system refused
+_SLACK = 64  # bytes: some writers count the header among the samples
 MIN_SAMPLES = 2  # one sample is a number, not a sound
 _OGG_PAGE = 27 + 255 + 255 * 255  # bytes: the longest page there can be
 
@@ -30,14 +34,12 @@ class Header:
 def read_header(path) -> Header:
     """The sample rate and length of a sound file, without decoding it.
 
-    Raises BadAudio where libsndfile cannot read it, where it is empty, and where a WAV or Ogg file
-    ends before its own headers say (libsndfile would shorten it in silence).
+    Raises BadAudio where libsndfile cannot read it, where it is empty, and where a WAV, AIFF, AU
+    or Ogg file ends before its own headers say (libsndfile would shorten it in silence).
     """
     path = Path(path)
-    try:
+    with _decoding(path):
         info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: headerless
-        raise BadAudio(path, _reason(path, error)) from error
     missing = _missing_bytes(path)
     if missing:
         raise BadAudio(path, f"truncated: {missing:,} bytes of its samples are missing")
@@ -48,9 +50,29 @@ def read_header(path) -> Header:
     return Header(info.samplerate, info.frames)
 
 
+@contextmanager
+def _decoding(path: Path) -> Iterator[None]:
+    """Turn what libsndfile raises into BadAudio; into UserError where the system is to blame.
+
+    A disk that fails for a moment must not make a clip a bad one for good.
+    """
+    try:
+        yield
+    except (soundfile.SoundFileError, OSError, TypeError) as error:  # TypeError: headerless
+        if not path.exists():
+            raise BadAudio(path, "no such file") from error
+        if isinstance(error, OSError) or getattr(error, "code", None) == _SF_ERR_SYSTEM:
+            raise unreadable(path, error) from error
+        raise BadAudio(path, _reason(path, error)) from error
+
+
+def unreadable(path, error: Exception) -> UserError:
+    """A file that the system does not let us read, whatever it holds."""
+    reason = getattr(error, "strerror", None) or str(error).rpartition(": ")[2]
+    return UserError(f"{path}: cannot be read ({reason}). Mend that, then run the command again.")
+
+
 def _reason(path: Path, error: Exception) -> str:
-    if not path.exists():
-        return "no such file"
     if path.stat().st_size == 0:
         return "an empty file (0 bytes)"
     detail = str(error).rpartition(": ")[2].strip().rstrip(".")
@@ -58,14 +80,24 @@ def _reason(path: Path, error: Exception) -> str:
 
 
 def _missing_bytes(path: Path) -> int:
-    """How many bytes of samples lie beyond the end of a WAV or Ogg file; 0 for other formats."""
+    """How many bytes of samples lie beyond the end of a file; 0 for formats that need no look."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        match file.read(4):
+        head = file.read(28)
+        match head[:4]:
             case b"RIFF":
                 end = _riff_end(file, size)
             case b"OggS":
                 end = _ogg_end(file, size)
+            case b".snd":  # AU: where the samples begin, how many bytes; all ones: until the end
+                begin, length = struct.unpack_from(">II", head, 4)
+                end = size if length == 0xFFFFFFFF else begin + length - _SLACK
+            case b"FORM":  # AIFF
+                end = 8 + struct.unpack_from(">I", head, 4)[0] - _SLACK
+            case b"RF64":
+                end = 8 + struct.unpack_from("<Q", head, 20)[0] - _SLACK
+            case b"riff":  # Wave64
+                end = struct.unpack_from("<Q", head, 16)[0] - _SLACK
             case _:
                 return 0
     return max(0, end - size)
@@ -102,8 +134,11 @@ def _ogg_end(file, size: int) -> int:
 
 def fingerprint(path) -> str:
     """The first 16 digits of a file's SHA-256: what tells it from every edit of it."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    try:
+        with Path(path).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def decode(path) -> tuple[np.ndarray, int]:
@@ -112,12 +147,9 @@ def decode(path) -> tuple[np.ndarray, int]:
     Raises BadAudio for what cannot be decoded to the end and for samples that are not numbers.
     """
     path = Path(path)
-    try:
-        with soundfile.SoundFile(path) as file:
-            expected, rate = file.frames, file.samplerate
-            samples = file.read(dtype="float32", always_2d=True)  # (S, channels)
-    except (soundfile.SoundFileError, OSError, TypeError) as error:
-        raise BadAudio(path, _reason(path, error)) from error
+    with _decoding(path), soundfile.SoundFile(path) as file:
+        expected, rate = file.frames, file.samplerate
+        samples = file.read(dtype="float32", always_2d=True)  # (S, channels)
     if len(samples) < expected:
         raise BadAudio(path, f"damaged: only {len(samples):,} of {expected:,} frames decode")
     if len(samples) < MIN_SAMPLES:

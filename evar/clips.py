@@ -126,7 +126,7 @@ def build(task: Task, root, *, previous: "Manifest | None" = None, progress=None
         first = manifest.bad.iloc[0]
         raise BadAudio(root / first.file, first.problem)
     check_usable(task, manifest.good)
-    check_copies(task, root, manifest.good)
+    check_copies(task, manifest.good)
     found = len(label_set(table.label))
     if task.classes and not manifest.partial and found != task.classes:
         raise UserError(f"{task.name}: {found} classes in {root}, expected {task.classes}")

@@ -6,6 +6,8 @@ y: (N,) classes or (N, C) of 0 and 1. All return (kept, held out, how), position
 import numpy as np
 from numpy.typing import NDArray
 
+from evar.errors import UserError
+
 SHARE = 0.1
 REDRAWS = 100  # of a random tenth, until every class is in it
 _DRAWS = 100  # of groups, of which the best is taken
@@ -14,7 +16,7 @@ Sides = tuple[NDArray, NDArray, str]
 
 
 def random_tenth(y: NDArray, rng: np.random.Generator) -> Sides:
-    """The linear probe's: a random tenth, redrawn until every class is in it.
+    """The linear probe's: a random tenth, redrawn until every class is in it, and in the rest.
 
     Small sets on which that never happens get a stratified tenth.
     """
@@ -22,7 +24,7 @@ def random_tenth(y: NDArray, rng: np.random.Generator) -> Sides:
     present = _classes(y)
     for _ in range(REDRAWS):
         order = rng.permutation(len(y))
-        if _classes(y[order[:size]]) == present:
+        if _classes(y[order[:size]]) == present == _classes(y[order[size:]]):
             return order[size:], order[:size], "random tenth"
     return _stratified_tenth(y, rng)
 
@@ -41,16 +43,29 @@ def tenth(y: NDArray, groups: NDArray, rng: np.random.Generator) -> Sides:
 
 
 def _stratified_tenth(y: NDArray, rng: np.random.Generator) -> Sides:
-    """At least one row of every class that can spare one; of several labels, the first counts."""
+    """A tenth of every class, of several labels the first, but never the last row of a class.
+
+    Raises UserError where no class can spare a row.
+    """
     order = rng.permutation(len(y))
     first = y if y.ndim == 1 else y.argmax(axis=1)
+    left = np.bincount(y) if y.ndim == 1 else y.sum(axis=0, dtype=np.int64)
     held = []
     for c in np.unique(first):
         rows = order[first[order] == c]
-        take = max(1, round(SHARE * len(rows))) if len(rows) > 1 else 0
-        held.extend(rows[:take])
-    held = np.array(held if held else order[:1])
-    return np.setdiff1d(order, held), held, "stratified tenth"
+        spare = max(1, round(SHARE * len(rows)))
+        for row in rows:
+            classes = y[row] if y.ndim == 1 else np.flatnonzero(y[row])
+            if spare and np.all(left[classes] > 1):
+                held.append(row)
+                left[classes] -= 1
+                spare -= 1
+    if not held:
+        raise UserError(
+            "no class has a training clip to spare, so that none can be held out to choose an "
+            "epoch by: add training clips or a validation split (fine-tuning: --select=last)"
+        )
+    return np.setdiff1d(order, held), np.array(held), "stratified tenth"
 
 
 def _whole_groups(y: NDArray, groups: NDArray, rng: np.random.Generator) -> tuple[NDArray, NDArray]:

@@ -1,5 +1,7 @@
 """From files of every kind to the samples an encoder gets."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -7,7 +9,7 @@ import soxr
 
 from evar import audio
 from evar.audio import load_clip
-from evar.errors import BadAudio
+from evar.errors import BadAudio, UserError
 from evar.task import Task
 
 
@@ -213,6 +215,41 @@ def test_every_unreadable_file_is_named(name, read, tmp_path):
     (tmp_path / "empty.wav").write_bytes(b"")
     with pytest.raises(BadAudio, match=name):
         read(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["AU", "AIFF", "RF64", "W64"])
+def test_other_formats_that_end_early_are_truncated(kind, sound, tmp_path):
+    path = sound(tmp_path / "a.snd", seconds=2, rate=22050, format=kind, subtype="PCM_16")
+    assert audio.read_header(path).frames == 44100
+    whole = path.read_bytes()
+    for share in (0.1, 0.5, 0.99):
+        path.write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(BadAudio, match=r"truncated: [\d,]+ bytes"):
+            audio.read_header(path)
+
+
+def test_an_au_file_of_unknown_length_is_whole(sound, tmp_path):
+    path = sound(tmp_path / "a.au", format="AU", subtype="PCM_16")
+    content = bytearray(path.read_bytes())
+    content[8:12] = b"\xff" * 4
+    path.write_bytes(content)
+    assert audio.read_header(path).frames == 3200
+
+
+def test_what_the_system_refuses_is_no_bad_clip(sound, tmp_path, monkeypatch):
+    """Else a disk that fails for a moment would leave the clip out for good."""
+    path = sound(tmp_path / "a.wav")
+
+    def fails(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(audio.soundfile, "SoundFile", fails)
+    with pytest.raises(UserError, match=r"a.wav: cannot be read \(Input/output error\)") as raised:
+        audio.decode(path)
+    assert not isinstance(raised.value, BadAudio)
+    monkeypatch.setattr(Path, "open", fails)
+    with pytest.raises(UserError, match="cannot be read"):
+        audio.fingerprint(path)
 
 
 # --- fingerprints

@@ -1,8 +1,10 @@
 """Held-out clips: every class among them, and no group on both sides."""
 
 import numpy as np
+import pytest
 
 from evar import holdout
+from evar.errors import UserError
 
 
 def rng(seed=0):
@@ -24,6 +26,30 @@ def test_small_sets_fall_back_to_a_stratified_tenth():
     assert how == "stratified tenth"
     assert set(y[held]) == set(y[kept]) == set(range(30))
     assert sorted([*kept, *held]) == list(range(90))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_only_clip_of_a_class_is_trained_on(seed):
+    y = np.repeat([0, 1, 2], [40, 40, 1])
+    kept, held, how = holdout.random_tenth(y, rng(seed))
+    assert how == "stratified tenth"
+    assert set(y[kept]) == {0, 1, 2}
+    assert np.bincount(y[held]).tolist() == [4, 4]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_only_clip_of_a_second_label_is_trained_on(seed):
+    y = np.zeros((60, 4), np.int8)
+    y[np.arange(60), np.arange(60) % 3] = 1
+    y[7, 3] = 1
+    kept, held, _ = holdout.random_tenth(y, rng(seed))
+    assert y[kept].any(axis=0).all()
+    assert y[held].sum(axis=0).tolist() == [2, 2, 2, 0]
+
+
+def test_where_no_class_can_spare_a_clip_none_is_held_out():
+    with pytest.raises(UserError, match="no class has a training clip to spare"):
+        holdout.random_tenth(np.arange(2), rng())
 
 
 def test_a_tenth_of_each_class_is_held_out():
