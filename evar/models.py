@@ -10,13 +10,11 @@ import contextlib
 import hashlib
 import importlib.util
 import inspect
-import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from types import ModuleType
 
 import evar.registry as registry
 from evar.errors import UserError, blaming, unknown
@@ -257,90 +255,134 @@ def identity(adapter, spec: ModelConfig, overrides: Mapping | None = None) -> di
     from evar.weights import state_hash
 
     options = {**spec.options, **{k: v for k, v in (overrides or {}).items() if v is not None}}
+    sources = _sources(type(adapter))
     return {
         "adapter": type(adapter).__name__,
-        "source": source_hash(type(adapter)),
+        "source": _hash_of(sources),
         "options": options,
+        "files": _file_options(options, adapter.text_options),
         "weights": state_hash(adapter),
         "file": file_hash(getattr(adapter, "weights", None)),
-        "libraries": _library_versions(type(adapter)),
+        "libraries": library_versions(sources),
     }
+
+
+def _file_options(options: Mapping, known: Iterable[str]) -> dict[str, str]:
+    """Hashes of the files that options name, but of those whose content is `known` elsewhere."""
+    found = {}
+    for name, value in options.items():
+        with contextlib.suppress(OSError, ValueError):  # no path at all
+            if isinstance(value, str) and name not in known and Path(value).is_file():
+                found[name] = file_hash(value)
+    return found
 
 
 def source_hash(cls: type) -> str:
     """SHA-256 of the source of a class, of its bases and of the adapter modules they import."""
+    return _hash_of(_sources(cls))
+
+
+def _hash_of(sources: Iterable["Source"]) -> str:
     # Sorted by content: the names of users' modules hold their folder, and another folder is not
     # another model.
-    return hashlib.sha256(b"\0".join(sorted(_sources(cls)))).hexdigest()[:16]
+    return hashlib.sha256(b"\0".join(sorted(s.content for s in sources))).hexdigest()[:16]
 
 
-def _sources(cls: type) -> list[bytes]:
-    """The sources of a class's module and of the code of its own that it imports."""
-    return module_sources([sys.modules[c.__module__] for c in cls.__mro__])
+@dataclass(frozen=True)
+class Source:
+    """A module's file and the names of all modules that its import statements name."""
+
+    name: str
+    content: bytes
+    imports: frozenset[str]
 
 
-def module_sources(modules: Iterable[ModuleType], package: str = "") -> list[bytes]:
-    """The sources of modules and of what they import: adapters, a user's own files, `package`.
+def _sources(cls: type) -> list[Source]:
+    return module_sources(c.__module__ for c in cls.__mro__)
 
-    Installed libraries are known by their versions instead.
+
+def module_sources(names: Iterable[str], package: str = "") -> list[Source]:
+    """Modules, and what they import, of adapters, of a user's own files, and of `package`.
+
+    Those that are imported inside functions only are found as well, whether or not that has
+    happened yet. Installed libraries are left out (`library_versions`).
     """
-    found, todo = {}, list(modules)
+    found: dict[str, Source] = {}
+    todo = list(names)
     while todo:
-        module = todo.pop()
-        name, file = module.__name__, getattr(module, "__file__", None)
-        own = _is_own_code(module) or name.partition(".")[0] == package
-        if name in found or not own or not file:
+        name = todo.pop()
+        file = _file_of(name)
+        own = file and (_is_own_code(name, file) or name.partition(".")[0] == package)
+        if name in found or not own:
             continue
-        ran = getattr(module, "EVAR_SOURCE", None)
-        found[name] = ran or Path(file).read_bytes()
-        if file.endswith(".py"):
-            todo += _imported(found[name], module.__package__)
+        ran = getattr(sys.modules.get(name), "EVAR_SOURCE", None)
+        content = ran or file.read_bytes()
+        is_package = file.name == "__init__.py"
+        within = name if is_package else name.rpartition(".")[0]
+        imports = _imported(content, within) if file.suffix == ".py" else ()
+        found[name] = Source(name, content, frozenset(imports))
+        todo += found[name].imports
     return list(found.values())
 
 
-def _imported(source: bytes, package: str | None) -> Iterator[ModuleType]:
-    """The modules that the import statements of a source have imported."""
+def _imported(source: bytes, package: str) -> Iterator[str]:
+    """The modules that import statements name, and what may be modules in them."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        elif isinstance(node, ast.ImportFrom) and (package or not node.level):
             base = "." * node.level + (node.module or "")
             base = importlib.util.resolve_name(base, package) if node.level else base
             names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
         else:
             continue
         for parts in (name.split(".") for name in names):
-            parents = (".".join(parts[:count]) for count in range(1, len(parts) + 1))
-            yield from (sys.modules[name] for name in parents if name in sys.modules)
+            yield from (".".join(parts[:count]) for count in range(1, len(parts) + 1))
 
 
-def _is_own_code(module) -> bool:
+def _file_of(name: str) -> Path | None:
+    """Where a module's code lies, without importing it; None where it has none, or is none."""
+    if name in sys.modules:
+        file = getattr(sys.modules[name], "__file__", None)
+        return Path(file) if file else None
+    parent, _, last = name.rpartition(".")
+    if not parent:
+        with contextlib.suppress(ImportError, ValueError):
+            spec = importlib.util.find_spec(name)
+            return Path(spec.origin) if spec and spec.has_location else None
+        return None
+    inside = _file_of(parent)
+    if inside is None or inside.name != "__init__.py":
+        return None
+    places = (inside.parent / f"{last}.py", inside.parent / last / "__init__.py")
+    return next((place for place in places if place.is_file()), None)
+
+
+def _is_own_code(name: str, file: Path) -> bool:
     """Whether a module is an adapter's: one of the registry, or a user's file."""
-    name, file = module.__name__, getattr(module, "__file__", None) or ""
     if name.partition(".")[0] == "evar":
         return name.startswith(f"evar.{KIND}.")
-    path = Path(file)
-    installed = {"site-packages", "dist-packages"} & set(path.parts)
-    return path.suffix == ".py" and not installed and not path.is_relative_to(_STDLIB)
+    installed = {"site-packages", "dist-packages"} & set(file.parts)
+    return file.suffix == ".py" and not installed and not file.is_relative_to(_STDLIB)
 
 
 _STDLIB = sysconfig.get_path("stdlib")
-_LIBRARIES = (
-    *("torchaudio", "transformers", "timm", "openbeats", "dasheng", "opensmile"),
-    *("torchopenl3", "librosa", "nnAudio", "torchlibrosa"),
-)
 
 
-def _library_versions(cls: type) -> dict[str, str]:
-    """Versions of torch and of the libraries that the adapter's source imports."""
-    from importlib.metadata import PackageNotFoundError, version
+def library_versions(sources: Iterable[Source]) -> dict[str, str]:
+    """Versions of torch and of the installed libraries that sources import."""
+    from importlib.metadata import PackageNotFoundError, packages_distributions, version
 
-    text = b"\n".join(_sources(cls)).decode("utf-8", errors="replace")
-    used = [n for n in _LIBRARIES if re.search(rf"^\s*(?:import|from)\s+{n}\b", text, re.MULTILINE)]
-    versions = {"torch": version("torch")}
-    for name in used:
-        with contextlib.suppress(PackageNotFoundError):  # a user's file of that name
+    sources = list(sources)
+    own = {source.name.partition(".")[0] for source in sources} | {"evar"}
+    named = {name.partition(".")[0] for source in sources for name in source.imports}
+    versions = {}
+    for name in sorted({"torch", *named} - own - sys.stdlib_module_names):
+        try:
             versions[name] = version(name)
+        except PackageNotFoundError:
+            for distribution in packages_distributions().get(name, ()):
+                versions[distribution] = version(distribution)
     return versions
 
 

@@ -79,11 +79,12 @@ def _import(name: str):
 
 
 def _digest(module, weights: str) -> Tensor:
-    """(32,) bytes: SHA-256 of the sources of the module's package and of the weights."""
-    digest = hashlib.sha256()
+    """(32,) bytes: SHA-256 of the module's package, of what it imports, and of the weights."""
     package = module.__name__.partition(".")[0]
-    for source in sorted(models.module_sources([module], package)):
-        digest.update(hashlib.sha256(source).digest())
+    sources = models.module_sources([module.__name__], package)
+    digest = hashlib.sha256(repr(models.library_versions(sources)).encode())
+    for content in sorted(source.content for source in sources):
+        digest.update(hashlib.sha256(content).digest())
     if Path(weights).is_file():
         with open(weights, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -170,7 +171,12 @@ def with_helper(new_adapter, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "statement", ["from evar_test_helper import SIZE", "import evar_test_helper as helper"]
+    "statement",
+    [
+        "from evar_test_helper import SIZE",
+        "import evar_test_helper as helper",
+        "def later():\n    from evar_test_helper import SIZE\n",  # not imported before embed()
+    ],
 )
 def test_a_file_beside_the_users_file_is_part_of_the_model(statement, with_helper):
     def source(helper):
@@ -184,6 +190,25 @@ def test_what_a_file_beside_the_users_file_imports_is_not_all_source(with_helper
     adapter, config = models.load(model)
     assert len(models._sources(type(adapter))) == 2
     assert set(models.identity(adapter, config)["libraries"]) == {"torch"}
+
+
+def test_every_library_that_is_imported_is_known_by_its_version(new_adapter):
+    statements = "import numpy as np\ndef later():\n    import sklearn.svm, nowhere_to_be_found\n"
+    loaded = models.load(new_adapter(f"{statements}\n{RANDOM}", "Random"))
+    versions = models.identity(*loaded)["libraries"]
+    assert versions == {n: version(n) for n in ("numpy", "scikit-learn", "torch")}
+
+
+def test_a_file_that_an_option_names_is_part_of_the_model(new_adapter, tmp_path):
+    text = RANDOM.replace("width: int = 3", "width: int = 3, stats: str = 'none'")
+    model, stats = new_adapter(text, "Random"), tmp_path / "stats.txt"
+    found = []
+    for content in ("1.0", "1.0", "2.0"):
+        stats.write_text(content)
+        loaded = models.load(model, stats=str(stats))
+        found.append(models.identity(*loaded, {"stats": str(stats)}))
+    assert found[0] == found[1] != found[2]
+    assert models.identity(*models.load(model))["files"] == {}
 
 
 def test_an_adapter_that_reads_no_weights_refuses_them(tmp_path):
