@@ -149,7 +149,7 @@ def _rows(path: Path, aside: tuple[str, ...]) -> pd.DataFrame:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             lines = [[cell.strip() for cell in row] for row in csv.reader(file, strict=True)]
-    except (ValueError, csv.Error) as error:
+    except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV in UTF-8 ({error})") from error
     head, *rows = lines or [[]]
     if not head:

@@ -86,6 +86,8 @@ def scores_table(runs: Iterable[dict]) -> list[dict]:
             "source": r["model"]["source"],
             "task": r["task"]["name"],
             "task_version": r["task"]["version"],
+            "seconds": r["task"]["seconds"],
+            "protocol_version": r["protocol_version"],
             "metric": r["score"]["metric"],
             "score_percent": round(100 * r["score"]["mean"], 4),
             "ci95": "" if r["score"]["ci95"] is None else round(100 * r["score"]["ci95"], 4),
@@ -130,17 +132,21 @@ def rows_of_runs(runs: Iterable[dict]) -> list[Row]:
     """One row a protocol, model, weights and variant; the newest run of a cell counts.
 
     A column holds scores on the same clips: where a data set has changed between runs, or two
-    CSVs share a name, the newest keeps the plain name and others get their manifest's hash.
+    CSVs share a name, the newest keeps the plain name and others get their manifest's hash, or
+    their unit's length. A row holds scores of one version of its protocol.
     """
     runs = list(runs)
-    newest = {_asked(r): _data(r) for r in runs if not r["clips"]["partial"]}
+    newest = {_asked(r): r for r in runs if not _part_of_published(r)}
+    versions: dict[str, int] = {}
+    for r in runs:
+        versions[r["protocol"]] = max(versions.get(r["protocol"], 0), r["protocol_version"])
     grouped: dict[tuple, dict[str, dict]] = {}
     for record in runs:  # oldest first: later ones replace earlier ones
         key = (
             record["protocol"],
             record["model"]["name"],
             _model(record),
-            variant(record),
+            _told(record, versions[record["protocol"]]),
         )
         grouped.setdefault(key, {})[_column(record, newest)] = record
     alike: dict[tuple, list[tuple[str, ...]]] = {}  # what rows of one name differ by
@@ -185,16 +191,31 @@ def _asked(record: dict) -> tuple[str, str]:
     return record["protocol"], record["task"]["name"]
 
 
+def _told(record: dict, newest_version: int) -> str:
+    version = record["protocol_version"]
+    old = [f"protocol version {version}"] if version < newest_version else []
+    return ", ".join(filter(None, [variant(record), *old]))
+
+
+def _part_of_published(record: dict) -> bool:
+    """Whether a run had some clips of a set that everybody knows by its name; its cell says so."""
+    return bool(record["clips"]["partial"] and record["task"]["published"])
+
+
 def _data(record: dict) -> tuple[str, str]:
     """What a run was scored on: version of the task, hash of the manifest."""
     return record["task"]["version"], record["manifest"]
 
 
 def _column(record: dict, newest: dict) -> str:
-    name = record["task"]["name"]
-    partial = record["clips"]["partial"]  # its cell says so
-    same = partial or _data(record) == newest[_asked(record)]
-    return name if same else f"{name} [{record['manifest'][:6]}]"
+    name, usual = record["task"]["name"], newest.get(_asked(record), record)
+    if _part_of_published(record):
+        return name
+    if _data(record) != _data(usual):
+        name += f" [{record['manifest'][:6]}]"
+    if record["task"]["seconds"] != usual["task"]["seconds"]:
+        name += f" ({record['task']['seconds']:g} s)"
+    return name
 
 
 def _cells(task: str, record: dict) -> dict[str, str]:

@@ -231,7 +231,10 @@ def _load_file(path: Path):
     if not path.is_file():
         raise UserError(f"{path}: no such file (MODEL is a name or path/to/file.py:ClassName)")
     path = path.resolve()
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     # An edited file is another module; the same one runs once, however often it is asked for.
     name = f"evar_user_{hashlib.sha256(str(path).encode() + content).hexdigest()[:12]}"
     if name in sys.modules:

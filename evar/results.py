@@ -38,7 +38,12 @@ def run_record(
         "protocol": record["protocol"],
         "protocol_version": record["protocol_version"],
         "model": {"name": config.name, **identity},
-        "task": {"name": task.name, "version": task.version, "seconds": task.seconds},
+        "task": {
+            "name": task.name,
+            "version": task.version,
+            "seconds": task.seconds,
+            "published": bool(task.counts),
+        },
         "manifest": manifest.sha256,
         "settings": record["settings"],
         "seeds": record["seeds"],
@@ -94,6 +99,22 @@ def save_run(record: dict, evaluation: Evaluation, results) -> Path:
     return path
 
 
+_NEEDED = {  # of a record, by whoever makes tables of it
+    "id": (),
+    "finished": (),
+    "protocol": (),
+    "protocol_version": (),
+    "manifest": (),
+    "settings": (),
+    "seeds": (),
+    "model": ("name", "weights", "source", "options"),
+    "config": ("options",),
+    "task": ("name", "version", "seconds", "published"),
+    "clips": ("partial", "skipped"),
+    "score": ("metric", "mean", "ci95", "runs", "bootstrap95", "bootstrap_unit"),
+}
+
+
 def load_runs(results) -> list[dict]:
     """All runs in a results folder, oldest first; UserError for a file that is none."""
     records = []
@@ -102,8 +123,13 @@ def load_runs(results) -> list[dict]:
             record = json.loads(path.read_text(encoding="utf-8"))
             if record["schema"] != SCHEMA:
                 raise ValueError(f"written by another version (schema {record['schema']})")
-            for key in ("id", "finished", "protocol", "model", "task", "score", "clips", "config"):
-                record[key]
+            for key, inside in _NEEDED.items():
+                value = record[key]
+                for name in inside:
+                    value[name]
+            100 * record["score"]["mean"], record["finished"] + record["id"]
+        except OSError as error:
+            raise UserError(f"{path}: cannot be read ({error.strerror}). Move it away.") from error
         except (ValueError, KeyError, TypeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
             raise UserError(f"{path}: not a run's result ({reason}). Move it away.") from error

@@ -18,8 +18,9 @@ def record(name="m", of="esc50", mean=0.5, **more):
         "schema": 1,
         "id": hashlib.sha256(repr((name, of, mean, more)).encode()).hexdigest()[:16],
         "protocol": "linear",
+        "protocol_version": 1,
         "model": {"name": name, "weights": "w" * 16, "source": "s" * 16, "options": {}},
-        "task": {"name": of, "version": "1", "seconds": 5.0},
+        "task": {"name": of, "version": "1", "seconds": 5.0, "published": True},
         "manifest": "d" * 64,
         "settings": {"lr": 3e-4, "hidden": [], "epochs": 200, "precision": "fp32"},
         "config": {"lr": 3e-4, "options": {}},
@@ -126,6 +127,32 @@ def test_scores_on_other_clips_stand_in_another_column(other, board):
     names = {"a": "20.0 ± 1.2", "b": ""}
     assert {row["model"]: row["esc50 [eeeeee]"] for row in rows} == names
     assert {row["model"]: row["esc50"] for row in rows} == {"a": "10.0 ± 1.2", "b": "30.0 ± 1.2"}
+
+
+def test_scores_of_another_unit_length_stand_in_another_column(board):
+    old = record(task={"seconds": 0.5}, mean=0.2, finished="2024-01-01T00:00:00+00:00")
+    (row,) = board(old, record())
+    assert (row["esc50"], row["esc50 (0.5 s)"]) == ("50.0 ± 1.2", "20.0 ± 1.2")
+
+
+def test_scores_of_an_older_protocol_stand_in_another_row(board):
+    rows = board(record(), record(of="us8k", mean=0.2, protocol_version=0))
+    assert [(r["model"], r["esc50"], r["us8k"]) for r in rows] == [
+        ("m", "50.0 ± 1.2", ""),
+        ("m (protocol version 0)", "", "20.0 ± 1.2"),
+    ]
+
+
+def test_a_part_of_somebodys_own_set_is_other_data(board):
+    """Of two CSVs of one name, neither hides the other, partial or not."""
+    own = {"of": "sounds", "task": {"published": False}}
+    part = {"clips": {"partial": "3 of 4 clips"}, "manifest": 64 * "e", "mean": 0.2}
+    rows = board(record(**own), record(**own, **part, finished="2024-01-01T00:00:00+00:00"))
+    shown = {row["model"]: (row["sounds"], row["sounds [eeeeee]"]) for row in rows}
+    assert shown == {
+        "m": ("50.0 ± 1.2", ""),
+        "m (reduced set)": ("", "20.0 ± 1.2 (partial: 3 of 4 clips)"),
+    }
 
 
 def test_a_part_of_a_set_stays_in_its_column_and_says_so(board):

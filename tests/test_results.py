@@ -135,6 +135,33 @@ def test_a_file_that_is_no_result_is_named(content, command, refused, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("key", "value"),
+    [("seeds", None), ("manifest", None), ("clips", {}), ("score", {"mean": None}), ("task", 3)],
+)
+def test_a_record_that_lacks_what_tables_need_is_named_and_the_next_run_not_lost(
+    key, value, run, lineareval, simple, clips, tmp_path
+):
+    record = run()
+    path = tmp_path / f"results/runs/{record['id']}.json"
+    broken = path.with_name("0123456789abcdef.json")
+    if value is None:
+        del record[key]
+    else:
+        record[key] = value
+    broken.write_text(json.dumps(record))
+    ran = lineareval(simple, clips.csv, "--lr=0.02")
+    assert ran.code == 2
+    assert f"{broken.name}: not a run's result" in ran.err
+    assert "accuracy" in ran.out.splitlines()[-1], "the score is told all the same"
+    assert len(list(tmp_path.glob("results/runs/*.json"))) == 3
+
+
+@pytest.mark.parametrize("seeds", ["99999999999", "99999999999999999999,", "-1,"])
+def test_seeds_that_no_generator_takes_are_refused(seeds, simple, clips, lineareval, refused):
+    refused(lineareval(simple, clips.csv, f"--seeds={seeds}"), "--seeds")
+
+
+@pytest.mark.parametrize(
     ("seeds", "score", "expected"),
     [
         ([42, 43], {"mean": 0.7126, "ci95": 0.0081}, "71.3 ± 0.8"),

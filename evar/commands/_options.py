@@ -79,14 +79,20 @@ def write_run(evaluation, config, identity: dict, manifest, *, device: str, resu
 
     record = results_.run_record(evaluation, config, identity, manifest, device=device)
     path = results_.save_run(record, evaluation, results)
-    board = leaderboard.rebuild(results)[-1]
+    failure = None
+    try:
+        table = f"table: {leaderboard.rebuild(results)[-1]}"
+    except UserError as error:  # of another run's file, perhaps; this one is saved
+        failure, table = error, "tables not rebuilt (see below)"
     low, high = (100 * v for v in record["score"]["bootstrap95"])
     unit = record["score"]["bootstrap_unit"]
     if config.checkpoint == "none given":
         print(f"note: no --weights given, so {config.name} was built without any")
     print(f"test clips resampled by {unit}: 95 % interval {low:.1f} to {high:.1f} %")
-    print(f"results: {path}, table: {board}")
+    print(f"results: {path}, {table}")
     print(results_.summary_line(record))
+    if failure is not None:
+        raise failure
 
 
 def require_reads_text(model: str) -> None:
@@ -113,8 +119,8 @@ def device_of(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.zeros(1, device=name)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=name).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"--device={name}: not usable here ({reason}); usual ones are cpu, cuda and cuda:1"
@@ -122,14 +128,20 @@ def device_of(name: str) -> str:
     return name
 
 
+_SEEDS = 2**32  # as many as every generator takes
+
+
 def seeds_of(value) -> tuple[int, ...]:
     if isinstance(value, (tuple, list)) and value:
-        if not all(isinstance(v, int) and not isinstance(v, bool) and v >= 0 for v in value):
-            raise UserError(f"--seeds must be whole numbers of 0 or more, not {value}")
+        if not all(type(v) is int and 0 <= v < _SEEDS for v in value):
+            raise UserError(f"--seeds must be whole numbers from 0 to {_SEEDS - 1}, not {value}")
         if len(set(value)) < len(value):
             raise UserError("--seeds: the same seed twice is the same run twice")
         return tuple(value)
-    return tuple(range(42, 42 + whole("seeds", value)))
+    count = whole("seeds", value)
+    if count > 1000:
+        raise UserError(f"--seeds={count} is a number of runs; one seed has a comma: {count},")
+    return tuple(range(42, 42 + count))
 
 
 def widths(value) -> tuple[int, ...]:
