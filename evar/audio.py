@@ -39,8 +39,7 @@ def read_header(path) -> Header:
     """
     path = Path(path)
     with _decoding(path):
-        info = soundfile.info(path)
-    missing = _missing_bytes(path)
+        info, missing = soundfile.info(path), _missing_bytes(path)
     if missing:
         raise BadAudio(path, f"truncated: {missing:,} bytes of its samples are missing")
     if info.frames == 0:
@@ -68,7 +67,7 @@ def _decoding(path: Path) -> Iterator[None]:
 
 def unreadable(path, error: Exception) -> UserError:
     """A file that the system does not let us read, whatever it holds."""
-    reason = getattr(error, "strerror", None) or str(error).rpartition(": ")[2]
+    reason = getattr(error, "strerror", None) or str(error).rpartition(": ")[2].rstrip(".")
     return UserError(f"{path}: cannot be read ({reason}). Mend that, then run the command again.")
 
 

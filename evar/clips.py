@@ -325,8 +325,15 @@ def open_task(
             )
     root = find_root(source, task.marker).resolve()
     manifest = build(task, root, previous=previous, progress=progress)
-    save(manifest, data, name=name)
+    if previous is None or not _same(manifest, previous):  # its folder may be read-only
+        save(manifest, data, name=name)
     return manifest
+
+
+def _same(a: Manifest, b: Manifest) -> bool:
+    """Whether two manifests would be written alike."""
+    alike = (a.root, a.sha256, a.altered) == (b.root, b.sha256, b.altered)
+    return alike and np.array_equal(a.stamps, b.stamps)
 
 
 def require_usable(

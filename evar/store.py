@@ -11,6 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,6 +64,8 @@ class Store:
             content = self.path(number).read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise UserError(f"{self.path(number)}: cannot be read ({error.strerror})") from error
         try:
             tensors = load(content[32:])
             intact = hashlib.sha256(content[32:]).digest() == content[:32]
@@ -132,10 +135,13 @@ class Store:
     def once(self, name: str, make: Callable[[], dict]) -> dict:
         """A small JSON value kept beside the shards: made by one process, read by all."""
         path = self.folder / f"{name}.json"
+        damaged = (OSError, ValueError, KeyError, TypeError)
+        with suppress(*damaged):  # no lock where it is there: the cache may be read-only
+            return self._intact(path)
         lock = self._acquire(name, wait=True)
         try:
             return self._intact(path)
-        except (OSError, ValueError, KeyError, TypeError):
+        except damaged:
             value = make()
             text = files.canonical_json(value)
             digest = hashlib.sha256(text.encode()).hexdigest()
@@ -155,12 +161,13 @@ class Store:
     def gather(self, total: int) -> tuple[np.ndarray, dict[int, str]]:
         """All shards as one (N, D) float32 array, and the bad rows among them (row: reason).
 
-        The array lies in an unlinked temporary file in the cache, so that the system can put it
-        out of memory; it is the caller's own and may be written to.
+        The array lies in an unlinked temporary file, in the cache where that can be written to, so
+        that the system can put it out of memory; it is the caller's own and may be written to.
         """
         bad: dict[int, str] = {}
         count = 0
-        with files.writing(self.folder), tempfile.TemporaryFile(dir=self.folder) as file:
+        place = self.folder if os.access(self.folder, os.W_OK) else None
+        with files.writing(self.folder), tempfile.TemporaryFile(dir=place) as file:
             for number in range(total):
                 shard = self.read(number)
                 if shard is None:
@@ -189,7 +196,7 @@ def entries(folder) -> list[Entry]:
         size = sum(p.stat().st_size for p in path.parent.iterdir() if p.is_file())
         try:
             identity = json.loads(path.read_text())
-        except ValueError:
+        except (OSError, ValueError):
             identity = {}
         found.append(Entry(path.parent.name, size, identity))
     return found

@@ -100,6 +100,15 @@ def test_a_second_look_reads_only_what_changed(clips, tmp_path, sound, looked_at
     assert after.table.set_index("file").frames["test/low1.wav"] == 4000
 
 
+def test_what_has_not_changed_is_not_written_again(clips, tmp_path):
+    """The folder of manifests may be somebody else's, and read-only."""
+    open_task(clips, tmp_path)
+    for path in (tmp_path / "data/manifests").iterdir():
+        os.utime(path, (0, 0))
+    open_task(clips, tmp_path)
+    assert {path.stat().st_mtime for path in (tmp_path / "data/manifests").iterdir()} == {0}
+
+
 def test_a_file_that_comes_back_is_read(clips, tmp_path):
     path = clips.root / "test/low1.wav"
     content = path.read_bytes()

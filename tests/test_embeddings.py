@@ -31,7 +31,7 @@ class Counting(Adapter):
     def embed(self, audio):
         time.sleep(self.pause)
         if self.log:
-            with open(self.log, "a") as file:
+            with open(f"{self.log}/log", "a") as file:  # an option's file would be part of the model
                 seen = [hashlib.md5(clip.numpy().tobytes()).hexdigest() for clip in audio]
                 file.write("".join(f"{mark}\\n" for mark in seen))
         return torch.stack([audio.square().mean(dim=1), audio.abs().amax(dim=1)], dim=1)
@@ -154,7 +154,7 @@ def test_the_crop_seed_changes_long_clips_only(long_and_short, simple):
 
 def test_a_second_run_embeds_nothing(many, new_adapter, tmp_path):
     log = tmp_path / "log"
-    model, options = new_adapter(COUNTING, "Counting"), {"log": str(log)}
+    model, options = new_adapter(COUNTING, "Counting"), {"log": str(log.parent)}
     first = embed(many, model, options)
     assert len(log.read_text().split()) == 100 + STEADY
     assert same(embed(many, model, options), first)
@@ -292,7 +292,7 @@ def test_without_a_cache_nothing_is_left(many, simple, tmp_path, monkeypatch):
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone"])
 def test_a_damaged_shard_is_embedded_again_and_no_other(damage, many, new_adapter, tmp_path):
     log = tmp_path / "log"
-    model, options = new_adapter(COUNTING, "Counting"), {"log": str(log)}
+    model, options = new_adapter(COUNTING, "Counting"), {"log": str(log.parent)}
     first = embed(many, model, options)
     path = sorted((tmp_path / "cache").glob("*/*.safetensors"))[2]
     content = bytearray(path.read_bytes())
@@ -353,7 +353,7 @@ def wait_for(path):
 
 def test_a_run_killed_at_any_moment_continues(many, new_adapter, workers, tmp_path):
     log, kills = tmp_path / "log", 5
-    model, options = new_adapter(COUNTING, "Counting"), {"log": str(log), "pause": 0.01}
+    model, options = new_adapter(COUNTING, "Counting"), {"log": str(log.parent), "pause": 0.01}
     rng = np.random.default_rng()
     for _ in range(kills):  # alone it takes 25 batches of 10 ms
         (tmp_path / "cache.started").unlink(missing_ok=True)
@@ -374,7 +374,7 @@ def test_a_run_killed_at_any_moment_continues(many, new_adapter, workers, tmp_pa
 
 def test_two_processes_share_the_work(many, new_adapter, workers, tmp_path):
     log = tmp_path / "log"
-    model, options = new_adapter(COUNTING, "Counting"), {"log": str(log), "pause": 0.01}
+    model, options = new_adapter(COUNTING, "Counting"), {"log": str(log.parent), "pause": 0.01}
     start_at = time.time() + 0.5
     both = [
         run(workers, many.csv, model, cache="cache", options=options, start_at=start_at, name=name)

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,6 +217,29 @@ def test_a_value_whose_making_fails_is_not_kept(tmp_path):
     with pytest.raises(ZeroDivisionError):
         kept.once("fit", lambda: 1 / 0)
     assert kept.once("fit", lambda: {"mean": 1}) == {"mean": 1}
+
+
+def test_what_is_there_is_read_without_a_lock(tmp_path):
+    """The cache may be somebody else's, and read-only."""
+    kept = Store(tmp_path, IDENTITY)
+    kept.once("fit", lambda: {"mean": 1})
+    kept.write(0, shard(0))
+    for lock in kept.folder.glob("*.lock"):
+        lock.unlink()
+    assert kept.once("fit", lambda: 1 / 0) == {"mean": 1}
+    kept.fill(kept.missing(1), lambda claims: 1 / 0)
+    kept.gather(1)
+    assert not list(kept.folder.glob("*.lock"))
+
+
+def test_a_shard_that_cannot_be_read_is_not_a_damaged_one(kept, monkeypatch):
+    def fails(_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", fails)
+    with pytest.raises(UserError, match=r"000001.safetensors: cannot be read \(Permission"):
+        kept.read(1)
+    assert kept.path(1).exists()
 
 
 def test_entries_and_remove(kept):
