@@ -31,7 +31,7 @@ class Counting(Adapter):
     def embed(self, audio):
         time.sleep(self.pause)
         if self.log:
-            with open(f"{self.log}/log", "a") as file:  # an option's file would be part of the model
+            with open(f"{self.log}/log", "a") as file:
                 seen = [hashlib.md5(clip.numpy().tobytes()).hexdigest() for clip in audio]
                 file.write("".join(f"{mark}\\n" for mark in seen))
         return torch.stack([audio.square().mean(dim=1), audio.abs().amax(dim=1)], dim=1)
