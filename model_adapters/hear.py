@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from evar import models
 from evar.adapter import Adapter
 from evar.errors import UserError
+from evar.models import library_versions, module_sources
 
 _NEEDED = ("load_model", "get_scene_embeddings")
 
@@ -81,8 +81,8 @@ def _import(name: str):
 def _digest(module, weights: str) -> Tensor:
     """(32,) bytes: SHA-256 of the module's package, of what it imports, and of the weights."""
     package = module.__name__.partition(".")[0]
-    sources = models.module_sources([module.__name__], package)
-    digest = hashlib.sha256(repr(models.library_versions(sources)).encode())
+    sources = module_sources([module.__name__], package)
+    digest = hashlib.sha256(repr(library_versions(sources)).encode())
     for content in sorted(source.content for source in sources):
         digest.update(hashlib.sha256(content).digest())
     if Path(weights).is_file():
