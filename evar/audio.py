@@ -18,6 +18,7 @@ import soxr
 from evar.errors import BadAudio, UserError
 
 _SF_ERR_SYSTEM = 2  # of libsndfile: the operating system refused
+_OPEN = 0x7FFFF000  # bytes: no header tells of so many in earnest
 _SLACK = 64  # bytes: some writers count the header among the samples
 MIN_SAMPLES = 2  # one sample is a number, not a sound
 _OGG_PAGE = 27 + 255 + 255 * 255  # bytes: the longest page there can be
@@ -88,9 +89,8 @@ def _missing_bytes(path: Path) -> int:
                 end = _riff_end(file, size)
             case b"OggS":
                 end = _ogg_end(file, size)
-            case b".snd":  # AU: where the samples begin, how many bytes; all ones: until the end
-                begin, length = struct.unpack_from(">II", head, 4)
-                end = size if length == 0xFFFFFFFF else begin + length - _SLACK
+            case b".snd":  # AU: where the samples begin, how many bytes
+                end = sum(struct.unpack_from(">II", head, 4)) - _SLACK
             case b"FORM":  # AIFF
                 end = 8 + struct.unpack_from(">I", head, 4)[0] - _SLACK
             case b"RF64":
@@ -99,7 +99,9 @@ def _missing_bytes(path: Path) -> int:
                 end = struct.unpack_from("<Q", head, 16)[0] - _SLACK
             case _:
                 return 0
-    return max(0, end - size)
+    # Streaming writers leave the length open: "until the end".
+    wide = head[:4] in (b"RF64", b"riff")
+    return 0 if end >= (1 << 62 if wide else _OPEN) else max(0, end - size)
 
 
 def _riff_end(file, size: int) -> int:
@@ -109,8 +111,7 @@ def _riff_end(file, size: int) -> int:
         file.seek(position)
         name, length = struct.unpack("<4sI", file.read(8))
         if name == b"data":
-            # Streaming writers leave the length open: "until the end".
-            return size if length >= 0x7FFFF000 else position + 8 + length
+            return position + 8 + length
         position += 8 + length + length % 2
     return size
 
