@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from evar.adapter import Adapter
 from evar.errors import UserError
-from evar.models import library_versions, module_sources
+from evar.sources import library_versions, module_sources
 
 _NEEDED = ("load_model", "get_scene_embeddings")
 
