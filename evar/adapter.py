@@ -43,9 +43,7 @@ class Adapter(nn.Module):
     fit_clips: int = 0  # training clips that `fit` wants to see; 0: nothing is fitted
     joint_dim: int | None = None  # E of an audio-language model's joint space
     text_options: tuple[str, ...] = ()  # options whose content `text_identity` has
-    frame_seconds: float | None = (
-        None  # from one frame to the next; None: frames are not even steps
-    )
+    frame_seconds: float | None = None  # from a frame to the next; None: no even steps
     TINY: dict | None = None  # options of a tiny untrained build, for tests; None: impossible
     blank: float | None = None  # nothing, in `features`; None: the mean of each clip's
     augment: Callable[[Tensor], Tensor] | None = None  # of (B, F, T) spectrograms, in fine-tuning
@@ -129,7 +127,7 @@ class Adapter(nn.Module):
         used, calls = _used(self, seconds)
         known = set(used)
         blocks, taken, begin = [], set(), len(calls)
-        for block in self.encoder_blocks() or longest_list(self, known):
+        for block in blocks_of(self, known):
             blocks.append([p for p in block.parameters() if p in known and p not in taken])
             taken.update(blocks[-1])
             begin = min([begin, *(calls[m] for m in block.modules() if m in calls)])
@@ -202,7 +200,12 @@ def _differentiable(adapter: Adapter) -> Iterator[dict[nn.Module, int]]:
             module.training = mode
 
 
-def longest_list(adapter: Adapter, used: set[nn.Parameter]) -> list[nn.Module]:
+def blocks_of(adapter: Adapter, used: set[nn.Parameter]) -> Sequence[nn.Module]:
+    """The encoder's blocks: those it names, else its longest list, by parameters in `used`."""
+    return adapter.encoder_blocks() or _longest(adapter, used)
+
+
+def _longest(adapter: Adapter, used: set[nn.Parameter]) -> list[nn.Module]:
     """The children with parameters in `used` of the list of modules that has the most of them."""
     lists = [m for m in adapter.modules() if isinstance(m, (nn.ModuleList, nn.Sequential))]
     children = [[c for c in m if not used.isdisjoint(c.parameters())] for m in lists]

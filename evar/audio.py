@@ -15,10 +15,12 @@ import numpy as np
 import soundfile
 import soxr
 
-from evar.errors import BadAudio, UserError
+from evar import files
+from evar.errors import BadAudio
 
 _SF_ERR_SYSTEM = 2  # of libsndfile: the operating system refused
-_OPEN = 0x7FFFF000  # bytes: no header tells of so many in earnest
+# Bytes: streaming writers leave the length open so, which means "until the end".
+_OPEN, _OPEN_64 = 0x7FFFF000, 1 << 62
 _SLACK = 64  # bytes: some writers count the header among the samples
 MIN_SAMPLES = 2  # one sample is a number, not a sound
 _OGG_PAGE = 27 + 255 + 255 * 255  # bytes: the longest page there can be
@@ -62,14 +64,8 @@ def _decoding(path: Path) -> Iterator[None]:
         if not path.exists():
             raise BadAudio(path, "no such file") from error
         if isinstance(error, OSError) or getattr(error, "code", None) == _SF_ERR_SYSTEM:
-            raise unreadable(path, error) from error
+            raise files.unreadable(path, error) from error
         raise BadAudio(path, _reason(path, error)) from error
-
-
-def unreadable(path, error: Exception) -> UserError:
-    """A file that the system does not let us read, whatever it holds."""
-    reason = getattr(error, "strerror", None) or str(error).rpartition(": ")[2].rstrip(".")
-    return UserError(f"{path}: cannot be read ({reason}). Mend that, then run the command again.")
 
 
 def _reason(path: Path, error: Exception) -> str:
@@ -90,18 +86,20 @@ def _missing_bytes(path: Path) -> int:
             case b"OggS":
                 end = _ogg_end(file, size)
             case b".snd":  # AU: where the samples begin, how many bytes
-                end = sum(struct.unpack_from(">II", head, 4)) - _SLACK
+                begin, length = struct.unpack_from(">II", head, 4)
+                end = size if length >= _OPEN else begin + length - _SLACK
             case b"FORM":  # AIFF
-                end = 8 + struct.unpack_from(">I", head, 4)[0] - _SLACK
+                (length,) = struct.unpack_from(">I", head, 4)
+                end = size if length >= _OPEN else 8 + length - _SLACK
             case b"RF64":
-                end = 8 + struct.unpack_from("<Q", head, 20)[0] - _SLACK
+                (length,) = struct.unpack_from("<Q", head, 20)
+                end = size if length >= _OPEN_64 else 8 + length - _SLACK
             case b"riff":  # Wave64
-                end = struct.unpack_from("<Q", head, 16)[0] - _SLACK
+                (length,) = struct.unpack_from("<Q", head, 16)
+                end = size if length >= _OPEN_64 else length - _SLACK
             case _:
-                return 0
-    # Streaming writers leave the length open: "until the end".
-    wide = head[:4] in (b"RF64", b"riff")
-    return 0 if end >= (1 << 62 if wide else _OPEN) else max(0, end - size)
+                end = size
+    return max(0, end - size)
 
 
 def _riff_end(file, size: int) -> int:
@@ -111,7 +109,7 @@ def _riff_end(file, size: int) -> int:
         file.seek(position)
         name, length = struct.unpack("<4sI", file.read(8))
         if name == b"data":
-            return position + 8 + length
+            return size if length >= _OPEN else position + 8 + length
         position += 8 + length + length % 2
     return size
 
@@ -134,11 +132,8 @@ def _ogg_end(file, size: int) -> int:
 
 def fingerprint(path) -> str:
     """The first 16 digits of a file's SHA-256: what tells it from every edit of it."""
-    try:
-        with Path(path).open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:16]
-    except OSError as error:
-        raise unreadable(path, error) from error
+    with files.reading(path), Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def decode(path) -> tuple[np.ndarray, int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import soundfile
 
+from evar import files
 from evar.errors import UserError, unknown
 from evar.task import SPLITS, Task
 from evar.task import names as task_names
@@ -83,13 +84,13 @@ def captions_from_csv(path) -> Task:
     if "split" not in table:
         table = table.assign(split="test")
     table = table[["file", "caption", "split"]]
-    files = table[["file", "split"]].drop_duplicates().assign(label="")
+    clips = table[["file", "split"]].drop_duplicates().assign(label="")
     return Task(
         name=path.name if path.stem in task_names() else path.stem,
         version="1",
         title=str(path),
         metadata=str(path),
-        read=lambda _: files,
+        read=lambda _: clips,
         read_captions=lambda _: table,
         marker=path.name,
         seconds=None,
@@ -147,9 +148,9 @@ def _rows(path: Path, aside: tuple[str, ...]) -> pd.DataFrame:
     if not path.is_file():
         raise UserError(f"{path}: no such file (TASK is a name or the path of a CSV)")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with files.reading(path), path.open(newline="", encoding="utf-8-sig") as file:
             lines = [[cell.strip() for cell in row] for row in csv.reader(file, strict=True)]
-    except (OSError, ValueError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV in UTF-8 ({error})") from error
     head, *rows = lines or [[]]
     if not head:

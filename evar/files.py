@@ -22,6 +22,21 @@ def writing(path):
         ) from error
 
 
+@contextmanager
+def reading(path):
+    """Turn what the operating system refuses while `path` is read into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path, error: Exception) -> UserError:
+    """A file that the system does not let us read, whatever it holds."""
+    reason = getattr(error, "strerror", None) or str(error).rpartition(": ")[2].rstrip(".")
+    return UserError(f"{path}: cannot be read ({reason}). Mend that, then run the command again.")
+
+
 def make_folder(path) -> Path:
     """Create a folder and its parents; raises UserError where that is not allowed."""
     with writing(path):

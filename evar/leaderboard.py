@@ -113,8 +113,8 @@ def variant(record: dict) -> str:
     if checkpoint not in ("", "published"):
         told.append(f"weights={Path(checkpoint).name}")
     told += [f"{k}={v}" for k, v in record.get("overrides", {}).items()]
-    usual = "valid" if record["clips"].get("valid") else "holdout"
-    if record.get("select", usual) != usual:
+    automatic = "valid" if record["clips"].get("valid") else "holdout"
+    if record.get("select", automatic) != automatic:
         told.append(f"select={record['select']}")
     if record["seeds"] != _SEEDS.get(protocol, []):
         told.append(f"seeds={','.join(map(str, record['seeds']))}")

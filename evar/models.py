@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import evar.registry as registry
+from evar import files
 from evar.errors import UserError, blaming, unknown
 from evar.sources import Source, library_versions, module_sources
 
@@ -230,10 +231,8 @@ def _load_file(path: Path):
     if not path.is_file():
         raise UserError(f"{path}: no such file (MODEL is a name or path/to/file.py:ClassName)")
     path = path.resolve()
-    try:
+    with files.reading(path):
         content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     # An edited file is another module; the same one runs once, however often it is asked for.
     name = f"evar_user_{hashlib.sha256(str(path).encode() + content).hexdigest()[:12]}"
     if name in sys.modules:
@@ -257,10 +256,10 @@ def identity(adapter, spec: ModelConfig, overrides: Mapping | None = None) -> di
     from evar.weights import state_hash
 
     options = {**spec.options, **{k: v for k, v in (overrides or {}).items() if v is not None}}
-    sources = _sources(type(adapter))
+    sources = sources_of(type(adapter))
     return {
         "adapter": type(adapter).__name__,
-        "source": _hash_of(sources),
+        "source": source_hash(sources),
         "options": options,
         "files": _file_options(options, adapter.text_options),
         "weights": state_hash(adapter),
@@ -279,18 +278,15 @@ def _file_options(options: Mapping, known: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def source_hash(cls: type) -> str:
-    """SHA-256 of the source of a class, of its bases and of the adapter modules they import."""
-    return _hash_of(_sources(cls))
-
-
-def _hash_of(sources: Iterable[Source]) -> str:
+def source_hash(sources: Iterable[Source]) -> str:
+    """SHA-256 of sources, whatever their names and order."""
     # Sorted by content: the names of users' modules hold their folder, and another folder is not
     # another model.
     return hashlib.sha256(b"\0".join(sorted(s.content for s in sources))).hexdigest()[:16]
 
 
-def _sources(cls: type) -> list[Source]:
+def sources_of(cls: type) -> list[Source]:
+    """The sources of a class, of its bases, and of the adapter modules they import."""
     return module_sources(c.__module__ for c in cls.__mro__)
 
 

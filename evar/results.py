@@ -119,8 +119,10 @@ def load_runs(results) -> list[dict]:
     """All runs in a results folder, oldest first; UserError for a file that is none."""
     records = []
     for path in sorted((Path(results) / "runs").glob("*.json")):
+        with files.reading(path):
+            content = path.read_bytes()
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = json.loads(content.decode())
             if record["schema"] != SCHEMA:
                 raise ValueError(f"written by another version (schema {record['schema']})")
             for key, inside in _NEEDED.items():
@@ -128,8 +130,6 @@ def load_runs(results) -> list[dict]:
                 for name in inside:
                     value[name]
             100 * record["score"]["mean"], record["finished"] + record["id"]
-        except OSError as error:
-            raise UserError(f"{path}: cannot be read ({error.strerror}). Move it away.") from error
         except (ValueError, KeyError, TypeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else error
             raise UserError(f"{path}: not a run's result ({reason}). Move it away.") from error

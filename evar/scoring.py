@@ -4,7 +4,7 @@ Shared by all classification protocols. R runs, N test clips (of all folds, one 
 C classes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -130,6 +130,31 @@ def _weighted_map(y: NDArray, scores: NDArray, fold_of: NDArray):
     return statistic
 
 
+def evaluation(
+    record: dict,
+    manifest: Manifest,
+    folds: list[Fold],
+    seeds: Sequence[int],
+    names: list[str],
+    scores: Sequence[Sequence[NDArray]],
+) -> Evaluation:
+    """A record with its tables: predictions, and the class scores of multi-label tasks.
+
+    `scores` holds (n, C) for each run and fold.
+    """
+    of_folds = [
+        predictions(manifest, fold, seed, names, of_fold)
+        for seed, run in zip(seeds, scores, strict=True)
+        for fold, of_fold in zip(folds, run, strict=True)
+    ]
+    tables = {
+        f"scores-{seed}": _class_scores(manifest, folds, names, run)
+        for seed, run in zip(seeds, scores, strict=True)
+        if manifest.task.multi_label
+    }
+    return Evaluation(record, pd.concat(of_folds, ignore_index=True), tables)
+
+
 def predictions(
     manifest: Manifest, fold: Fold, run: int, names: list[str], scores: NDArray
 ) -> pd.DataFrame:
@@ -156,31 +181,19 @@ def predictions(
     )
 
 
-def class_scores(
-    manifest: Manifest,
-    folds: list[Fold],
-    seeds: Iterable[int],
-    names: list[str],
-    scores: Sequence[Sequence[NDArray]],
-) -> dict[str, pd.DataFrame]:
-    """Of a multi-label task, a table a run, "scores-SEED": clip, fold and the score of each class.
-
-    `scores` holds (n, C) for each run and fold. With them, mAP can be computed again.
-    """
-    if not manifest.task.multi_label:
-        return {}
+def _class_scores(
+    manifest: Manifest, folds: list[Fold], names: list[str], run: Sequence[NDArray]
+) -> pd.DataFrame:
+    """Clip, fold and the score of each class: with them, mAP can be computed again."""
     files = manifest.table.file.to_numpy()
-    tables = {}
-    for seed, run in zip(seeds, scores, strict=True):
-        table = pd.DataFrame(np.concatenate(run).astype(np.float32), columns=names)
-        places = {
-            "clip": np.concatenate([files[fold.test] for fold in folds]),
-            "fold": np.repeat([fold.name for fold in folds], [len(fold.test) for fold in folds]),
-        }
-        for at, (name, column) in enumerate(places.items()):
-            table.insert(at, name, column, allow_duplicates=True)  # a class may be called so
-        tables[f"scores-{seed}"] = table
-    return tables
+    table = pd.DataFrame(np.concatenate(run).astype(np.float32), columns=names)
+    places = {
+        "clip": np.concatenate([files[fold.test] for fold in folds]),
+        "fold": np.repeat([fold.name for fold in folds], [len(fold.test) for fold in folds]),
+    }
+    for at, (name, column) in enumerate(places.items()):
+        table.insert(at, name, column, allow_duplicates=True)  # a class may be called so
+    return table
 
 
 def count_clips(manifest: Manifest) -> dict:

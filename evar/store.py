@@ -60,12 +60,11 @@ class Store:
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
-        try:
-            content = self.path(number).read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise UserError(f"{self.path(number)}: cannot be read ({error.strerror})") from error
+        with files.reading(self.path(number)):
+            try:
+                content = self.path(number).read_bytes()
+            except FileNotFoundError:
+                return None
         try:
             tensors = load(content[32:])
             intact = hashlib.sha256(content[32:]).digest() == content[:32]

@@ -45,8 +45,7 @@ def load_checkpoint(path) -> dict:
         with torch.serialization.safe_globals(_SAFE):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every reader has errors of its own; all mean the same to a user
-        first_line = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-        first_line = first_line.partition(" In PyTorch")[0].partition(" Re-running")[0]
+        reason = f"{type(error).__name__}: {first_line(error)}"
         pickled = path.suffix != ".safetensors" and path.open("rb").read(1) == _PICKLE
         if "GLOBAL" in str(error) or pickled:
             raise UserError(
@@ -55,12 +54,18 @@ def load_checkpoint(path) -> dict:
                 "docs/models.md, 'Converting a checkpoint'."
             ) from error
         raise UserError(
-            f"{path}: not a readable checkpoint ({first_line}). Download it again, or convert it "
+            f"{path}: not a readable checkpoint ({reason}). Download it again, or convert it "
             "to safetensors."
         ) from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not named tensors.")
     return content
+
+
+def first_line(error: Exception) -> str:
+    """What a reader of weights says, without PyTorch's advice to read them unsafely."""
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return line.partition(" In PyTorch")[0].partition(" Re-running")[0]
 
 
 def load_strict(

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from evar.errors import UserError
+from evar.weights import first_line
 
 Layers = int | str | Sequence[int] | None
 
@@ -63,8 +64,6 @@ def _from_pretrained(cls, source, options: dict):
         with _quietly():
             return cls.from_pretrained(str(source), trust_remote_code=False, **options)
     except Exception as error:  # damaged files raise errors of many kinds
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        lines[0] = lines[0].partition(" In PyTorch")[0].partition(" Re-running")[0]
         if "trust_remote_code" in str(error):
             remedy = "It holds code of its own, which evar does not run: write an adapter for it."
         elif Path(source).is_dir():
@@ -76,7 +75,7 @@ def _from_pretrained(cls, source, options: dict):
                 "Without network access, give a local folder: download it where there is one "
                 f"(`hf download {source} --local-dir FOLDER`)."
             )
-        raise UserError(f"{source}: cannot be loaded ({lines[0]}). {remedy}") from error
+        raise UserError(f"{source}: cannot be loaded ({first_line(error)}). {remedy}") from error
 
 
 @contextlib.contextmanager

@@ -25,6 +25,10 @@ class Random(Adapter):
 """
 
 
+def source_hash(cls):
+    return models.source_hash(models.sources_of(cls))
+
+
 @pytest.mark.parametrize("name", models.names())
 def test_every_registered_model_has_a_configuration_and_a_class_file(name):
     spec = models.config(name)
@@ -113,7 +117,7 @@ def test_an_edited_file_is_another_model_at_once(new_adapter, tmp_path):
     os.utime(tmp_path / "mine.py", ns=(status.st_atime_ns, status.st_mtime_ns))
     second, _ = models.load(model)
     assert (first.embed_dim, second.embed_dim) == (2, 7)
-    assert models.source_hash(type(first)) != models.source_hash(type(second))
+    assert source_hash(type(first)) != source_hash(type(second))
 
 
 @pytest.mark.parametrize("library", ["timm", "transformers", "torchaudio"])
@@ -146,10 +150,10 @@ def test_the_source_covers_bases_and_helpers_among_the_adapters(edited, tmp_path
         monkeypatch.delitem(sys.modules, f"evar.model_adapters.{name}", raising=False)
     monkeypatch.setattr(sys.modules["evar.model_adapters"], "__path__", [str(tmp_path)])
     cls = models.adapter_class("own")
-    before = models.source_hash(cls)
+    before = source_hash(cls)
     edited = tmp_path / f"{'_helper' if edited == 'helper' else edited}.py"
     edited.write_text(edited.read_text() + "# edited\n")
-    assert models.source_hash(cls) != before
+    assert source_hash(cls) != before
     for name in texts:
         del sys.modules[f"evar.model_adapters.{name}"]
 
@@ -188,7 +192,7 @@ def test_a_file_beside_the_users_file_is_part_of_the_model(statement, with_helpe
 def test_what_a_file_beside_the_users_file_imports_is_not_all_source(with_helper):
     model = with_helper("import json\nimport torch\n", "import evar_test_helper")
     adapter, config = models.load(model)
-    assert len(models._sources(type(adapter))) == 2
+    assert len(models.sources_of(type(adapter))) == 2
     assert set(models.identity(adapter, config)["libraries"]) == {"torch"}
 
 

@@ -131,8 +131,8 @@ class Place:
             yield
         except (UserError, OSError, ValueError, KeyError) as error:
             raise UserError(
-                f"{path}: damaged, or without the files beside it ({type(error).__name__}). Start "
-                f"anew with --no_resume, or remove {self.path}"
+                f"{path}: damaged, or without the files beside it. Start anew with --no_resume, or "
+                f"remove {self.path}"
             ) from error
 
     def _best(self, epoch: int) -> Path:

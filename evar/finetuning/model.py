@@ -8,7 +8,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from evar import augment
-from evar.adapter import Adapter, longest_list
+from evar.adapter import Adapter, blocks_of
 from evar.errors import UserError, blaming
 from evar.finetuning.chance import For, generator
 from evar.finetuning.settings import Settings
@@ -132,7 +132,7 @@ class Classifier(nn.Module):
         self.trains_encoder = any(p.requires_grad for p in encoder.parameters())
         if settings.compile:  # each by itself: between them, patches and chunks come and go
             trained = {p for layer in self.layers for p in layer}
-            for block in encoder.encoder_blocks() or longest_list(encoder, trained):
+            for block in blocks_of(encoder, trained):
                 block.compile()
 
     def train(self, mode: bool = True):

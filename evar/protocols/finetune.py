@@ -12,7 +12,6 @@ from pathlib import Path
 
 import filelock
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 import evar
@@ -226,11 +225,5 @@ def _evaluation(
         ],
         "seconds": {"train": round(sum(about.get("seconds", 0) for _, about in outcomes), 2)},
     }
-    tables = [
-        scoring.predictions(manifest, fold, seed, names, of_fold)
-        for seed, run in zip(seeds, runs, strict=True)
-        for fold, (of_fold, _) in zip(folds, run, strict=True)
-    ]
     by_run = [[of_fold for of_fold, _ in run] for run in runs]
-    of_classes = scoring.class_scores(manifest, folds, seeds, names, by_run)
-    return Evaluation(record, pd.concat(tables, ignore_index=True), of_classes)
+    return scoring.evaluation(record, manifest, folds, seeds, names, by_run)

@@ -10,7 +10,6 @@ from pathlib import Path
 from time import perf_counter
 
 import numpy as np
-import pandas as pd
 
 from evar import clips, embeddings, models, probe, scoring, targets
 from evar.adapter import Adapter
@@ -105,13 +104,7 @@ def evaluate(
             "probe": round(probing_ended - embedding_ended, 2),
         },
     }
-    tables = [
-        scoring.predictions(manifest, fold, seed, names, of_fold)
-        for seed, run in zip(settings.seeds, scores, strict=True)
-        for fold, of_fold in zip(folds, run, strict=True)
-    ]
-    of_classes = scoring.class_scores(manifest, folds, settings.seeds, names, scores)
-    return Evaluation(record, pd.concat(tables, ignore_index=True), of_classes)
+    return scoring.evaluation(record, manifest, folds, settings.seeds, names, scores)
 
 
 def _fit(embedded, y, folds, settings, device, progress) -> list[list[probe.Fitted]]:
