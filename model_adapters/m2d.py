@@ -1,9 +1,7 @@
 """Masked modeling duo and its kin: M2D, MSM-MAE, M2D-CLAP (Niizumi et al., 2022-2025)."""
 
-import re
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,10 +11,10 @@ from torch.nn.functional import pad
 
 from evar.adapter import Adapter
 from evar.errors import UserError
-from evar.weights import load_checkpoint
 
 from . import _m2d_clap, _published, _text
 from ._frontend import zero_pad
+from ._m2d_files import Published, joined, newest, read, steps_of
 from ._vit import ViT
 
 NORM_STATS = (-7.1, 4.2)  # mean and deviation of the log-mel, where a checkpoint has none
@@ -30,53 +28,6 @@ _UNUSED = (  # of pre-training: the predictor, the target network, the losses; o
     "text_encoder.",
     "head.",
 )
-_FINE_TUNED = "module.ar.runtime.backbone."
-_ENCODERS = {  # of captions, as folder names abbreviate them
-    "A": "thenlper/gte-base",
-    "B": "google-bert/bert-base-uncased",
-    "N": "nvidia/NV-Embed-v2",
-}
-
-
-@dataclass(frozen=True)
-class Published:
-    """What the folder of a published checkpoint is called, taken apart."""
-
-    input_size: tuple[int, int]  # mel bands, frames
-    patch_size: tuple[int, int]
-    sample_rate: int
-    text_encoder: str  # hub name of the encoder that training read captions with
-    text_included: bool  # whether the file holds that encoder
-
-    @classmethod
-    def parse(cls, name: str) -> "Published":
-        """`m2d_clap_vit_base-80x608p16x16p32kpA-...` -> 80 x 608, 16 x 16, 32 kHz, GTE-base.
-
-        After the sizes: p16k (where nothing is said) or p32k; pA GTE-base (where nothing is said),
-        pB BERT or pN NV-Embed-v2; TI where the text encoder is included. Raises UserError for any
-        other name.
-        """
-        found = re.fullmatch(r"(?:\w+-)?(\d+)x(\d+)p(\d+)x(\d+)([^-_]*)(?:[-_].*)?", name)
-        if not found:
-            raise UserError(
-                f"--weights in a folder named {name!r}: the folder of an M2D checkpoint tells "
-                "input and patch size, as in m2d_vit_base-80x608p16x16-221006-mr7; keep its "
-                "published name"
-            )
-        bands, frames, high, wide = (int(found[i]) for i in range(1, 5))
-        rest = re.fullmatch(r"(?:p(16|32)k)?(?:p([ABN]))?(p?TI)?", found[5])
-        if not rest:
-            raise UserError(
-                f"{name}: {found[5]} behind the patch size is no part of a known M2D folder name "
-                "(p16k or p32k, pA, pB or pN, pTI)"
-            )
-        if not (high and wide) or bands % high or frames < wide:
-            raise UserError(
-                f"{name}: patches of {high} x {wide} do not fill an input of {bands} x {frames}"
-            )
-        rate, letter, included = rest.groups()
-        encoder = _ENCODERS[letter or "A"]
-        return cls((bands, frames), (high, wide), int(rate or 16) * 1000, encoder, bool(included))
 
 
 def mel_spectrogram(sample_rate: int, bands: int) -> torchaudio.transforms.MelSpectrogram:
@@ -136,7 +87,7 @@ class M2D(Adapter):
         promised, state, self.told = name, {}, {}
         if weights is not None:
             self.weights = newest(Path(weights))
-            name, (state, self.told) = self.weights.parent.name, _read(self.weights)
+            name, (state, self.told) = self.weights.parent.name, read(self.weights)
             width, depth, heads = (
                 int(self.told.get(key, usual))
                 for key, usual in (("width", width), ("depth", depth), ("heads", heads))
@@ -150,7 +101,7 @@ class M2D(Adapter):
         self.sample_rate = self.published.sample_rate
         self.flat = flat
         bands, high, wide = self.published.input_size[0], *self.published.patch_size
-        steps = _steps(state, self.published)
+        steps = steps_of(state, self.published)
         self.backbone = ViT((bands, steps * wide), (high, wide), width, depth, heads)
         self.chunk = -(-chunk_frames // wide) * wide if chunk_frames else steps * wide  # frames
         # The first MSM-MAE, told by its attention without key bias, saw every chunk in full length.
@@ -165,7 +116,7 @@ class M2D(Adapter):
         if weights is not None:
             text = _m2d_clap.text_prefix(state).partition(".")[0]
             unused = [*_UNUSED, f"{text}."] if text else _UNUSED
-            _published.load(self.backbone, _joined(state), self.weights, ignore=unused)
+            _published.load(self.backbone, joined(state), self.weights, ignore=unused)
         self._build_joint(state, width, heads)
 
     def _build_joint(self, state: dict[str, Tensor], width: int, heads: int) -> None:
@@ -356,54 +307,3 @@ def _statistics(given) -> Tensor:
     if not std > 0:
         raise UserError(f"norm_stats={given}: it is MEAN,DEVIATION, two numbers")
     return torch.tensor([mean, std])
-
-
-def newest(path: Path) -> Path:
-    """The checkpoint file: the path itself, or the newest-epoch one in a published folder."""
-    path = path.absolute()  # the folder's name counts, of "." too
-    if path.is_file():
-        return path
-    files = [*path.glob("*.pth"), *path.glob("*.safetensors")]
-    if not files:
-        raise UserError(f"{path}: no .pth or .safetensors in this folder (--weights)")
-    return max(files, key=lambda f: (_epoch(f.stem), f.name))
-
-
-def _epoch(stem: str) -> int:
-    digits = re.search(r"(\d+)$", stem)
-    return int(digits[1]) if digits else -1
-
-
-def _read(file: Path) -> tuple[dict[str, Tensor], dict]:
-    """The checkpoint's tensors, and what it tells of its network.
-
-    The tensors are without what a fine-tuning run wrapped around them. Checkpoints of this
-    project's pre-training tell sizes and text encoder (`config`), published ones nothing.
-    """
-    content = load_checkpoint(file)
-    told = content.get("config")
-    state = _published.tensors(content, "model")
-    return _m2d_clap.below(state, _FINE_TUNED) or state, told if isinstance(told, dict) else {}
-
-
-def _steps(state: dict[str, Tensor], published: Published) -> int:
-    """How many patches along time the network has positions for.
-
-    The folder's name tells it where the input is whole patches; 1,001 frames may be 62 patches of
-    16 or 63, and the checkpoint's positions decide.
-    """
-    frames, wide = published.input_size[1], published.patch_size[1]
-    rows = published.input_size[0] // published.patch_size[0]
-    up = -(-frames // wide)
-    table = state.get("pos_embed", torch.empty(0))
-    return up if table.shape[1:2] == (1 + rows * up,) else frames // wide
-
-
-def _joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The first MSM-MAE's biases of queries and values, which has none for keys, as one."""
-    state = dict(state)
-    for block in [n.removesuffix("q_bias") for n in state if n.endswith(".q_bias")]:
-        if f"{block}v_bias" in state:  # else strict loading names the odd one
-            q, v = state.pop(f"{block}q_bias"), state.pop(f"{block}v_bias")
-            state[f"{block}qkv.bias"] = torch.cat([q, torch.zeros_like(q), v])
-    return state

@@ -1,6 +1,7 @@
 """What a run leaves on disk: whole files, plain content, nothing of a killed writer."""
 
 import math
+import os
 
 import numpy as np
 import pytest
@@ -78,6 +79,16 @@ def test_an_ended_run_has_its_outcome_and_nothing_to_go_on_from(place):
     place.clear()
     assert not place.ended
     assert not list(place.path.iterdir())
+
+
+def test_what_is_older_is_told_from_what_another_process_has_done_since(place):
+    """With --no_resume, the first is forgotten and the second is not."""
+    place.save_state(state(0))
+    os.utime(place.path / "state.pt", (1000, 1000))
+    assert place.older_than(2000)
+    assert not place.older_than(1000)
+    place.finish(1, np.zeros((2, 2)), {})
+    assert not place.older_than(2000)
 
 
 def test_what_a_killed_writer_left_is_removed(place):

@@ -1,0 +1,112 @@
+"""Checkpoints of the M2D family: what their folders' names tell, and their tensors."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from evar.errors import UserError
+from evar.weights import load_checkpoint
+
+from . import _m2d_clap, _published
+
+_FINE_TUNED = "module.ar.runtime.backbone."
+_ENCODERS = {  # of captions, as folder names abbreviate them
+    "A": "thenlper/gte-base",
+    "B": "google-bert/bert-base-uncased",
+    "N": "nvidia/NV-Embed-v2",
+}
+
+
+@dataclass(frozen=True)
+class Published:
+    """What the folder of a published checkpoint is called, taken apart."""
+
+    input_size: tuple[int, int]  # mel bands, frames
+    patch_size: tuple[int, int]
+    sample_rate: int
+    text_encoder: str  # hub name of the encoder that training read captions with
+    text_included: bool  # whether the file holds that encoder
+
+    @classmethod
+    def parse(cls, name: str) -> "Published":
+        """`m2d_clap_vit_base-80x608p16x16p32kpA-...` -> 80 x 608, 16 x 16, 32 kHz, GTE-base.
+
+        After the sizes: p16k (where nothing is said) or p32k; pA GTE-base (where nothing is said),
+        pB BERT or pN NV-Embed-v2; TI where the text encoder is included. Raises UserError for any
+        other name.
+        """
+        found = re.fullmatch(r"(?:\w+-)?(\d+)x(\d+)p(\d+)x(\d+)([^-_]*)(?:[-_].*)?", name)
+        if not found:
+            raise UserError(
+                f"--weights in a folder named {name!r}: the folder of an M2D checkpoint tells "
+                "input and patch size, as in m2d_vit_base-80x608p16x16-221006-mr7; keep its "
+                "published name"
+            )
+        bands, frames, high, wide = (int(found[i]) for i in range(1, 5))
+        rest = re.fullmatch(r"(?:p(16|32)k)?(?:p([ABN]))?(p?TI)?", found[5])
+        if not rest:
+            raise UserError(
+                f"{name}: {found[5]} behind the patch size is no part of a known M2D folder name "
+                "(p16k or p32k, pA, pB or pN, pTI)"
+            )
+        if not (high and wide) or bands % high or frames < wide:
+            raise UserError(
+                f"{name}: patches of {high} x {wide} do not fill an input of {bands} x {frames}"
+            )
+        rate, letter, included = rest.groups()
+        encoder = _ENCODERS[letter or "A"]
+        return cls((bands, frames), (high, wide), int(rate or 16) * 1000, encoder, bool(included))
+
+
+def newest(path: Path) -> Path:
+    """The checkpoint file: the path itself, or the newest-epoch one in a published folder."""
+    path = path.absolute()  # the folder's name counts, of "." too
+    if path.is_file():
+        return path
+    files = [*path.glob("*.pth"), *path.glob("*.safetensors")]
+    if not files:
+        raise UserError(f"{path}: no .pth or .safetensors in this folder (--weights)")
+    return max(files, key=lambda f: (_epoch(f.stem), f.name))
+
+
+def _epoch(stem: str) -> int:
+    digits = re.search(r"(\d+)$", stem)
+    return int(digits[1]) if digits else -1
+
+
+def read(file: Path) -> tuple[dict[str, Tensor], dict]:
+    """The checkpoint's tensors, and what it tells of its network.
+
+    The tensors are without what a fine-tuning run wrapped around them. Checkpoints of this
+    project's pre-training tell sizes and text encoder (`config`), published ones nothing.
+    """
+    content = load_checkpoint(file)
+    told = content.get("config")
+    state = _published.tensors(content, "model")
+    return _m2d_clap.below(state, _FINE_TUNED) or state, told if isinstance(told, dict) else {}
+
+
+def steps_of(state: dict[str, Tensor], published: Published) -> int:
+    """How many patches along time the network has positions for.
+
+    The folder's name tells it where the input is whole patches; 1,001 frames may be 62 patches of
+    16 or 63, and the checkpoint's positions decide.
+    """
+    frames, wide = published.input_size[1], published.patch_size[1]
+    rows = published.input_size[0] // published.patch_size[0]
+    up = -(-frames // wide)
+    table = state.get("pos_embed", torch.empty(0))
+    return up if table.shape[1:2] == (1 + rows * up,) else frames // wide
+
+
+def joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The first MSM-MAE's biases of queries and values, which has none for keys, as one."""
+    state = dict(state)
+    for block in [n.removesuffix("q_bias") for n in state if n.endswith(".q_bias")]:
+        if f"{block}v_bias" in state:  # else strict loading names the odd one
+            q, v = state.pop(f"{block}q_bias"), state.pop(f"{block}v_bias")
+            state[f"{block}qkv.bias"] = torch.cat([q, torch.zeros_like(q), v])
+    return state
