@@ -10,7 +10,8 @@ import time
 import numpy as np
 import torch
 
-from evar import engine, models
+from evar import models
+from evar.embedding import engine
 
 
 def rate(adapter, clips: np.ndarray, batch: int, device: str, precision: str) -> float:

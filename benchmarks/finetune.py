@@ -32,8 +32,10 @@ def measure(
     """Print one line: seconds a step, peak memory in MB, operations a step."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    from evar import engine, models, optim
+    from evar import models
+    from evar.embedding import engine
     from evar.finetuning import model as model_
+    from evar.finetuning import optim
     from evar.finetuning import settings as settings_
 
     device = "cuda" if torch.cuda.is_available() else "cpu"

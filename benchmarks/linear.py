@@ -67,7 +67,7 @@ def fifteen_probes(rows: int = 2000, dim: int = 768) -> tuple[float, float]:
     import naive_probe
 
     sys.path.insert(0, str(ROOT))
-    from evar import probe
+    from evar.probing import probe
 
     rng = np.random.default_rng(0)
     y = np.arange(rows) % CLASSES

@@ -1,6 +1,6 @@
 """One probe the ordinary way: nn.Linear, torch.optim.Adam and a DataLoader.
 
-What `evar.probe` is measured against (benchmarks/linear.py) and checked against (tests).
+What `evar.probing.probe` is measured against (benchmarks/linear.py) and checked against (tests).
 """
 
 import copy

@@ -41,9 +41,9 @@ class Noise:
 
 def steps_of(config, device: str, steps: int) -> None:
     """Print seconds a step, clips a second, peak memory and share of the peak."""
-    from pretrain.data import Batch
-    from pretrain.estimate import flops_per_clip
-    from pretrain.train import Trainer
+    from evar.pretrain.data import Batch
+    from evar.pretrain.estimate import flops_per_clip
+    from evar.pretrain.train import Trainer
 
     trainer = Trainer(config, Noise(), "nowhere", device=device)
     size, gpu = config.batch_size, device.startswith("cuda")
@@ -79,8 +79,8 @@ def steps_of(config, device: str, steps: int) -> None:
 
 def loading(clips: int, batch_size: int, frames: int, workers: int) -> None:
     """Print how many clips a second the stream gives, without training."""
-    from pretrain.data import ClipStream
-    from pretrain.prepare import prepare
+    from evar.pretrain.data import ClipStream
+    from evar.pretrain.prepare import prepare
 
     rng = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -111,7 +111,7 @@ def main(
     workers: int = 4,
 ) -> None:
     """Print every figure."""
-    from pretrain import config as config_
+    from evar.pretrain import config as config_
 
     gpu = torch.cuda.is_available()
     device = "cuda" if gpu else "cpu"

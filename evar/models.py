@@ -185,7 +185,7 @@ def _find_weights(spec: ModelConfig, given) -> Path | None:
         return Path(given)
     if spec.weights is None:
         return None
-    from evar import download
+    from evar.data import download
 
     path = weights_folder() / spec.weights.file
     if path.exists():

@@ -156,8 +156,8 @@ def _tensorboard(out: Path, step: int, stack):
 
 def _tasks(names: str | None) -> list[str]:
     """The tasks of --evaluate; UserError before any training for one that cannot be scored."""
-    from evar import clips
     from evar.commands._options import data_folder, open_task
+    from evar.data import clips
 
     found = [name.strip() for name in (names or "").split(",") if name.strip()]
     for name in found:

@@ -128,18 +128,20 @@ def _write_all(out: Path, root: Path, clips: dict[str, dict], bar, how: tuple) -
 
 def _sources(source: str, split: str, data, quiet: bool) -> tuple[Path, dict[str, dict]]:
     """The root folder, and of each file below it what is known: label, caption."""
-    from evar import csvtask
     from evar import task as tasks
+    from evar.data import own_sounds
 
     path = Path(source)
-    if csvtask.is_csv(source):
+    if own_sounds.is_csv(source):
         return path.resolve().parent, _of_csv(path, split)
     if source not in tasks.names():  # ./NAME is a folder of a task's name
         if not path.is_dir():
             raise UserError(f"{source}: no such folder, CSV or task (`evar list tasks`)")
-        found = [p for p in path.rglob("*") if p.suffix.lower() in csvtask.SOUNDS and p.is_file()]
+        found = [
+            p for p in path.rglob("*") if p.suffix.lower() in own_sounds.SOUNDS and p.is_file()
+        ]
         if not found:
-            raise UserError(f"{path}: no sound files there ({', '.join(csvtask.SOUNDS)})")
+            raise UserError(f"{path}: no sound files there ({', '.join(own_sounds.SOUNDS)})")
         names = [p.relative_to(path).as_posix() for p in found]
         for name in names:
             try:
@@ -263,7 +265,7 @@ def make(plan: Plan) -> None:
 
 
 def _decoded(path: Path, plan: Plan):
-    from evar import audio
+    from evar.data import audio
 
     samples = audio.load_clip(path, sample_rate=plan.sample_rate, samples=None, silence=True)
     return samples[: int(plan.seconds * plan.sample_rate)]

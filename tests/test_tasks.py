@@ -7,14 +7,15 @@ import re
 
 import numpy as np
 import pytest
-from miniatures import MAKERS, sound
 
-from evar import cli, clips, cliptable, csvtask, prepare, targets
+from evar import cli
 from evar import task as tasks
+from evar.data import clip_table, clips, own_sounds, prepare, targets
 from evar.errors import UserError
 from evar.tasks import _cremad
 from evar.tasks import gtzan as gtzan_file
 from evar.tasks import surge as surge_file
+from helpers.miniatures import MAKERS, sound
 
 NAMES = tasks.names()
 CLASSIFIED = [n for n in NAMES if n not in ("demo", "surge", "audiocaps", "clotho")]
@@ -221,7 +222,7 @@ def test_surge_reads_the_published_tones_only(copies, monkeypatch):
     monkeypatch.setattr(surge_file, "NAMES", hashlib.sha256(names.encode()).hexdigest())
     monkeypatch.setattr(surge_file, "TEST", (1,))
     monkeypatch.setattr(surge_file, "VALID", ())
-    table = cliptable.check_table(task, task.read(copies[0] / "surge"))
+    table = clip_table.check_table(task, task.read(copies[0] / "surge"))
     assert table.label.tolist() == ["108", "21"] * 2
     assert table.split.tolist() == ["train", "train", "test", "test"]
     assert table.group.nunique() == 2
@@ -284,7 +285,7 @@ def test_rows_of_fold_11_are_refused(copies, tmp_path):
     table = task.read(root)
     table.loc[0, "fold"] = "11"
     with pytest.raises(UserError, match="fold other than"):
-        cliptable.check_table(task, table)
+        clip_table.check_table(task, table)
 
 
 def test_metadata_that_are_too_new_or_too_old_are_said(copies):
@@ -302,9 +303,9 @@ def test_csv_tasks_and_registered_ones_share_the_contract(tmp_path):
     sound(tmp_path / "a.wav", 16000)
     sound(tmp_path / "b.wav", 16000)
     (tmp_path / "set.csv").write_text("file,label,fold\na.wav,x,1\nb.wav,y,2\n")
-    task = csvtask.task_from_csv(tmp_path / "set.csv")
+    task = own_sounds.task_from_csv(tmp_path / "set.csv")
     assert np.isclose(task.seconds, 0.2, atol=0.002)
-    table = cliptable.check_table(task, task.read(tmp_path))
+    table = clip_table.check_table(task, task.read(tmp_path))
     assert table.fold.tolist() == ["1", "2"]
 
 
@@ -314,7 +315,7 @@ def test_instruments_of_training_are_in_no_other_split(copies):
     table = task.read(clips.find_root(copies[0] / "nsynth", task.marker))
     of = {side: table.index[table.split == side][0] for side in ("train", "valid", "test")}
     table.loc[of["test"], "group"] = table.group[of["valid"]]
-    cliptable.check_table(task, table)
+    clip_table.check_table(task, table)
     table.loc[of["test"], "group"] = table.group[of["train"]]
     with pytest.raises(UserError, match="would leak"):
-        cliptable.check_table(task, table)
+        clip_table.check_table(task, table)

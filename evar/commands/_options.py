@@ -15,7 +15,7 @@ def data_folder(given) -> Path:
 
 def cache_of(given, no_cache: bool) -> Path | None:
     """Where embeddings are kept; None keeps nothing."""
-    from evar import store
+    from evar.embedding import store
 
     return None if no_cache else Path(given or store.cache_folder())
 
@@ -34,17 +34,17 @@ def open_task(
 
     `captioned`: a CSV has captions, not labels.
     """
-    from evar import clips, csvtask
     from evar import task as tasks
+    from evar.data import clips, own_sounds
 
-    if csvtask.is_csv(name):
+    if own_sounds.is_csv(name):
         if captioned:
-            task = csvtask.captions_from_csv(name)
+            task = own_sounds.captions_from_csv(name)
         else:
-            task = csvtask.task_from_csv(name, seconds=seconds)
+            task = own_sounds.task_from_csv(name, seconds=seconds)
             if task.multi_label:
                 print(f"{name}: a comma in a label: several labels a clip, the metric is mAP")
-        manifest_name = csvtask.manifest_name(name)
+        manifest_name = own_sounds.manifest_name(name)
     else:
         if Path(name).is_dir() and name not in tasks.names():
             raise UserError(
@@ -54,7 +54,7 @@ def open_task(
             raise UserError("--seconds is for CSV tasks: a registered task has its published unit")
         task, manifest_name = tasks.get(name), None
     bar = progress_bar(f"index {task.name}", "file", quiet)
-    if csvtask.is_csv(name) or task.bundled:
+    if own_sounds.is_csv(name) or task.bundled:
         source = task.bundled  # small, and the user's own: looked at anew each time
     return clips.open_task(task, data, source=source, progress=bar, name=manifest_name, anew=anew)
 
@@ -74,8 +74,8 @@ def progress_bar(title: str, unit: str, quiet: bool = False, **more) -> Callable
 
 def write_run(evaluation, config, identity: dict, manifest, *, device: str, results) -> None:
     """Write a run's result, rebuild the tables, and print where they are and the score."""
-    from evar import leaderboard
-    from evar import results as results_
+    from evar.results import leaderboard
+    from evar.results import record as results_
 
     record = results_.run_record(evaluation, config, identity, manifest, device=device)
     path = results_.save_run(record, evaluation, results)

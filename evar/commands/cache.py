@@ -16,7 +16,7 @@ def cache(action, key=None, *, cache=None):
     KEY            the first digits of a key that `cache ls` shows
     --cache=DIR    the cache folder; default: $EVAR_CACHE or the user's cache folder
     """
-    from evar import store
+    from evar.embedding import store
 
     folder = Path(cache or store.cache_folder())
     kept = store.entries(folder)

@@ -140,7 +140,8 @@ def finetune(
     if tensorboard:
         _tensorboard()
     manifest = open_task(task, data_folder(data), seconds, quiet)
-    from evar import clips, files, models, parallel
+    from evar import files, models, parallel
+    from evar.data import clips
     from evar.finetuning import settings as settings_
     from evar.protocols import finetune as protocol
 

@@ -15,7 +15,7 @@ def leaderboard(*, results="results"):
 
     --results=DIR  the results folder; default: results/
     """
-    from evar import leaderboard as leaderboard_
+    from evar.results import leaderboard as leaderboard_
 
     if not Path(results).is_dir():
         raise UserError(f"{results}: no such results folder (--results=DIR)")

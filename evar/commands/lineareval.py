@@ -81,8 +81,9 @@ def lineareval(
     batch_size = None if batch_size is None else whole("batch_size", batch_size)
     seconds = number("seconds", seconds, above=0.001, optional=True)
     manifest = open_task(task, data_folder(data), seconds, quiet)
-    from evar import clips, files
-    from evar.probe import ProbeSettings
+    from evar import files
+    from evar.data import clips
+    from evar.probing.probe import ProbeSettings
     from evar.protocols import linear
 
     if manifest.task.metric == "recall":

@@ -26,11 +26,11 @@ def prepare(task, *, source=None, data=None, download=False, quiet=False):
     """
     if task == "all":
         return _prepare_all(source, data_folder(data), quiet)
-    from evar import clips, csvtask
-    from evar import prepare as prepare_
     from evar import task as tasks
+    from evar.data import clips, own_sounds
+    from evar.data import prepare as prepare_
 
-    if csvtask.is_csv(task):
+    if own_sounds.is_csv(task):
         if source or download:
             given = "--source" if source else "--download"
             raise UserError(f"{given}: the files of a CSV are beside it; leave it out")
@@ -65,9 +65,9 @@ def _verdict(manifest) -> str:
 
 def _prepare_all(source, data: Path, quiet: bool) -> None:
     """Index every registered data set that lies in a folder; one line each."""
-    from evar import clips
-    from evar import prepare as prepare_
     from evar import task as tasks
+    from evar.data import clips
+    from evar.data import prepare as prepare_
 
     if source is None or not Path(source).is_dir():
         raise UserError("prepare all needs --source=DIR, a folder that holds data sets")

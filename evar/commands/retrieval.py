@@ -65,7 +65,8 @@ def retrieval(
     require_reads_text(model)
     # Captions are no part of the manifest: whether they are the published ones is seen anew.
     manifest = open_task(task, data_folder(data), None, quiet, captioned=True, anew=True)
-    from evar import clips, files
+    from evar import files
+    from evar.data import clips
     from evar.protocols import retrieval as protocol
 
     if manifest.task.metric != "recall":

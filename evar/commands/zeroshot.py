@@ -69,8 +69,8 @@ def zeroshot(
     --quiet        no progress bars
     --NAME=VALUE   an option of the model's adapter
     """
-    from evar import captions as captions_
     from evar import models
+    from evar.data import prompts
 
     if template is not None and captions is not None:
         raise UserError("--template and --captions: give one of them")
@@ -79,7 +79,8 @@ def zeroshot(
     batch_size = None if batch_size is None else whole("batch_size", batch_size)
     require_reads_text(model)
     manifest = _manifest(task, names, data, quiet)
-    from evar import clips, files
+    from evar import files
+    from evar.data import clips
     from evar.protocols import zeroshot as protocol
 
     if manifest.task.metric == "recall":
@@ -89,11 +90,11 @@ def zeroshot(
     names = names or protocol.class_names(manifest)
     manifest = clips.test_side(manifest)
     clips.require_usable(manifest, partial=partial, skip_bad=skip_bad)
-    rule = captions_.of_task(manifest.task)
+    rule = prompts.of_task(manifest.task)
     if template is not None:
-        rule = captions_.from_template(template)
+        rule = prompts.from_template(template)
     elif captions is not None:
-        rule = captions_.from_yaml(captions, names, protocol.titles_of(manifest))
+        rule = prompts.from_yaml(captions, names, protocol.titles_of(manifest))
     of_classes = protocol.captions_of(rule, manifest, names)
     device = device_of(device)
     if labels is None:
@@ -135,15 +136,15 @@ def _labels(text: str) -> list[str]:
 
 
 def _manifest(task: str, names: list[str] | None, data, quiet: bool):
-    from evar import clips, csvtask
     from evar import task as tasks
+    from evar.data import clips, own_sounds
 
     if names is None:
-        if Path(task).exists() and not csvtask.is_csv(task) and task not in tasks.names():
+        if Path(task).exists() and not own_sounds.is_csv(task) and task not in tasks.names():
             raise UserError(f'{task}: sounds of your own need labels: --labels="dog bark,rain"')
         return open_task(task, data_folder(data), None, quiet)
     if not Path(task).exists():
         raise UserError(f"{task}: no such sound file or folder (--labels is for sounds of yours)")
     bar = progress_bar(f"index {task}", "file", quiet)
-    own = csvtask.task_from_sounds(task)
+    own = own_sounds.task_from_sounds(task)
     return clips.build(own, own.bundled, progress=bar)

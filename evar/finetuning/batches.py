@@ -11,14 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evar import audio, augment
-from evar.finetuning import chance, sampling
-from evar.finetuning.chance import For
+from evar.data import audio
+from evar.data.targets import Fold
+from evar.finetuning import augment, sampling, streams
 from evar.finetuning.checkpoint import Place
 from evar.finetuning.settings import Settings
+from evar.finetuning.streams import For
 from evar.finetuning.waveforms import Want, Waveforms
 from evar.parallel import World
-from evar.targets import Fold
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class Batches:
         """Rows of the manifest, batch by batch."""
         order = sampling.epoch_order(
             len(self.job.train),
-            chance.rng(For.ORDER, self.job.seed, self.job.stream, epoch),
+            streams.rng(For.ORDER, self.job.seed, self.job.stream, epoch),
             weights=self.weights,
             draws=self.settings.epoch_clips,
         )
@@ -91,7 +91,7 @@ class Batches:
         y, mixing = self._targets(rows), torch.eye(size)
         alpha = self.settings.mixup
         if alpha:  # mixing the unit matrix shows who is mixed with whom
-            chosen = chance.generator(For.MIXUP, self.job.seed, self.job.stream, epoch, step)
+            chosen = streams.generator(For.MIXUP, self.job.seed, self.job.stream, epoch, step)
             mixing, y = augment.mixup(mixing, y, alpha, generator=chosen)
         parts = max(1, min(self.settings.accumulate, size // 2))
         for part in np.array_split(np.arange(size), parts):

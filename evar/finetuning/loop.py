@@ -17,16 +17,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from evar import engine, optim, scoring
 from evar.adapter import Adapter
+from evar.embedding import engine
 from evar.errors import UserError
-from evar.finetuning import chance
+from evar.finetuning import optim, streams
 from evar.finetuning.batches import Batches, Job, Part
-from evar.finetuning.chance import For
 from evar.finetuning.model import Classifier, scores_of, summed_loss
 from evar.finetuning.settings import Settings
+from evar.finetuning.streams import For
 from evar.finetuning.waveforms import Waveforms
 from evar.parallel import ALONE, World
+from evar.scoring import summary
 
 _LOOK_EVERY = 10  # steps between looks at the loss on a GPU, which wait for it
 
@@ -65,7 +66,7 @@ def train(
     finite or memory runs out; the last whole epoch stays on disk.
     """
     devices = [torch.device(device)] if device.startswith("cuda") else []
-    with chance.forked(devices), engine.full_precision(), _out_of_memory():
+    with streams.forked(devices), engine.full_precision(), _out_of_memory():
         state = job.place.state()
         encoder = copy.deepcopy(adapter).to(device)
         batches = Batches(job, waveforms, y, settings, world)
@@ -142,7 +143,7 @@ class _Run:
             batches.classes,
             self.settings,
             seconds=self.task.seconds,
-            generator=chance.generator(For.HEAD, *self.key),
+            generator=streams.generator(For.HEAD, *self.key),
         ).to(device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         own = self.settings
@@ -212,7 +213,7 @@ class _Run:
         fold = self.job.fold
         return {
             "fold": fold.name,
-            "score": float(scoring.fold_score(self.task.metric, self.y[fold.test], test)),
+            "score": float(summary.fold_score(self.task.metric, self.y[fold.test], test)),
             "best_epoch": self.best_epoch,
             "epochs": self.epoch,
             "valid_score": self.best if self.job.valid is not None else None,
@@ -245,7 +246,7 @@ class _Run:
         key = (*self.key, epoch, step)
         total = torch.zeros((), device=self.device)
         for number, (part, x) in enumerate(parts):
-            chance.seed_all(For.DROPOUT, *key, number, self.world.rank)
+            streams.seed_all(For.DROPOUT, *key, number, self.world.rank)
             self.model.augment.key, self.model.augment.places = key, part.places
             x = x.to(self.device, non_blocking=True)
             if part.mixing is not None:
@@ -312,7 +313,7 @@ class _Run:
         else:
             with self.ema.applied() if self.ema else contextlib.nullcontext():
                 scores = self.scores(self.job.valid)
-            value = float(scoring.fold_score(self.task.metric, self.y[self.job.valid], scores))
+            value = float(summary.fold_score(self.task.metric, self.y[self.job.valid], scores))
             better = value > self.best
             self.curve[-1]["valid"] = value
         if better:

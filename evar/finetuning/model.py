@@ -7,11 +7,11 @@ from torch.distributed.nn.functional import all_reduce
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from evar import augment
 from evar.adapter import Adapter, blocks_of
 from evar.errors import UserError, blaming
-from evar.finetuning.chance import For, generator
+from evar.finetuning import augment
 from evar.finetuning.settings import Settings
+from evar.finetuning.streams import For, generator
 
 _HEAD = "evar_head."  # before its tensors' names in a file; an encoder may have a `head` too
 

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from evar import optim, targets
 from evar.adapter import Adapter
-from evar.clips import Manifest
+from evar.data import targets
+from evar.data.clips import Manifest
 from evar.errors import UserError, unknown
+from evar.finetuning import optim
 
 SELECT = ("valid", "holdout", "last", "oracle")
 FREEZE = ("none", "patch_embed", "encoder")

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from evar import audio
-from evar.clips import Manifest
+from evar.data import audio
+from evar.data.clips import Manifest
 from evar.errors import BadAudio
 
 KEEP_BYTES = 2**30  # of decoded clips in memory
@@ -36,7 +36,7 @@ class Waveforms:
         self._lock = Lock()
 
     def load(self, row: int, start: int = 0) -> np.ndarray:
-        """One unit (S,); `start` as in `evar.audio.load_clip`. Raises BadAudio."""
+        """One unit (S,); `start` as in `evar.data.audio.load_clip`. Raises BadAudio."""
         clip = self._kept.get(row)
         if clip is None:
             clip = audio.load_clip(

@@ -15,19 +15,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 import evar
-from evar import clips, files, holdout, scoring, targets
+from evar import files
 from evar.adapter import Adapter
-from evar.clips import Manifest
+from evar.data import clips, targets
+from evar.data.clips import Manifest
 from evar.errors import BadAudio, UserError
-from evar.finetuning import chance, loop
+from evar.finetuning import loop, streams
 from evar.finetuning.batches import Job
-from evar.finetuning.chance import For
 from evar.finetuning.checkpoint import Place, run_key
 from evar.finetuning.loop import Report
 from evar.finetuning.settings import Settings
+from evar.finetuning.streams import For
 from evar.finetuning.waveforms import Waveforms
 from evar.parallel import ALONE, World
-from evar.scoring import Evaluation
+from evar.probing import holdout
+from evar.scoring import summary
+from evar.scoring.summary import Evaluation
 
 NAME = "finetune"
 VERSION = 1  # raise it when scores change
@@ -70,7 +73,7 @@ def evaluate(
         "task": f"{manifest.task.name} {manifest.task.version}",
         "manifest": manifest.sha256,
         "seconds": manifest.task.seconds,
-        "skipped": scoring.count_clips(manifest)["skipped"],
+        "skipped": summary.count_clips(manifest)["skipped"],
         "settings": asdict(settings),
     }
     root = Path(folder) / run_key(about)
@@ -138,7 +141,7 @@ def _job(
     elif settings.select == "holdout":
         groups = manifest.table.group.to_numpy()[fold.train]
         kept, held, how = holdout.tenth(
-            y[fold.train], groups, chance.rng(For.HOLD_OUT, seed, stream)
+            y[fold.train], groups, streams.rng(For.HOLD_OUT, seed, stream)
         )
         train, valid = fold.train[kept], fold.train[held]
     if len(train) < 2:
@@ -200,7 +203,7 @@ def _scored(job: Job, adapter, waveforms, y, settings, **more) -> tuple[NDArray,
         )
     scores = loop.score_exported(job, adapter, waveforms, y, settings, **more)
     metric = waveforms.manifest.task.metric
-    score = scoring.fold_score(metric, y[job.fold.test], scores)
+    score = summary.fold_score(metric, y[job.fold.test], scores)
     return scores, job.place.outcome()[1] | {"score": score}
 
 
@@ -217,8 +220,8 @@ def _evaluation(
         "settings": asdict(settings),
         "overrides": overrides,
         "seeds": list(seeds),
-        "clips": scoring.count_clips(manifest),
-        **scoring.summarise(manifest, folds, y, names, scores),
+        "clips": summary.count_clips(manifest),
+        **summary.summarise(manifest, folds, y, names, scores),
         "runs": [
             {"seed": seed, "folds": [about for _, about in run]}
             for seed, run in zip(seeds, runs, strict=True)
@@ -226,4 +229,4 @@ def _evaluation(
         "seconds": {"train": round(sum(about.get("seconds", 0) for _, about in outcomes), 2)},
     }
     by_run = [[of_fold for of_fold, _ in run] for run in runs]
-    return scoring.evaluation(record, manifest, folds, seeds, names, by_run)
+    return summary.evaluation(record, manifest, folds, seeds, names, by_run)

@@ -11,12 +11,16 @@ from time import perf_counter
 
 import numpy as np
 
-from evar import clips, embeddings, models, probe, scoring, targets
+from evar import models
 from evar.adapter import Adapter
-from evar.clips import Manifest
+from evar.data import clips, targets
+from evar.data.clips import Manifest
+from evar.embedding import embeddings
 from evar.errors import UserError
-from evar.probe import ProbeSettings
-from evar.scoring import Evaluation
+from evar.probing import probe
+from evar.probing.probe import ProbeSettings
+from evar.scoring import summary
+from evar.scoring.summary import Evaluation
 from evar.task import Task
 
 NAME = "linear"
@@ -91,8 +95,8 @@ def evaluate(
             "precision": precision,
         },
         "seeds": list(settings.seeds),
-        "clips": scoring.count_clips(manifest),
-        **scoring.summarise(
+        "clips": summary.count_clips(manifest),
+        **summary.summarise(
             manifest, folds, y, names, np.stack([np.concatenate(run) for run in scores])
         ),
         "runs": [
@@ -104,7 +108,7 @@ def evaluate(
             "probe": round(probing_ended - embedding_ended, 2),
         },
     }
-    return scoring.evaluation(record, manifest, folds, settings.seeds, names, scores)
+    return summary.evaluation(record, manifest, folds, settings.seeds, names, scores)
 
 
 def _fit(embedded, y, folds, settings, device, progress) -> list[list[probe.Fitted]]:

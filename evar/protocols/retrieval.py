@@ -14,13 +14,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evar import clips, embeddings, ranking, scoring, statistics
 from evar.adapter import Adapter
-from evar.captions import digest
-from evar.clips import Manifest
+from evar.data import clips
+from evar.data.clips import Manifest
+from evar.data.prompts import digest
+from evar.embedding import embeddings
 from evar.errors import UserError
 from evar.protocols.zeroshot import normalised
-from evar.scoring import Evaluation
+from evar.scoring import ranking, statistics, summary
+from evar.scoring.summary import Evaluation
 
 NAME = "retrieval"
 VERSION = 2  # raise it when scores change
@@ -128,7 +130,7 @@ def evaluate(
             "text": of_text,
         },
         "seeds": [],
-        "clips": scoring.count_clips(used) | {"captions": len(captions)},
+        "clips": summary.count_clips(used) | {"captions": len(captions)},
         **_summarise(found, {"text_to_audio": caption_ids, "audio_to_text": clip_ids}),
         "seconds": {"embed": round(perf_counter() - started, 2)},
     }
@@ -170,7 +172,7 @@ def _summarise(found: dict[str, dict], clip_of: dict[str, NDArray]) -> dict:
             return list(ranking.summary(of, weights).values())
 
         low, high = statistics.bootstrap_clusters(
-            clip_of[direction], statistic, np.random.default_rng(scoring.BOOTSTRAP_SEED)
+            clip_of[direction], statistic, np.random.default_rng(summary.BOOTSTRAP_SEED)
         )
         shown[direction] = ranking.summary(found[direction])
         intervals[direction] = {

@@ -13,14 +13,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evar import captions as captions_
-from evar import clips, cliptable, embeddings, scoring, targets
 from evar.adapter import Adapter
-from evar.captions import CaptionRule
-from evar.clips import Manifest
-from evar.csvtask import UNKNOWN
+from evar.data import clip_table, clips, prompts, targets
+from evar.data.clips import Manifest
+from evar.data.own_sounds import UNKNOWN
+from evar.data.prompts import CaptionRule
+from evar.embedding import embeddings
 from evar.errors import UserError
-from evar.scoring import Evaluation
+from evar.scoring import summary
+from evar.scoring.summary import Evaluation
 
 NAME = "zeroshot"
 VERSION = 2  # raise it when scores change
@@ -137,7 +138,7 @@ def evaluate(classified: Classified, rule: CaptionRule, *, precision: str = "fp3
         "protocol": NAME,
         "protocol_version": VERSION,
         "settings": {
-            "captions": captions_.digest(classified.captions),
+            "captions": prompts.digest(classified.captions),
             "templates": list(rule.templates),
             "rule": rule.source,
             "reading": "whole clips",
@@ -145,12 +146,12 @@ def evaluate(classified: Classified, rule: CaptionRule, *, precision: str = "fp3
             "text": classified.text,
         },
         "seeds": [],  # nothing random decides
-        "clips": scoring.count_clips(manifest),
-        **scoring.summarise(manifest, [fold], y, names, similarity[None]),  # one run: (1, N, C)
+        "clips": summary.count_clips(manifest),
+        **summary.summarise(manifest, [fold], y, names, similarity[None]),  # one run: (1, N, C)
         "captions": {n: list(c) for n, c in zip(names, classified.captions, strict=True)},
         "seconds": {"embed": classified.seconds},
     }
-    predictions = scoring.predictions(manifest, fold, 0, names, similarity).drop(columns="seed")
+    predictions = summary.predictions(manifest, fold, 0, names, similarity).drop(columns="seed")
     tables = {"similarities": _table(classified)}
     if manifest.task.multi_label:  # a cosine has no threshold: the likeliest class stands alone
         predictions["predicted"] = np.array(names)[similarity.argmax(axis=1)]
@@ -180,7 +181,7 @@ def class_names(manifest: Manifest) -> list[str]:
 
     So a copy without some clips, or without the training side, is asked the same question.
     """
-    return sorted(cliptable.label_set(manifest.table.label))
+    return sorted(clip_table.label_set(manifest.table.label))
 
 
 def confusion(predictions: pd.DataFrame) -> pd.DataFrame:

@@ -1,11 +1,11 @@
 import pytest
-import standin
 import torch
-from golden_cases import EXACT, Case, assert_steady, build, frozen, noise, tiny
 from transformers import ASTConfig, ASTModel
 
 from evar.errors import UserError
 from evar.model_adapters.ast import Ast
+from helpers import standin
+from helpers.golden_cases import EXACT, Case, assert_steady, build, frozen, noise, tiny
 
 CASE = Case("ast")
 TINY_CONFIG = {

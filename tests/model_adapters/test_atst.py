@@ -5,11 +5,11 @@ import argparse
 import numpy as np
 import pytest
 import torch
-from standin import GOLDEN, audio, relative_error, state_dict
 
 from evar import models
 from evar.errors import UserError
 from evar.model_adapters.atst import AtstClip, AtstFrame
+from helpers.standin import GOLDEN, audio, relative_error, state_dict
 
 SECONDS = ("1", "5", "11")
 

@@ -2,13 +2,13 @@ import json
 import sys
 
 import pytest
-import standin
 import torch
-from golden_cases import EXACT, Case, assert_steady, build, noise, tiny
 
 from evar.errors import UserError
 from evar.model_adapters import beats as beats_module
 from evar.model_adapters.beats import Beats
+from helpers import standin
+from helpers.golden_cases import EXACT, Case, assert_steady, build, noise, tiny
 
 CASE = Case("beats")
 CONFIG = json.loads((standin.GOLDEN / "beats.cfg.json").read_text())

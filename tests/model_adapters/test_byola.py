@@ -1,9 +1,9 @@
 import pytest
 import torch
-from golden_cases import EXACT, Case, assert_steady, build, noise, tiny
 
 from evar.errors import UserError
 from evar.model_adapters.byola import ByolA
+from helpers.golden_cases import EXACT, Case, assert_steady, build, noise, tiny
 
 CASES = {1: Case("byola_2048"), 2: Case("byola_v2")}
 

@@ -1,10 +1,10 @@
 import pytest
-import standin
 import torch
-from golden_cases import EXACT, Case, assert_steady, build, noise, tiny
 
 from evar.errors import UserError
 from evar.model_adapters.ced import Ced
+from helpers import standin
+from helpers.golden_cases import EXACT, Case, assert_steady, build, noise, tiny
 
 CASE = Case("ced_base")
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
-from golden_cases import EXACT, Case, assert_steady, build, published_cnn14, tiny
 
 from evar.errors import UserError
 from evar.model_adapters.cnn14 import Cnn14
+from helpers.golden_cases import EXACT, Case, assert_steady, build, published_cnn14, tiny
 
 CASES = {16000: Case("cnn14_16k"), 32000: Case("cnn14_32k")}
 

@@ -2,11 +2,11 @@ import sys
 
 import pytest
 import torch
-from golden_cases import EXACT, Case, assert_steady, build, tiny
 
 from evar import models
 from evar.errors import UserError
 from evar.model_adapters.dasheng import Dasheng
+from helpers.golden_cases import EXACT, Case, assert_steady, build, tiny
 
 CASE = Case("dasheng_base")
 

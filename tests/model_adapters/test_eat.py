@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from standin import GOLDEN, audio, relative_error, state_dict
 
 from evar import models
 from evar.errors import UserError
 from evar.model_adapters._vit import sincos_positions
 from evar.model_adapters.eat import Eat
+from helpers.standin import GOLDEN, audio, relative_error, state_dict
 
 
 @pytest.fixture(scope="module")

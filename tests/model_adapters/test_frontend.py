@@ -1,10 +1,10 @@
 import pytest
 import torch
 import torchaudio
-from golden_cases import noise
 
 from evar.errors import UserError
 from evar.model_adapters._frontend import LogMel, crop, repeat_cut, zero_pad
+from helpers.golden_cases import noise
 
 
 def test_a_crop_depends_on_the_clip_and_the_seed_alone():

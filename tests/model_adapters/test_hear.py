@@ -3,12 +3,12 @@ import textwrap
 
 import pytest
 import torch
-from golden_cases import noise
 
 from evar import models
 from evar.check import check
 from evar.errors import UserError
 from evar.model_adapters.hear import HearModel
+from helpers.golden_cases import noise
 
 MODULE = """
 import torch

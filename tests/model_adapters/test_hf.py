@@ -3,12 +3,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-import standin
 import torch
 import transformers
-from golden_cases import EXACT, frozen, noise
-from test_speech import AUDIO, normalised, save
-from test_whisper import SIZES
 from transformers import AutoModel, Wav2Vec2FeatureExtractor
 
 from evar import models
@@ -16,6 +12,9 @@ from evar.check import check
 from evar.errors import UserError
 from evar.model_adapters.hf import HfModel
 from evar.model_adapters.whisper import Whisper
+from helpers import standin
+from helpers.golden_cases import EXACT, frozen, noise
+from helpers.transformers_models import AUDIO, WHISPER, normalised, save
 
 BLOCKS = {
     "hidden_size": 16,
@@ -65,7 +64,7 @@ def clap(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def whisper(tmp_path_factory):
-    config = transformers.WhisperConfig(**SIZES)
+    config = transformers.WhisperConfig(**WHISPER)
     extractor = transformers.WhisperFeatureExtractor(feature_size=8)
     return write(tmp_path_factory.mktemp("whisper"), config, extractor)
 

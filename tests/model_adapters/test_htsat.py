@@ -1,10 +1,10 @@
 import pytest
 import torch
-from golden_cases import EXACT, INDEX, Case, assert_steady, build, published_htsat, tiny
 
 from evar.errors import UserError
 from evar.model_adapters._frontend import LogMel
 from evar.model_adapters.htsat import Htsat
+from helpers.golden_cases import EXACT, INDEX, Case, assert_steady, build, published_htsat, tiny
 
 CASE = Case("htsat")
 

@@ -1,6 +1,11 @@
 import pytest
 import torch
-from golden_cases import (
+from transformers import ClapConfig, ClapModel
+
+from evar.errors import UserError
+from evar.model_adapters._frontend import LogMel, zero_pad
+from evar.model_adapters.laion_clap import WINDOW, LaionClap
+from helpers.golden_cases import (
     EXACT,
     Case,
     assert_reads_captions,
@@ -12,11 +17,6 @@ from golden_cases import (
     tiny,
     windows,
 )
-from transformers import ClapConfig, ClapModel
-
-from evar.errors import UserError
-from evar.model_adapters._frontend import LogMel, zero_pad
-from evar.model_adapters.laion_clap import WINDOW, LaionClap
 
 AUDIO, TEXT = Case("laion_clap_audio"), Case("laion_clap_text")
 

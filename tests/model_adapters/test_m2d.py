@@ -6,12 +6,12 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from standin import GOLDEN, audio, relative_error, state_dict
 
 from evar import models
 from evar.errors import UserError
 from evar.model_adapters._vit import sincos_positions
 from evar.model_adapters.m2d import M2D, M2DCLAP, M2DCLAP2025, Published
+from helpers.standin import GOLDEN, audio, relative_error, state_dict
 
 CLAP = "m2d_clap_vit_base-80x608p16x16"
 MSM = "msm_mae_80x608"
@@ -215,7 +215,7 @@ def tiny_2025(folder, sizes, **changed):
 
 @pytest.mark.filterwarnings("ignore:the joint space of the 2025")
 def test_model_of_2025_loads_and_says_what_is_not_verified(tmp_path):
-    from golden_cases import write_tokenizer
+    from helpers.golden_cases import write_tokenizer
 
     path, source, bert, state = tiny_2025(tmp_path, {"hidden_size": 16})
     folder = str(write_tokenizer(tmp_path / "words", "bert"))
@@ -246,7 +246,7 @@ def test_model_of_2025_with_other_tensors_still_gives_linear_evaluation(tmp_path
 
 
 def test_text_encoder_inside_the_checkpoint_needs_its_vocabulary_only(tiny, tmp_path):
-    from golden_cases import write_tokenizer
+    from helpers.golden_cases import write_tokenizer
 
     bert = bert_of(hidden_size=24)
     inside = {f"text_encoder.{name}": value for name, value in bert.state_dict().items()}
@@ -349,7 +349,7 @@ def bert_of(hidden_size, **more):
 
 
 def test_captions_are_averaged_over_their_tokens(tmp_path):
-    from golden_cases import write_tokenizer
+    from helpers.golden_cases import write_tokenizer
 
     write_tokenizer(tmp_path, "bert")
     bert = bert_of(hidden_size=16)
@@ -382,6 +382,6 @@ def test_an_empty_tokenizer_is_said(tmp_path):
 
 @pytest.mark.parametrize("cls", [M2D, M2DCLAP, M2DCLAP2025])
 def test_a_clip_alone_is_what_it_is_in_a_batch(cls):
-    from golden_cases import assert_steady, tiny
+    from helpers.golden_cases import assert_steady, tiny
 
     assert_steady(tiny(cls))

@@ -1,6 +1,10 @@
 import pytest
 import torch
-from golden_cases import (
+
+from evar.errors import UserError
+from evar.model_adapters._frontend import LogMel
+from evar.model_adapters.msclap import Clap2022, Clap2023
+from helpers.golden_cases import (
     EXACT,
     Case,
     assert_reads_captions,
@@ -13,10 +17,6 @@ from golden_cases import (
     windows,
     write_tokenizer,
 )
-
-from evar.errors import UserError
-from evar.model_adapters._frontend import LogMel
-from evar.model_adapters.msclap import Clap2022, Clap2023
 
 YEARS = {"2022": Clap2022, "2023": Clap2023}
 AUDIO = {year: Case(f"msclap_{year}_audio") for year in YEARS}

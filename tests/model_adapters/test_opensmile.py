@@ -2,11 +2,11 @@ import importlib.util
 import sys
 
 import pytest
-from golden_cases import noise
 
 from evar.check import check
 from evar.errors import UserError
 from evar.model_adapters.opensmile import OpenSmile
+from helpers.golden_cases import noise
 
 installed = importlib.util.find_spec("opensmile") is not None
 

@@ -2,34 +2,18 @@ import json
 
 import numpy as np
 import pytest
-import standin
 import torch
-from golden_cases import EXACT, frozen, noise, tiny
-from transformers import AutoConfig, AutoModel, AutoModelForCTC, Wav2Vec2FeatureExtractor
+from transformers import AutoModelForCTC
 
 from evar import models
 from evar.check import check
 from evar.errors import UserError
 from evar.model_adapters.speech import Speech
+from helpers import standin
+from helpers.golden_cases import EXACT, frozen, tiny
+from helpers.transformers_models import AUDIO, normalised, save
 
 FAMILIES = ("wav2vec2", "hubert", "wavlm", "data2vec")
-CONFIG = Speech.TINY["config"]
-AUDIO = noise(2, 16000) + 0.05
-
-
-def save(folder, model_type="wav2vec2", kind=AutoModel, **changes):
-    with torch.random.fork_rng():
-        torch.manual_seed(1)
-        model = kind.from_config(AutoConfig.for_model(model_type, **{**CONFIG, **changes}))
-    model.save_pretrained(folder)
-    return model.eval()
-
-
-def normalised(audio):
-    """As the published processor prepares the clips."""
-    extractor = Wav2Vec2FeatureExtractor()
-    clips = list(audio.numpy())
-    return extractor(clips, sampling_rate=16000, return_tensors="pt").input_values
 
 
 @pytest.mark.parametrize("architecture", FAMILIES)

@@ -3,12 +3,12 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
-from golden_cases import tiny, write_tokenizer
 
 from evar.errors import UserError
 from evar.model_adapters import _text
 from evar.model_adapters._text import Projection, SentenceEncoder, Tokenizer
 from evar.model_adapters.wavcaps import WavCaps
+from helpers.golden_cases import tiny, write_tokenizer
 
 
 @pytest.fixture(autouse=True)

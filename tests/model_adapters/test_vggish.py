@@ -1,9 +1,9 @@
 import pytest
 import torch
-from golden_cases import EXACT, Case, assert_steady, build, noise, tiny
 
 from evar.errors import UserError
 from evar.model_adapters.vggish import Vggish
+from helpers.golden_cases import EXACT, Case, assert_steady, build, noise, tiny
 
 CASE = Case("vggish")
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from evar.augment import structured_patchout
+from evar.finetuning.augment import structured_patchout
 from evar.model_adapters._vit import ViT
 from evar.model_adapters.m2d import M2D
 

@@ -1,6 +1,10 @@
 import pytest
 import torch
-from golden_cases import (
+
+from evar.errors import UserError
+from evar.model_adapters._frontend import LogMel
+from evar.model_adapters.wavcaps import WavCaps
+from helpers.golden_cases import (
     EXACT,
     Case,
     assert_reads_captions,
@@ -10,10 +14,6 @@ from golden_cases import (
     tiny,
     write_tokenizer,
 )
-
-from evar.errors import UserError
-from evar.model_adapters._frontend import LogMel
-from evar.model_adapters.wavcaps import WavCaps
 
 AUDIO, TEXT = Case("wavcaps_audio"), Case("wavcaps_text")
 

@@ -1,27 +1,12 @@
 import pytest
-import standin
 import torch
-from golden_cases import EXACT, assert_steady, frozen, noise, tiny
 from transformers import ASTConfig, ASTModel, WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from evar.errors import UserError
 from evar.model_adapters.whisper import Whisper
-
-SIZES = {
-    "d_model": 16,
-    "encoder_layers": 1,
-    "decoder_layers": 1,
-    "encoder_attention_heads": 2,
-    "decoder_attention_heads": 2,
-    "encoder_ffn_dim": 64,
-    "decoder_ffn_dim": 16,
-    "num_mel_bins": 8,
-    "vocab_size": 8,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "decoder_start_token_id": 1,
-}
+from helpers import standin
+from helpers.golden_cases import EXACT, assert_steady, frozen, noise, tiny
+from helpers.transformers_models import WHISPER
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +15,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whisper")
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        WhisperModel(WhisperConfig(**SIZES)).save_pretrained(folder)
+        WhisperModel(WhisperConfig(**WHISPER)).save_pretrained(folder)
     WhisperFeatureExtractor(feature_size=8).save_pretrained(folder)
     return folder
 

@@ -4,11 +4,11 @@ import csv
 
 import numpy as np
 import pytest
-from small import shards, text_encoder
 
 from evar.errors import UserError
-from pretrain.captions import CaptionTable, _finder, captions
-from pretrain.shards import ShardSet
+from evar.pretrain.captions import CaptionTable, _finder, captions
+from evar.pretrain.shards import ShardSet
+from helpers.small import shards, text_encoder
 
 NAMES = ["Y-0049e1-1Rw_30.wav", "Ybbbbbbbbbbb.wav", "ccccccccccc_10000.wav", "own sound.wav"]
 

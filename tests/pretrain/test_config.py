@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-import pretrain
+import evar.pretrain
 from evar.errors import UserError
-from pretrain import config
-from pretrain.config import Config
+from evar.pretrain import config
+from evar.pretrain.config import Config
 
-FOLDER = Path(pretrain.__file__).parent / "configs"
+FOLDER = Path(evar.pretrain.__file__).parent / "configs"
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.yaml")), ids=lambda p: p.stem)

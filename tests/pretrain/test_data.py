@@ -6,10 +6,10 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from small import captioned, shards
 
 from evar.errors import UserError
-from pretrain.data import ClipStream
+from evar.pretrain.data import ClipStream
+from helpers.small import captioned, shards
 
 CLIPS = 11
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from pretrain import losses
+from evar.pretrain import losses
 
 
 def test_masked_prediction_is_0_for_the_direction_of_the_standardised_target():

@@ -4,14 +4,14 @@ import dataclasses
 
 import numpy as np
 import pytest
-import standin
 import torch
-from small import CONFIG
 
 from evar.parallel import ALONE
-from pretrain.config import Config
-from pretrain.model import Pretrainer, shuffle
-from pretrain.step import Share, backward
+from evar.pretrain.config import Config
+from evar.pretrain.model import Pretrainer, shuffle
+from evar.pretrain.step import Share, backward
+from helpers import standin
+from helpers.small import CONFIG
 
 EXACT = 1e-4
 TINY = {

@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import pretrain.prepare
 from evar import task
 from evar.errors import UserError
-from pretrain.prepare import prepare
-from pretrain.shards import ShardSet
+from evar.pretrain import prepare as prepare_module
+from evar.pretrain.prepare import prepare
+from evar.pretrain.shards import ShardSet
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -146,7 +146,7 @@ def test_killed_at_any_moment_it_goes_on(tmp_path, sound):
 
 def test_a_change_of_plan_that_is_interrupted_leaves_no_mixture(tones, tmp_path, monkeypatch):
     made(tones, tmp_path / "out", per_shard=2)
-    whole, count = pretrain.prepare.make, []
+    whole, count = prepare_module.make, []
 
     def interrupted(plan):
         if count:
@@ -154,7 +154,7 @@ def test_a_change_of_plan_that_is_interrupted_leaves_no_mixture(tones, tmp_path,
         count.append(plan)
         whole(plan)
 
-    monkeypatch.setattr("pretrain.prepare.make", interrupted)
+    monkeypatch.setattr("evar.pretrain.prepare.make", interrupted)
     with pytest.raises(KeyboardInterrupt):
         made(tones, tmp_path / "out", per_shard=2, seconds=0.15)
     with pytest.raises(UserError, match="goes on where it was interrupted"):

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from evar import task
-from pretrain import captions, prepare
-from pretrain.__main__ import pretrain
+from evar.pretrain import captions, prepare
+from evar.pretrain.__main__ import pretrain
 
 CONFIG = Path(__file__).parent.parent.parent / "pretrain/configs/m2d_clap_tiny.yaml"
 SMALL = {"width": 64, "heads": 2, "depth": 2, "predictor_depth": 1, "epochs": 30}

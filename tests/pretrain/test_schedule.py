@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from pretrain import schedule
+from evar.pretrain import schedule
 
 
 def test_the_rate_rises_in_a_line_and_falls_in_half_a_cosine():

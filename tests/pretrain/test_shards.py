@@ -6,11 +6,11 @@ import json
 import numpy as np
 import pytest
 import soundfile
-from small import shards
 
-from evar import audio
+from evar.data import audio
 from evar.errors import UserError
-from pretrain.shards import ShardSet, index_of, write_shard
+from evar.pretrain.shards import ShardSet, index_of, write_shard
+from helpers.small import shards
 
 
 @pytest.fixture

@@ -5,11 +5,11 @@ import dataclasses
 import pytest
 import torch
 import torch.multiprocessing as mp
-from small import CONFIG
 
 from evar.parallel import ALONE, World
-from pretrain.model import Pretrainer, shuffle
-from pretrain.step import Share, backward
+from evar.pretrain.model import Pretrainer, shuffle
+from evar.pretrain.step import Share, backward
+from helpers.small import CONFIG
 
 EXACT = dataclasses.replace(CONFIG, gather="with_grad", clap_weight=1.0)
 
@@ -71,7 +71,7 @@ def test_parts_of_a_batch_give_the_whole_gradient(objective, micro_batch):
 
 def test_the_gradient_is_that_of_one_expression():
     """All of a step by autograd in one go, contrastive loss included."""
-    from pretrain import losses
+    from evar.pretrain import losses
 
     share, model = batch(EXACT), model_of(EXACT)
     predicted, target, encoded = model(share.spectrogram, share.shuffled, share.kept)

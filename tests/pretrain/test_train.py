@@ -14,15 +14,15 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 import yaml
-from small import CONFIG, captioned, shards, stream
 
 from evar import models, task
 from evar.errors import UserError
 from evar.parallel import World
+from evar.pretrain import checkpoint
+from evar.pretrain.data import ClipStream
+from evar.pretrain.train import Trainer
 from evar.weights import load_checkpoint
-from pretrain import checkpoint
-from pretrain.data import ClipStream
-from pretrain.train import Trainer
+from helpers.small import CONFIG, captioned, shards, stream
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -318,7 +318,7 @@ def test_checkpoints_are_named_by_the_epoch_they_end(
 def test_one_run_at_a_time_and_nothing_of_a_killed_one(tmp_path):
     import filelock
 
-    from pretrain.__main__ import _alone
+    from evar.pretrain.__main__ import _alone
 
     (tmp_path / "m2d").mkdir()
     left = [tmp_path / ".last.pt.abcd", tmp_path / "m2d/.checkpoint-3.pth.abcd"]
@@ -335,7 +335,7 @@ def test_one_run_at_a_time_and_nothing_of_a_killed_one(tmp_path):
 
 
 def test_a_dry_run_trains_nothing(sounds, tmp_path, capsys):
-    from pretrain.__main__ import pretrain
+    from evar.pretrain.__main__ import pretrain
 
     data = shards(tmp_path / "shards", sounds)
     captions = captioned(tmp_path, data)

@@ -3,21 +3,21 @@
 import hashlib
 import json
 
-import miniatures
 import pytest
-from miniatures import sound, table
 
-from evar import clips, cliptable
 from evar import task as tasks
+from evar.data import clip_table, clips
 from evar.errors import UserError
 from evar.tasks import gtzan as gtzan_file
 from evar.tasks import surge as surge_file
+from helpers import miniatures
+from helpers.miniatures import sound, table
 
 
 def read(name, root):
     """The checked table of a copy, by file."""
     task = tasks.get(name)
-    return cliptable.check_table(task, task.read(root)).set_index("file")
+    return clip_table.check_table(task, task.read(root)).set_index("file")
 
 
 @pytest.mark.parametrize("layout", ["wav", "dev/wav test/wav", "vox1_dev/wav vox1_test/wav"])

@@ -9,12 +9,12 @@ import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
-import miniatures
 import pytest
 
-from evar import clips, prepare
 from evar import task as tasks
+from evar.data import clips, prepare
 from evar.errors import UserError
+from helpers import miniatures
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evar import cliptable
 from evar import task as tasks
+from evar.data import clip_table
 from evar.tasks import _cremad
 from evar.tasks import gtzan as gtzan_file
 from evar.tasks import surge as surge_file
@@ -61,7 +61,7 @@ def test_cremad_with_the_four_excluded_recordings(cremad_names, monkeypatch):
 
 def test_cremad_actors(cremad_names):
     task = tasks.get("cremad")
-    table = cliptable.check_table(task, _cremad.clips(cremad_names))  # refuses actors on two sides
+    table = clip_table.check_table(task, _cremad.clips(cremad_names))  # refuses actors on two sides
     actors = table.groupby("split").group.nunique().to_dict()
     assert actors == {"train": 63, "valid": 9, "test": 19}
 
@@ -118,7 +118,7 @@ def test_fsdnoisy18k_holds_out_a_tenth_at_full_size(tmp_path):
     found = []
     for order in (train, train.sample(frac=1, random_state=0)):
         order.to_csv(meta / "train.csv", index=False)
-        found.append(cliptable.check_table(task, task.read(tmp_path)))
+        found.append(clip_table.check_table(task, task.read(tmp_path)))
     assert sides(found[0]) == dict(task.counts)
     pd.testing.assert_frame_equal(*found)
 

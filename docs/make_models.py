@@ -1,0 +1,62 @@
+"""`python docs/make_models.py` writes docs/models.md from the registry.
+
+Sizes are measured on the untrained network; the largest models take some memory for that.
+"""
+
+from pathlib import Path
+
+import torch
+
+from evar import models
+
+PAGE = Path(__file__).resolve().parent / "models.md"
+
+
+def page(*, measure: bool = True) -> str:
+    """The whole page; `measure=False` leaves the sizes out (what a test compares)."""
+    head = (PAGE.parent / "models.head.md").read_text(encoding="utf-8")
+    return head + "\n" + "\n".join(section(name, measure=measure) for name in models.names())
+
+
+def section(name: str, *, measure: bool) -> str:
+    """One model: what it is, its file, its licence, how it was checked."""
+    config = models.config(name)
+    cls = models.adapter_class(config.adapter)
+    about = (cls.__doc__ or "").strip().splitlines()
+    lines = [f"## {name}", "", config.title or (about[0] if about else ""), ""]
+    if measure and cls.TINY is not None:  # else it needs something that is not here
+        lines.append(f"- {_size(cls, config)}")
+    facts = {
+        "Paper": config.paper,
+        "Checkpoint": _weights(config.weights),
+        "Licence": config.licence,
+        "Probe learning rate": f"{config.lr or cls.lr:g}",
+        "Verified": config.verified,
+        "Notes": config.notes,
+    }
+    lines += [f"- {key}: {' '.join(value.split())}" for key, value in facts.items() if value]
+    return "\n".join(lines) + "\n"
+
+
+def _weights(weights: models.Weights | None) -> str:
+    if weights is None:
+        return ""
+    where = weights.url or weights.how
+    check = f", sha256 `{weights.sha256}`" if weights.sha256 else ""
+    return f"`{weights.file}`: {where}{check}"
+
+
+def _size(cls, config) -> str:
+    with torch.random.fork_rng(devices=[]):
+        adapter = cls(**config.options)
+    count = sum(p.numel() for p in adapter.parameters()) / 1e6
+    joint = f", joint space {adapter.joint_dim}-d" if adapter.joint_dim else ""
+    return (
+        f"{adapter.sample_rate:,} Hz, embedding {adapter.embed_dim:,}-d{joint}, "
+        f"{count:,.1f} million parameters"
+    )
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    print(f"wrote {PAGE}")

@@ -1,0 +1,64 @@
+"""What a protocol asks of a manifest: its folds, its classes, the truth of every clip."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evar.data.clips import Manifest, label_set
+from evar.errors import UserError
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """Rows of the manifest on each side of one fold (or of the one split there is)."""
+
+    name: str
+    train: NDArray
+    valid: NDArray | None
+    test: NDArray
+
+
+def folds_of(manifest: Manifest) -> list[Fold]:
+    """The folds of a task: each fold is the test set once; a split task has a single one.
+
+    Raises UserError for a set without a training side.
+    """
+    side = manifest.good[manifest.task.column]
+    if not manifest.task.folds and "train" not in set(side):
+        raise UserError(
+            f"{manifest.task.name}: no readable clip in split 'train': it serves zero-shot "
+            "classification (zeroshot.py) only"
+        )
+    rows = side.index.to_numpy()
+    if manifest.task.folds:
+        return [
+            Fold(name, rows[side != name], None, rows[side == name]) for name in manifest.task.folds
+        ]
+    valid = rows[side == "valid"]
+    return [
+        Fold("test", rows[side == "train"], valid if len(valid) else None, rows[side == "test"])
+    ]
+
+
+def class_names(manifest: Manifest) -> list[str]:
+    """The classes of a task: the sorted labels of its training clips (all clips, with folds)."""
+    good = manifest.good
+    return sorted(
+        label_set(good.label if manifest.task.folds else good.label[good.split == "train"])
+    )
+
+
+def encode_labels(manifest: Manifest, names: list[str]) -> NDArray:
+    """Targets of all clips of the manifest: int (N,) classes, or 0/1 (N, C) for multi-label tasks.
+
+    Clips that are not in use are -1, or all 0. A label that no training clip has is not encoded.
+    """
+    number = {name: i for i, name in enumerate(names)}
+    labels = manifest.table.label
+    if not manifest.task.multi_label:
+        return labels.map(number).fillna(-1).to_numpy(np.int64)
+    y = np.zeros((len(labels), len(names)), np.int8)
+    for row, label in enumerate(labels):
+        y[row, [number[part] for part in label.split(",") if part in number]] = 1
+    return y

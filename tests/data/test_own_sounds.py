@@ -1,0 +1,146 @@
+"""A user's own CSV as a task."""
+
+import pytest
+
+from evar.data import clip_table, clips, own_sounds
+from evar.errors import UserError
+
+
+@pytest.fixture
+def csv_file(tmp_path):
+    def write(content, name="sounds.csv", encoding="utf-8"):
+        path = tmp_path / name
+        path.write_bytes(content.encode(encoding))
+        return path
+
+    return write
+
+
+def rows(task):
+    return task.read(task.bundled).to_dict("records")
+
+
+def test_a_split(csv_file):
+    task = own_sounds.task_from_csv(csv_file("file,label,split\na.wav,dog,train\nb.wav,cat,test\n"))
+    assert (task.column, task.folds, task.metric, task.multi_label) == (
+        "split",
+        (),
+        "accuracy",
+        False,
+    )
+    assert rows(task) == [
+        {"file": "a.wav", "label": "dog", "split": "train"},
+        {"file": "b.wav", "label": "cat", "split": "test"},
+    ]
+
+
+def test_folds_and_groups(csv_file):
+    content = "file,label,fold,group\na.wav,dog,2,g\nb.wav,cat,10,h\nc.wav,cat,one,i\n"
+    task = own_sounds.task_from_csv(csv_file(content))
+    assert task.column == "fold"
+    assert set(task.folds) == {"2", "10", "one"}
+    assert task.group
+
+
+def test_a_comma_in_a_label_makes_it_multi_label(csv_file):
+    content = 'file,label,split\na.wav,"dog,cat",train\nb.wav,cat,test\n'
+    task = own_sounds.task_from_csv(csv_file(content))
+    assert task.multi_label
+    assert task.metric == "mAP"
+
+
+@pytest.mark.parametrize("cell", ["dog,cat", "dog, cat", " dog ,cat ", "dog,cat,", "dog,,cat"])
+def test_spaces_and_empty_parts_make_no_new_class(cell, csv_file):
+    task = own_sounds.task_from_csv(csv_file(f'file,label,split\na.wav,"{cell}",train\n'))
+    assert clip_table.label_set(task.read(task.bundled).label) == {"dog", "cat"}
+
+
+@pytest.mark.parametrize("label", ["NA", "nan", "None", "null", "1", "01", "1.0", "True", "#x"])
+def test_labels_are_words_as_written(label, csv_file):
+    task = own_sounds.task_from_csv(csv_file(f"file,label,split\na.wav,{label},train\n"))
+    assert rows(task)[0]["label"] == label
+
+
+def test_what_spreadsheets_write(csv_file):
+    """A byte-order mark, Windows line ends, quotes, columns in another order."""
+    content = '\ufeffsplit,"label",file\r\ntrain,"dog","a b.wav"\r\n'
+    task = own_sounds.task_from_csv(csv_file(content))
+    assert rows(task) == [{"file": "a b.wav", "label": "dog", "split": "train"}]
+
+
+BAD = {
+    "no header": ("a.wav,dog,train\nb.wav,cat,test\n", "column"),
+    "semicolons": ("file;label;split\na.wav;dog;train\n", "column"),
+    "no label": ("file,split\na.wav,train\n", "file, label and split"),
+    "neither": ("file,label\na.wav,dog\n", "split"),
+    "split and fold": ("file,label,split,fold\na.wav,dog,train,1\n", "split"),
+    "misspelt": ("file,lable,split\na.wav,dog,train\n", "did you mean label"),
+    "twice": ("file,label,label,split\na.wav,dog,dog,train\n", "label"),
+    "no rows": ("file,label,split\n", "no clips"),
+    "nothing": ("", "not a CSV"),
+    "a row too short": ("file,label,split\na.wav,dog,train\nb.wav,cat\n", "split"),
+    "a row too long": ("file,label,split\na.wav,dog,train\nb.wav,cat,bird,test\n", "line"),
+    "every row too long": ("file,label,split\na.wav,dog,cat,train\nb.wav,cat,bird,test\n", "line"),
+    "open quote": ('file,label,split\na.wav,"dog,train\n', "not a CSV"),
+    "another split": ("file,label,split\na.wav,dog,eval\n", "split other than train"),
+    "no fold": ("file,label,fold\na.wav,dog,1\nb.wav,dog,2\nc.wav,dog,\n", "fold"),
+    "no split": ("file,label,split\na.wav,dog,train\nc.wav,dog,\n", "split"),
+    "one fold": ("file,label,fold\na.wav,dog,1\nb.wav,cat,1\n", "fold"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_wrong_table_is_named_with_its_reason(kind, csv_file, sound, tmp_path):
+    content, reason = BAD[kind]
+    for at, name in enumerate(("a.wav", "b.wav", "c.wav")):
+        sound(tmp_path / name, seed=at)
+    path = csv_file(content)
+    with pytest.raises(UserError, match=reason) as error:
+        clips.build(own_sounds.task_from_csv(path), path.parent)
+    assert "sounds" in str(error.value)
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
+def test_another_encoding_is_refused(encoding, csv_file):
+    with pytest.raises(UserError, match="UTF-8"):
+        own_sounds.task_from_csv(csv_file("file,label,split\nä.wav,dög,train\n", encoding=encoding))
+
+
+def test_a_sound_in_the_csvs_place(sound, tmp_path):
+    path = sound(tmp_path / "sound.csv", format="WAV")
+    with pytest.raises(UserError, match=r"sound\.csv"):
+        own_sounds.task_from_csv(path)
+
+
+def test_the_unit_is_the_longest_clip_at_most_ten_seconds(new_clips):
+    made = new_clips()
+    made.add("a.wav", "dog", "train", seconds=0.25)
+    made.add("b.flac", "dog", "train", seconds=0.7, rate=44100)
+    made.rows.append(["missing.wav", "dog", "train"])
+    made.rows.append(["headerless.raw", "dog", "train"])
+    (made.root / "headerless.raw").write_bytes(b"xx")
+    task = own_sounds.task_from_csv(made.csv)
+    assert task.seconds == pytest.approx(0.7, abs=0.002)
+    assert task.unit_samples(44100) >= int(0.7 * 44100)
+    made.add("c.wav", "dog", "train", seconds=11, rate=8000)
+    assert own_sounds.task_from_csv(made.csv).seconds == 10
+    assert own_sounds.task_from_csv(made.csv, seconds=0.5).seconds == 0.5
+
+
+def test_a_csv_named_like_a_registered_task_is_not_that_task(csv_file):
+    """Its scores must not appear in the leaderboard's column of the registered one."""
+    path = csv_file("file,label,split\na.wav,dog,train\nb.wav,cat,test\n", name="esc50.csv")
+    assert own_sounds.task_from_csv(path).name != "esc50"
+
+
+def test_manifests_of_csvs_of_one_name_do_not_meet(tmp_path):
+    one, other = tmp_path / "a/x.csv", tmp_path / "b/x.csv"
+    assert own_sounds.manifest_name(one) != own_sounds.manifest_name(other)
+    assert own_sounds.manifest_name(one) == own_sounds.manifest_name(tmp_path / "b/../a/x.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("a.csv", True), ("b/A.CSV", True), ("esc50", False), ("csv", False)]
+)
+def test_tasks_that_are_csvs(name, expected):
+    assert own_sounds.is_csv(name) is expected
