@@ -157,11 +157,10 @@ def _tensorboard(out: Path, step: int, stack):
 def _tasks(names: str | None) -> list[str]:
     """The tasks of --evaluate; UserError before any training for one that cannot be scored."""
     from evar.commands._options import data_folder, open_task
-    from evar.data import clips
 
     found = [name.strip() for name in (names or "").split(",") if name.strip()]
     for name in found:
-        clips.require_usable(open_task(name, data_folder(None), None, quiet=True))
+        open_task(name, data_folder(None), None, quiet=True).require_usable()
     return found
 
 

@@ -35,7 +35,7 @@ def open_task(
     `captioned`: a CSV has captions, not labels.
     """
     from evar import task as tasks
-    from evar.data import clips, own_sounds
+    from evar.data import manifests, own_sounds
 
     if own_sounds.is_csv(name):
         if captioned:
@@ -56,7 +56,9 @@ def open_task(
     bar = progress_bar(f"index {task.name}", "file", quiet)
     if own_sounds.is_csv(name) or task.bundled:
         source = task.bundled  # small, and the user's own: looked at anew each time
-    return clips.open_task(task, data, source=source, progress=bar, name=manifest_name, anew=anew)
+    return manifests.open_task(
+        task, data, source=source, progress=bar, name=manifest_name, anew=anew
+    )
 
 
 def progress_bar(title: str, unit: str, quiet: bool = False, **more) -> Callable | None:

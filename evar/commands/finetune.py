@@ -141,7 +141,6 @@ def finetune(
         _tensorboard()
     manifest = open_task(task, data_folder(data), seconds, quiet)
     from evar import files, models, parallel
-    from evar.data import clips
     from evar.finetuning import settings as settings_
     from evar.protocols import finetune as protocol
 
@@ -149,7 +148,7 @@ def finetune(
         raise UserError(
             f"{task} has captions, no classes: it is for `python retrieval.py {model} {task}`"
         )
-    clips.require_usable(manifest, partial=partial, skip_bad=skip_bad)
+    manifest.require_usable(partial=partial, skip_bad=skip_bad)
     device = device_of(device)
     files.make_folder(results)
     known = models.option_names(models.config(model))

@@ -82,7 +82,6 @@ def lineareval(
     seconds = number("seconds", seconds, above=0.001, optional=True)
     manifest = open_task(task, data_folder(data), seconds, quiet)
     from evar import files
-    from evar.data import clips
     from evar.probing.probe import ProbeSettings
     from evar.protocols import linear
 
@@ -90,7 +89,7 @@ def lineareval(
         raise UserError(
             f"{task} has captions, no classes: it is for `python retrieval.py {model} {task}`"
         )
-    clips.require_usable(manifest, partial=partial, skip_bad=skip_bad)
+    manifest.require_usable(partial=partial, skip_bad=skip_bad)
     device = device_of(device)
     files.make_folder(results)
     adapter, config = models.load(model, weights=weights, **options)

@@ -27,7 +27,7 @@ def prepare(task, *, source=None, data=None, download=False, quiet=False):
     if task == "all":
         return _prepare_all(source, data_folder(data), quiet)
     from evar import task as tasks
-    from evar.data import clips, own_sounds
+    from evar.data import indexing, own_sounds
     from evar.data import prepare as prepare_
 
     if own_sounds.is_csv(task):
@@ -41,7 +41,7 @@ def prepare(task, *, source=None, data=None, download=False, quiet=False):
         if download:
             prepare_.fetch_all(registered, folder, bytes_)
         if source or folder.is_dir():
-            root = clips.find_root(folder, registered.marker)
+            root = indexing.find_root(folder, registered.marker)
             prepare_.fetch_tables(registered, root, bytes_)
     manifest = open_task(task, data_folder(data), None, quiet, source, anew=True)
     name, column = manifest.task.name, manifest.task.column
@@ -66,7 +66,7 @@ def _verdict(manifest) -> str:
 def _prepare_all(source, data: Path, quiet: bool) -> None:
     """Index every registered data set that lies in a folder; one line each."""
     from evar import task as tasks
-    from evar.data import clips
+    from evar.data import manifests
     from evar.data import prepare as prepare_
 
     if source is None or not Path(source).is_dir():
@@ -82,7 +82,7 @@ def _prepare_all(source, data: Path, quiet: bool) -> None:
         try:
             prepare_.fetch_tables(task, root)
             bar = progress_bar(f"index {name}", "file", quiet)
-            manifest = clips.open_task(task, data, source=root, progress=bar)
+            manifest = manifests.open_task(task, data, source=root, progress=bar)
         except UserError as error:
             print(f"{name:<14} {'-':>10} {expected:>10}  {error}")
             continue

@@ -66,15 +66,14 @@ def retrieval(
     # Captions are no part of the manifest: whether they are the published ones is seen anew.
     manifest = open_task(task, data_folder(data), None, quiet, captioned=True, anew=True)
     from evar import files
-    from evar.data import clips
     from evar.protocols import retrieval as protocol
 
     if manifest.task.metric != "recall":
         raise UserError(
             f"{task} has classes, no captions: it is for `python zeroshot.py {model} {task}`"
         )
-    manifest = clips.test_side(manifest)
-    clips.require_usable(manifest, partial=partial, skip_bad=skip_bad)
+    manifest = manifest.test_side()
+    manifest.require_usable(partial=partial, skip_bad=skip_bad)
     device = device_of(device)
     files.make_folder(results)
     adapter, config = models.load(model, weights=weights, **options)

@@ -80,7 +80,6 @@ def zeroshot(
     require_reads_text(model)
     manifest = _manifest(task, names, data, quiet)
     from evar import files
-    from evar.data import clips
     from evar.protocols import zeroshot as protocol
 
     if manifest.task.metric == "recall":
@@ -88,8 +87,8 @@ def zeroshot(
             f"{task} has captions, no classes: it is for `python retrieval.py {model} {task}`"
         )
     names = names or protocol.class_names(manifest)
-    manifest = clips.test_side(manifest)
-    clips.require_usable(manifest, partial=partial, skip_bad=skip_bad)
+    manifest = manifest.test_side()
+    manifest.require_usable(partial=partial, skip_bad=skip_bad)
     rule = prompts.of_task(manifest.task)
     if template is not None:
         rule = prompts.from_template(template)
@@ -137,7 +136,7 @@ def _labels(text: str) -> list[str]:
 
 def _manifest(task: str, names: list[str] | None, data, quiet: bool):
     from evar import task as tasks
-    from evar.data import clips, own_sounds
+    from evar.data import indexing, own_sounds
 
     if names is None:
         if Path(task).exists() and not own_sounds.is_csv(task) and task not in tasks.names():
@@ -147,4 +146,4 @@ def _manifest(task: str, names: list[str] | None, data, quiet: bool):
         raise UserError(f"{task}: no such sound file or folder (--labels is for sounds of yours)")
     bar = progress_bar(f"index {task}", "file", quiet)
     own = own_sounds.task_from_sounds(task)
-    return clips.build(own, own.bundled, progress=bar)
+    return indexing.build(own, own.bundled, progress=bar)

@@ -17,7 +17,7 @@ import torch
 
 from evar.adapter import Adapter
 from evar.data import audio
-from evar.data.clips import Manifest
+from evar.data.manifest import Manifest
 from evar.embedding.engine import Engine, View, checked, full_precision
 from evar.embedding.store import Shard, Store
 from evar.errors import UserError, blaming

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from evar.adapter import Adapter
 from evar.data import audio
-from evar.data.clips import Manifest
+from evar.data.manifest import Manifest
 from evar.embedding.store import Shard, Store
 from evar.errors import BadAudio, UserError, blaming
 

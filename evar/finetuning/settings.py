@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evar.adapter import Adapter
 from evar.data import targets
-from evar.data.clips import Manifest
+from evar.data.manifest import Manifest
 from evar.errors import UserError, unknown
 from evar.finetuning import optim
 

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 import evar
 from evar import files
 from evar.adapter import Adapter
-from evar.data import clips, targets
-from evar.data.clips import Manifest
+from evar.data import targets
+from evar.data.manifest import Manifest
 from evar.errors import BadAudio, UserError
 from evar.finetuning import loop, streams
 from evar.finetuning.batches import Job
@@ -120,7 +120,7 @@ def _decodable(
     if bad and not skip_bad:
         row, reason = next(iter(bad.items()))
         raise BadAudio(manifest.root / waveforms.names[row], reason)
-    return clips.without(manifest, bad)
+    return manifest.without(bad)
 
 
 def _job(

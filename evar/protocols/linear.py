@@ -13,8 +13,8 @@ import numpy as np
 
 from evar import models
 from evar.adapter import Adapter
-from evar.data import clips, targets
-from evar.data.clips import Manifest
+from evar.data import targets
+from evar.data.manifest import Manifest
 from evar.embedding import embeddings
 from evar.errors import UserError
 from evar.probing import probe
@@ -75,7 +75,7 @@ def evaluate(
         progress=embed_progress,
     )
     embedding_ended = perf_counter()
-    manifest = clips.without(manifest, embedded.bad)
+    manifest = manifest.without(embedded.bad)
     names = targets.class_names(manifest)
     y = targets.encode_labels(manifest, names)
     folds = targets.folds_of(manifest)

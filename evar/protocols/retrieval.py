@@ -15,8 +15,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evar.adapter import Adapter
-from evar.data import clips
-from evar.data.clips import Manifest
+from evar.data import indexing
+from evar.data.manifest import Manifest
 from evar.data.prompts import digest
 from evar.embedding import embeddings
 from evar.errors import UserError
@@ -77,7 +77,7 @@ def evaluate(
 ) -> Evaluation:
     """Rank all test clips for each caption and all captions for each clip.
 
-    `manifest`: that of the test side (`clips.test_side`), so that no other clip counts. A clip
+    `manifest`: that of the test side (`Manifest.test_side`), so that no other clip counts. A clip
     with several captions is found by any of them, and finds the best-ranked of its own. Raises
     UserError for data that cannot be scored honestly and for adapters that read no text or give
     anything but finite embeddings.
@@ -119,7 +119,7 @@ def evaluate(
         "text_to_audio": rank_in_blocks(text, audio, caption_ids, clip_ids),
         "audio_to_text": rank_in_blocks(audio, text, clip_ids, caption_ids),
     }
-    used = clips.without(manifest, bad)
+    used = manifest.without(bad)
     record = {
         "protocol": NAME,
         "protocol_version": VERSION,
@@ -151,7 +151,7 @@ def captions_of_test(manifest: Manifest, files: NDArray) -> pd.DataFrame:
     Raises UserError for a clip in use that has none.
     """
     task = manifest.task
-    table = clips.own_table(task, task.read_captions, manifest.root)
+    table = indexing.own_table(task, task.read_captions, manifest.root)
     table = table[(table.split == "test") & table.file.isin(files)]
     without = set(files) - set(table.file)
     empty = table.caption.fillna("").str.strip() == ""

@@ -14,8 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from evar.adapter import Adapter
-from evar.data import clip_table, clips, prompts, targets
-from evar.data.clips import Manifest
+from evar.data import clip_table, indexing, prompts, targets
+from evar.data.manifest import Manifest
 from evar.data.own_sounds import UNKNOWN
 from evar.data.prompts import CaptionRule
 from evar.embedding import embeddings
@@ -74,7 +74,7 @@ def classify(
 ) -> Classified:
     """Similarities of all test clips (with folds: all clips), read whole, to all classes.
 
-    `manifest`: that of the test side (`clips.test_side`), so that no other clip counts. `names`
+    `manifest`: that of the test side (`Manifest.test_side`), so that no other clip counts. `names`
     (C,) are the classes, `captions` the captions of each. Raises UserError for clips that cannot
     be decoded and for an adapter that reads no captions or gives anything but finite embeddings.
     """
@@ -109,7 +109,7 @@ def classify(
     weights = classifier(text, [len(of_class) for of_class in captions])
     rows = side.index[kept].to_numpy()
     similarity = normalised(audio[kept]) @ weights.T
-    used = clips.without(manifest, bad)
+    used = manifest.without(bad)
     took = round(perf_counter() - started, 2)
     return Classified(similarity, rows, names, captions, of_text, took, used)
 
@@ -122,7 +122,7 @@ def captions_of(rule: CaptionRule, manifest: Manifest, names: list[str]) -> list
 def titles_of(manifest: Manifest) -> Mapping[str, str]:
     """What the data set calls its labels, where they are codes."""
     task = manifest.task
-    return clips.own_table(task, task.titles, manifest.root) if task.titles else {}
+    return indexing.own_table(task, task.titles, manifest.root) if task.titles else {}
 
 
 def evaluate(classified: Classified, rule: CaptionRule, *, precision: str = "fp32") -> Evaluation:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import evar
 from evar import files
-from evar.data.clips import Manifest
+from evar.data.manifest import Manifest
 from evar.errors import UserError
 from evar.models import ModelConfig
 from evar.scoring.summary import Evaluation

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from evar.data.clips import Manifest
+from evar.data.manifest import Manifest
 from evar.data.targets import Fold
 from evar.scoring import metrics, statistics
 

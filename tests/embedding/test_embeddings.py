@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from evar import models
-from evar.data import audio, clips, own_sounds
+from evar.data import audio, indexing, own_sounds
+from evar.data.manifest import Manifest
 from evar.embedding import embeddings, engine, store
 from evar.errors import UserError
 
@@ -72,14 +73,14 @@ def test_a_shard_holds_no_more_than_memory_is_meant_to(lengths, starts):
 
 
 def manifest_of(made, **more):
-    return clips.build(own_sounds.task_from_csv(made.csv, **more), made.root)
+    return indexing.build(own_sounds.task_from_csv(made.csv, **more), made.root)
 
 
 def embed(made, model, options=None, **more):
     """Embeddings of a folder of clips, with the cache in ./cache unless told otherwise."""
     adapter, config = models.load(model, **(options or {}))
     identity = models.identity(adapter, config, options or {})
-    manifest = made if isinstance(made, clips.Manifest) else manifest_of(made)
+    manifest = made if isinstance(made, Manifest) else manifest_of(made)
     return embeddings.embed_task(
         adapter, identity, manifest, **{"cache": store.cache_folder(), "batch_size": 4, **more}
     )
@@ -331,7 +332,7 @@ def in_a_process(csv, model, cache, options, start_at):
     """What a worker does: wait for the common start, embed, leave the values in <cache>.npy."""
     engine._SHARD_CLIPS = SHARD
     task = own_sounds.task_from_csv(csv)
-    manifest = clips.build(task, Path(csv).parent)
+    manifest = indexing.build(task, Path(csv).parent)
     time.sleep(max(0, start_at - time.time()))
     Path(f"{cache}.started").touch()
     values = embed(manifest, model, options, cache=Path(cache)).values

@@ -4,8 +4,7 @@ import pytest
 
 from evar import models, task
 from evar.adapter import Adapter
-from evar.data import clips as clips_
-from evar.data import own_sounds
+from evar.data import manifests, own_sounds
 from evar.errors import UserError
 from evar.finetuning import settings
 from helpers.finetune_net import Net
@@ -22,7 +21,7 @@ PAPER = {  # Table of M2D's settings
 @pytest.fixture
 def manifest(clips, tmp_path):
     """The tones of `clips`: 12 training, 4 validation, 8 test clips."""
-    return clips_.open_task(
+    return manifests.open_task(
         own_sounds.task_from_csv(clips.csv), tmp_path / "data", source=clips.root
     )
 
@@ -120,7 +119,7 @@ def test_the_best_epoch_is_chosen_on_the_validation_split_where_there_is_one(man
 
 def test_without_a_validation_split_clips_are_held_out(clips, tmp_path):
     clips.rows = [row for row in clips.rows if row[2] != "valid"]
-    made = clips_.open_task(
+    made = manifests.open_task(
         own_sounds.task_from_csv(clips.csv), tmp_path / "data", source=clips.root
     )
     assert resolve(made)[0].select == "holdout"

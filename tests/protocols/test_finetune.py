@@ -20,8 +20,7 @@ from safetensors.torch import load_file
 
 import evar
 from evar import models
-from evar.data import clips as clips_
-from evar.data import own_sounds
+from evar.data import manifests, own_sounds
 from evar.errors import BadAudio, UserError
 from evar.finetuning import optim
 from evar.finetuning.settings import resolve
@@ -42,7 +41,7 @@ def tune(clips, tmp_path):
         if rows is not None:
             clips.rows = rows
         task = own_sounds.task_from_csv(clips.csv)
-        manifest = clips_.open_task(task, tmp_path / "data", source=clips.root, name="sounds")
+        manifest = manifests.open_task(task, tmp_path / "data", source=clips.root, name="sounds")
         adapter, config = models.load(net or NET)
         identity = models.identity(adapter, config)
         settings, told = resolve(manifest, adapter, given, select=select)
@@ -208,7 +207,7 @@ def test_the_adapter_itself_stays_as_it_was(clips, tmp_path):
     adapter, _ = models.load(NET)
     before = {k: v.clone() for k, v in adapter.state_dict().items()}
     task = own_sounds.task_from_csv(clips.csv)
-    manifest = clips_.open_task(task, tmp_path / "data", source=clips.root)
+    manifest = manifests.open_task(task, tmp_path / "data", source=clips.root)
     settings, _ = resolve(manifest, adapter, SHORT)
     random = torch.get_rng_state()
     finetune.evaluate(adapter, {}, manifest, settings, folder=tmp_path, seeds=[43])
