@@ -52,8 +52,7 @@ def task_from_csv(path, *, seconds: float | None = None) -> Task:
         seconds=seconds or _longest(root, table.file),
         lr=SMALL_LR if training < SMALL else None,
         trains=trains,
-        metric="mAP" if multi_label else "accuracy",
-        multi_label=multi_label,
+        kind="tagging" if multi_label else "classification",
         folds=folds,
         group="group" if "group" in table else "",
         bundled=root,
@@ -94,7 +93,7 @@ def captions_from_csv(path) -> Task:
         read_captions=lambda _: table,
         marker=path.name,
         seconds=None,
-        metric="recall",
+        kind="retrieval",
         bundled=path.resolve().parent,
     )
 

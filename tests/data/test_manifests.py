@@ -10,6 +10,7 @@ import pytest
 
 from evar import task as tasks
 from evar.data import audio, indexing, manifests, own_sounds
+from evar.data.clip_table import label_set
 from evar.errors import UserError
 
 
