@@ -17,7 +17,7 @@ from pathlib import Path
 import evar.registry as registry
 from evar import files
 from evar.errors import UserError, blaming, unknown
-from evar.sources import Source, library_versions, module_sources
+from evar.sources import ModuleSource, library_versions, module_sources
 
 KIND = "model_adapters"
 PREFIXES = ("hf", "hear")  # hf:NAME is the adapter model_adapters/hf.py with the option source=NAME
@@ -278,14 +278,14 @@ def _file_options(options: Mapping, known: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def source_hash(sources: Iterable[Source]) -> str:
+def source_hash(sources: Iterable[ModuleSource]) -> str:
     """SHA-256 of sources, whatever their names and order."""
     # Sorted by content: the names of users' modules hold their folder, and another folder is not
     # another model.
-    return hashlib.sha256(b"\0".join(sorted(s.content for s in sources))).hexdigest()[:16]
+    return hashlib.sha256(b"\0".join(sorted(s.code for s in sources))).hexdigest()[:16]
 
 
-def sources_of(cls: type) -> list[Source]:
+def sources_of(cls: type) -> list[ModuleSource]:
     """The sources of a class, of its bases, and of the adapter modules they import."""
     return module_sources(c.__module__ for c in cls.__mro__)
 
