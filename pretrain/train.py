@@ -11,7 +11,7 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from evar.embedding.engine import full_precision
+from evar.precision import full_precision
 from evar.errors import UserError
 from evar.model_adapters.m2d import log_mel, mel_spectrogram
 from evar.parallel import ALONE, World

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from evar import models, registry
+from evar import identity, models, registry
 from evar.sources import canonical, module_sources
 
 CODE = '''
@@ -115,7 +115,7 @@ def test_a_reworded_shared_front_end_keeps_a_models_identity(adapters_copy):
     cls = models.adapter_class("laion_clap")
 
     def source_hash() -> str:
-        return models.source_hash(models.sources_of(cls))
+        return identity.source_hash(identity.sources_of(cls))
 
     before, frontend = source_hash(), adapters_copy / "_frontend.py"
     text = frontend.read_text()
@@ -133,5 +133,5 @@ def test_a_reworded_file_of_the_user_is_the_same_model(new_adapter):
             f"class Mine(evar.Adapter):\n    {wording}\n    sample_rate, embed_dim = 16000, {dim}"
         )
         cls = models.adapter_class(new_adapter(f"import evar\n\n\n{body}\n", "Mine"))
-        hashes.append(models.source_hash(models.sources_of(cls)))
+        hashes.append(identity.source_hash(identity.sources_of(cls)))
     assert hashes[0] == hashes[1] != hashes[2]
