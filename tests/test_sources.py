@@ -2,8 +2,11 @@
 
 import ast
 import hashlib
+import importlib
+import linecache
 import shutil
 import sys
+import types
 
 import pytest
 
@@ -135,3 +138,51 @@ def test_a_reworded_file_of_the_user_is_the_same_model(new_adapter):
         cls = models.adapter_class(new_adapter(f"import evar\n\n\n{body}\n", "Mine"))
         hashes.append(identity.source_hash(identity.sources_of(cls)))
     assert hashes[0] == hashes[1] != hashes[2]
+
+
+def typed_class(text: str, is_kept: bool) -> type:
+    """A class as a notebook makes it, where linecache keeps each cell, or as a console does."""
+    name = f"<cell {hashlib.sha256(text.encode()).hexdigest()}>"
+    if is_kept:
+        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
+    namespace: dict = {"__name__": "evar_test_notebook"}
+    exec(compile(text, name, "exec"), namespace)
+    return namespace["Mine"]
+
+
+@pytest.fixture
+def notebook(monkeypatch):
+    monkeypatch.setitem(sys.modules, "evar_test_notebook", types.ModuleType("evar_test_notebook"))
+
+
+@pytest.mark.parametrize("text_is_kept", [True, False])
+@pytest.mark.parametrize("base", ["evar.Adapter", "LogMel"])
+def test_a_class_in_a_notebook_counts_by_its_code(base, text_is_kept, notebook):
+    """Also one that is derived from an adapter of the registry, whose file has a source."""
+    hashes = []
+    for doc, value in [("One.", 1), ("Two.", 1), ("Two.", 2)]:
+        text = (
+            "import evar\nfrom evar.model_adapters.logmel import LogMel\n\n"
+            f"class Mine({base}):\n    '''{doc}'''\n    def embed(self, audio):\n"
+            f"        return [(lambda x: {value} * x)(a) for a in audio]\n"
+        )
+        hashes.append(identity.source_hash(identity.sources_of(typed_class(text, text_is_kept))))
+    assert hashes[1] != hashes[2]
+    assert hashes[0] == hashes[1]
+
+
+def test_all_modules_of_a_plug_in_are_part_of_its_models(tmp_path, monkeypatch):
+    package = tmp_path / "site-packages" / "evar_test_plugin"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    imports = "import evar\nfrom evar_test_plugin.net import WIDTH\n"
+    (package / "adapter.py").write_text(f"{imports}\n\nclass Mine(evar.Adapter):\n    pass\n")
+    monkeypatch.syspath_prepend(package.parent)
+    hashes = []
+    for width in (1, 1, 2):
+        (package / "net.py").write_text(f"WIDTH = {width}\n")
+        cls = importlib.import_module("evar_test_plugin.adapter").Mine
+        hashes.append(identity.source_hash(identity.sources_of(cls)))
+    assert hashes[0] == hashes[1] != hashes[2]
+    for name in [n for n in sys.modules if n.startswith("evar_test_plugin")]:
+        del sys.modules[name]
