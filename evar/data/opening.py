@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING
 
 from evar.data import indexing, manifests, own_sounds
 from evar.data.manifest import Manifest
@@ -15,7 +15,7 @@ from evar.task import names as task_names
 if TYPE_CHECKING:
     import pandas as pd
 
-    AnyTask = Union[str, Path, Task, pd.DataFrame]
+    AnyTask = str | Path | Task | pd.DataFrame
 
 
 def data_folder(given=None) -> Path:
@@ -63,6 +63,15 @@ def open_task(
     return _open(registered(name), data, source, reindex, progress)
 
 
+def open_sounds(path, *, progress: Progress = SILENT) -> Manifest:
+    """Returns the manifest of a sound file, or of all sounds below a folder: clips without labels.
+
+    Nothing is kept on disk. Raises UserError where there are no sound files.
+    """
+    found = own_sounds.task_from_sounds(path)
+    return indexing.build(found, found.bundled, progress=_wrap(found, progress))
+
+
 def _open(
     task: Task, data, source, reindex: bool, progress: Progress, stored: str | None = None
 ) -> Manifest:
@@ -77,4 +86,4 @@ def _open(
 
 
 def _wrap(task: Task, progress: Progress):
-    return lambda iterable, total: progress.bar(f"index {task.name}", "file", iterable, total)
+    return progress.counter(f"index {task.name}", "file")
