@@ -56,6 +56,7 @@ class ModelConfig:
     weights: Weights | None = None  # None: the model needs no file
     title: str = ""
     paper: str = ""
+    citation: str = ""  # BibTeX of the paper
     licence: str = ""
     verified: str = ""
     notes: str = ""
