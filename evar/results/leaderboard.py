@@ -14,8 +14,8 @@ import evar
 from evar import files
 from evar.errors import UserError
 from evar.results import record as results
-from evar.results import text
-from evar.results.record import RunRecord
+from evar.results import summary
+from evar.results.schema import RunRecord
 
 # Tasks whose mean is a model's average in the paper; a model that lacks one has no average.
 AVERAGED = {
@@ -93,7 +93,7 @@ def scores_table(runs: Iterable[RunRecord]) -> list[dict]:
             "bootstrap_low": round(100 * r.score.bootstrap95[0], 4),
             "bootstrap_high": round(100 * r.score.bootstrap95[1], 4),
             "test_clips_by": r.score.bootstrap_unit,
-            "caveats": "; ".join(text.caveats(r)),
+            "caveats": "; ".join(summary.caveats(r)),
             "finished": r.finished,
         }
         for r in runs
@@ -204,11 +204,11 @@ def _column(record: RunRecord, newest: dict) -> str:
 
 def _cells(task: str, record: RunRecord) -> dict[str, str]:
     """Column: text. A retrieval run has a column a direction and metric, others one a task."""
-    caveats = [f"({c})" for c in text.caveats(record)]
+    caveats = [f"({c})" for c in summary.caveats(record)]
     if record.select not in (None, "oracle"):  # that is a caveat already
         caveats.insert(0, f"({record['select']})")
     if record.protocol != "retrieval":
-        return {task: " ".join([text.percent(record), *caveats])}
+        return {task: " ".join([summary.percent(record), *caveats])}
     return {
         f"{task} {_RETRIEVAL[direction]} {metric}": " ".join([_retrieved(metric, value), *caveats])
         for direction, metrics in record.metrics.items()

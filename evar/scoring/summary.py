@@ -32,7 +32,6 @@ def evaluation(
     runs: Sequence[Mapping[str, object]] = (),
     seconds: Mapping[str, float] | None = None,
     extra: Mapping[str, object] | None = None,
-    variant: Mapping[str, object] | None = None,
     tables: Mapping[str, pd.DataFrame] | None = None,
     threshold: float | None = 0.5,
 ) -> Evaluation:
@@ -42,7 +41,7 @@ def evaluation(
     of the fold's test clips. A run's score is the mean over folds; what is reported is the mean
     over runs. Without seeds there is one run, and predictions have no column for it. threshold:
     multi-label predictions name the classes of this score or more; None names the best class
-    alone. `settings`, `runs`, `seconds`, `extra`, `variant` and `tables` go into the Evaluation.
+    alone. `settings`, `runs`, `seconds`, `extra` and `tables` go into the Evaluation.
     Raises ValueError for scores that are not finite.
     """
     metric = metrics.get(manifest.task.metric)
@@ -65,7 +64,6 @@ def evaluation(
         runs=tuple(runs),
         seconds=seconds or {},
         extra=extra or {},
-        variant=variant,
         tables={**_score_tables(manifest, folds, seeds, names, scores), **(tables or {})},
     )
 
@@ -115,17 +113,22 @@ def _interval(manifest, metric: Metric, test, fold_of, y, scores) -> tuple[tuple
     return interval, (manifest.task.group or "group") if grouped else "clip"
 
 
-def of_queries(
+def ranked(
     found: Mapping[str, Mapping[str, NDArray]],
-    clips: Mapping[str, NDArray],
+    clip_of: Mapping[str, NDArray],
     *,
     headline: tuple[str, str],
-) -> tuple[Score, dict[str, dict[str, float]], dict[str, dict[str, list[float]]]]:
-    """Summarises retrieval in several directions: the score, all metrics, all intervals.
+    settings: Mapping[str, object],
+    clips: Mapping[str, object],
+    seconds: Mapping[str, float],
+    predictions: pd.DataFrame,
+) -> Evaluation:
+    """Summarises retrieval in several directions.
 
-    found[direction]: `ranking.per_query` of its queries. clips[direction]: (Q,), the clip each
+    found[direction]: `ranking.per_query` of its queries. clip_of[direction]: (Q,), the clip each
     query belongs to; clips are drawn with all their captions, and the gallery is kept. headline:
-    direction and metric of the score.
+    direction and metric of the score. `settings`, `clips`, `seconds` and `predictions` go into
+    the Evaluation.
     """
     shown, intervals = {}, {}
     for direction, values in found.items():
@@ -135,7 +138,7 @@ def of_queries(
 
         shown[direction] = ranking.summary(values)
         low, high = statistics.bootstrap_clusters(
-            clips[direction], statistic, np.random.default_rng(BOOTSTRAP_SEED)
+            clip_of[direction], statistic, np.random.default_rng(BOOTSTRAP_SEED)
         )
         intervals[direction] = {
             name: [float(a), float(b)]
@@ -148,7 +151,16 @@ def of_queries(
         bootstrap95=tuple(intervals[direction][metric]),
         bootstrap_unit="clip",
     )
-    return score, shown, intervals
+    return Evaluation(
+        settings=settings,
+        seeds=(),
+        clips=clips,
+        score=score,
+        predictions=predictions,
+        metrics=shown,
+        seconds=seconds,
+        extra={"bootstrap95": intervals},
+    )
 
 
 def _per_class(metric: Metric, y: NDArray, scores: NDArray) -> NDArray:
@@ -229,10 +241,12 @@ def class_scores(
     return table
 
 
-def confusion(predicted: pd.DataFrame) -> pd.DataFrame:
+def confusion(
+    manifest: Manifest, fold: Fold, names: Sequence[str], scores: NDArray
+) -> pd.DataFrame:
     """Returns the confusion matrix as a list: true, predicted, count, without empty cells."""
-    counted = predicted.groupby(["true", "predicted"]).size()
-    return counted.rename("count").reset_index()
+    made = predictions(manifest, fold, None, names, scores)
+    return made.groupby(["true", "predicted"]).size().rename("count").reset_index()
 
 
 def count_clips(manifest: Manifest) -> dict[str, object]:

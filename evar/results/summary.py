@@ -1,6 +1,8 @@
 """A run's score in words: for the last lines of a command and the cells of tables."""
 
-from evar.results.record import RunRecord
+from html import escape
+
+from evar.results.schema import RunRecord
 
 
 def percent(record: RunRecord, digits: int = 1) -> str:
@@ -30,7 +32,7 @@ def caveats(record: RunRecord) -> list[str]:
     return said
 
 
-def summary_line(record: RunRecord) -> str:
+def line(record: RunRecord) -> str:
     """Returns the line a run ends with: model, task, protocol, score, interval, runs, caveats."""
     score = record.score
     runs = f"{score.runs} runs" if score.runs > 1 else "1 run, no interval over runs"
@@ -45,3 +47,24 @@ def summary_line(record: RunRecord) -> str:
         *(f"[{caveat}]" for caveat in caveats(record)),
     ]
     return "  ".join(parts)
+
+
+def notes(record: RunRecord) -> list[str]:
+    """Returns the lines that go before the last one: what the score should be read with."""
+    low, high = (100 * value for value in record.score.bootstrap95)
+    said = [
+        f"95 % interval over test clips, by {record.score.bootstrap_unit}: {low:.1f}-{high:.1f} %"
+    ]
+    if record.config.get("checkpoint") == "none given":
+        said.insert(0, f"note: no --weights given, so {record.model.name} was built without any")
+    return said
+
+
+def html(record: RunRecord) -> str:
+    """Returns the run as a fragment of HTML: score, interval, caveats, values of the classes."""
+    rows = [("score", line(record)), *(("note", note) for note in notes(record))]
+    rows += [
+        (name, "undefined" if v is None else f"{v:.3f}") for name, v in record.per_class.items()
+    ]
+    cells = (f"<tr><th>{escape(a)}</th><td>{escape(b)}</td></tr>" for a, b in rows)
+    return f"<table>{''.join(cells)}</table>"
