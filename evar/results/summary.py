@@ -3,20 +3,31 @@
 from html import escape
 
 from evar.results.schema import RunRecord
+from evar.scoring.evaluation import Unit
+from evar.scoring.metrics import format_value
+
+
+def value_text(
+    value: float,
+    unit: Unit = "fraction",
+    *,
+    ci95: float | None = None,
+    interval: tuple[float, float] | None = None,
+    digits: int = 1,
+) -> str:
+    """Returns a score with the interval that it has: "71.3 ± 0.8" or "71.3 [69.0, 73.5]"."""
+    text = format_value(value, unit, digits)
+    if interval is not None:
+        low, high = (format_value(end, unit, digits) for end in interval)
+        return f"{text} [{low}, {high}]"
+    return text if ci95 is None else f"{text} ± {format_value(ci95, unit, digits)}"
 
 
 def percent(record: RunRecord, digits: int = 1) -> str:
-    """Returns the score in percent with its interval.
-
-    "71.3 ± 0.8" is the half width over runs; "71.3" a single run of several possible ones, which
-    has none. "71.3 [69.0, 73.5]" is the interval over test clips, where nothing is random.
-    """
+    """Returns a run's score with its interval over runs, or, without seeds, over test clips."""
     score = record.score
-    text = f"{100 * score.mean:.{digits}f}"
-    if not record.seeds:
-        low, high = (f"{100 * value:.{digits}f}" for value in score.bootstrap95)
-        return f"{text} [{low}, {high}]"
-    return text if score.ci95 is None else f"{text} ± {100 * score.ci95:.{digits}f}"
+    interval = None if record.seeds else score.bootstrap95
+    return value_text(score.mean, score.unit, ci95=score.ci95, interval=interval, digits=digits)
 
 
 def caveats(record: RunRecord) -> list[str]:
