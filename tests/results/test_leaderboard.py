@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from evar import protocol
 from evar.errors import UserError
 from evar.results import leaderboard
 
@@ -85,7 +86,7 @@ def test_the_newest_run_of_a_cell_counts(ids, board):
     assert [row["esc50"] for row in board(old, new)] == ["40.0 ± 1.2"]
 
 
-NINE = leaderboard.AVERAGED["linear"]
+NINE = protocol.get("linear").averaged
 
 
 def tuned(of, *, chosen="holdout", valid=0, **more):
