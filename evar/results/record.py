@@ -1,169 +1,266 @@
-"""Makes the record of a run that has just ended, and keeps records on disk.
+"""The record of a run: typed, written as one JSON per run, and read back with every field checked.
 
 results/runs/<id>.json, with <id>.predictions.csv.gz and further tables of the protocol beside it.
-The leaderboard and pages are rebuilt from the JSONs.
+The leaderboard and pages are rebuilt from the JSONs. docs/results.md documents every field.
 """
 
 import gzip
-import hashlib
 import json
-import platform
-import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import evar
 from evar import files
 from evar.errors import UserError
 from evar.results import checks, schema1
-from evar.results.schema import SCHEMA, RunRecord, from_json
-from evar.scoring.evaluation import Evaluation
+from evar.scoring.evaluation import Evaluation, Score
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from evar.data.manifest import Manifest
-    from evar.models import Model
-    from evar.protocol import Protocol
-    from evar.runtime import Runtime
-
-_LIBRARIES = ("numpy", "pandas", "scipy", "soundfile", "soxr", "torch", "torchaudio")
+SCHEMA = 2
 
 
-def make(
-    evaluation: Evaluation,
-    *,
-    protocol: "Protocol",
-    model: "Model",
-    manifest: "Manifest",
-    runtime: "Runtime",
-    overrides: Mapping[str, object],
-) -> RunRecord:
-    """Returns the record of a run that has just ended.
+@dataclass(frozen=True)
+class ModelRecord:
+    """Which model was evaluated.
 
-    overrides: settings in which the run differs from the defaults for this model and task. The
-    `id` hashes what decides the score: the same run again has the same id, and a new version of
-    this package alone does not change it. Raises UserError for a score that is not a number.
+    source: hash of its code. weights: hash of its parameters and buffers. options: those its
+    adapter was built with. identity: the rest of what decides its embeddings (the adapter's class,
+    hashes of files, versions of libraries). parameters: their number. width: D of its embeddings.
     """
-    task, of_model = manifest.task, _plain(model.identity)
-    skipped = [entry["clip"] for entry in evaluation.clips["skipped"]]
-    decisive = {
-        "protocol": protocol.name,
-        "protocol_version": protocol.version,
-        "model": {"name": model.name, **of_model},
-        "task": {"name": task.name, "version": task.version, "seconds": task.seconds},
-        "manifest": manifest.sha256,
-        "settings": _plain(evaluation.settings),
-        "seeds": list(evaluation.seeds),
-    }
-    extra = dict(evaluation.extra)
-    about = {
-        "schema": SCHEMA,
-        "id": _digest({**decisive, "skipped": skipped}),
-        **decisive,
-        "model": {**decisive["model"], **_size(model)},
-        "task": {
-            **decisive["task"],
-            "published": bool(task.counts),
-            "usual_seconds": _usual_seconds(manifest),
-            "kind": task.kind,
-        },
-        "clips": evaluation.clips,
-        "score": asdict(evaluation.score),
-        "finished": datetime.now(UTC).isoformat(timespec="microseconds"),
-        "variant": _variant(evaluation, protocol, model, overrides),
-        "select": extra.pop("select", None),
-        "metrics": evaluation.metrics,
-        "per_class": evaluation.per_class,
-        "undefined_classes": evaluation.undefined_classes,
-        "runs": evaluation.runs,
-        "seconds": evaluation.seconds,
-        "clips_per_second": evaluation.clips_per_second,
-        "config": asdict(model.config),
-        "device": runtime.device,
-        "python": platform.python_version(),
-        "evar": evar.__version__,
-        "libraries": {name: found for name in _LIBRARIES if (found := _version(name))},
-        "git": git_revision(),
-    }
-    clash = set(extra) & set(about)
-    if clash:
-        raise ValueError(f"{protocol.name}: extra fields {sorted(clash)} are fields of the record")
-    return from_json(_plain({**about, **extra}), file=f"{task.name}, {protocol.name}")
+
+    name: str
+    source: str
+    weights: str
+    options: Mapping[str, object]
+    identity: Mapping[str, object] = field(default_factory=dict)
+    parameters: int | None = None
+    width: int | None = None
 
 
-def _digest(value) -> str:
-    return hashlib.sha256(files.canonical_json(value).encode()).hexdigest()[:16]
+@dataclass(frozen=True)
+class TaskRecord:
+    """Which task was evaluated.
+
+    seconds: the unit length; None where clips were read whole. published: whether the task has
+    published clip counts, so that everybody's copy is the same. usual_seconds: the unit length a
+    run gets by default; None in old records. kind: a name in evar.task.KINDS, "" in old records.
+    """
+
+    name: str
+    version: str
+    seconds: float | None
+    published: bool
+    usual_seconds: float | None = None
+    kind: str = ""
 
 
-def _plain(value):
-    """JSON values of mappings, sequences, paths and NumPy numbers."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(inside) for key, inside in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inside) for inside in value]
-    if hasattr(value, "tolist"):
-        return _plain(value.tolist())
-    return str(value) if isinstance(value, Path) else value
+@dataclass(frozen=True)
+class Skipped:
+    """A clip left out, relative to the data set's folder, and why."""
+
+    clip: str
+    why: str
 
 
-def _size(model: "Model") -> dict[str, int | None]:
-    """The number of parameters (None where the encoder keeps none in torch) and D."""
-    return {"parameters": model.parameters or None, "width": model.adapter.embed_dim}
+@dataclass(frozen=True)
+class Clips:
+    """Clips in use.
+
+    sides: their number in each split or fold; other counts of a protocol (captions) too. partial:
+    "N of M clips" where the data set is incomplete, else "".
+    """
+
+    sides: Mapping[str, int]
+    total: int
+    skipped: tuple[Skipped, ...]
+    partial: str
 
 
-def _usual_seconds(manifest: "Manifest") -> float | None:
-    """The unit length by default: a task's own, or the longest clip of a user's sounds."""
-    from evar import task as tasks
-    from evar.data import own_sounds
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """All that is kept of a run, apart from its tables per clip.
 
-    task, table = manifest.task, manifest.good
-    own = task.bundled is not None and not task.counts and task.name not in tasks.names()
-    if task.seconds is None or not own or not len(table):
-        return task.seconds
-    longest = float((table.frames / table.sample_rate).max())
-    return min(own_sounds.LONGEST, max(round(longest + 0.0005, 3), 0.001))  # as own_sounds does
+    id: hash of what decides the score. manifest: SHA-256 of the clips' table. config: the model's
+    configuration (evar.models.ModelConfig). settings, seeds, metrics, per_class, undefined_classes,
+    runs, seconds, clips_per_second: as in `Evaluation`. variant: what differs from the defaults of
+    model and protocol. select: how the epoch was chosen where the encoder was trained. extra:
+    further fields of the protocol. evar: version of this package. libraries: versions. git: the
+    checkout's commit. finished: ISO 8601 in UTC.
+    """
+
+    id: str
+    protocol: str
+    protocol_version: int
+    model: ModelRecord
+    task: TaskRecord
+    manifest: str
+    settings: Mapping[str, object]
+    seeds: tuple[int, ...]
+    clips: Clips
+    score: Score
+    finished: str
+    variant: Mapping[str, object] = field(default_factory=dict)
+    select: str | None = None
+    metrics: Mapping[str, object] = field(default_factory=dict)
+    per_class: Mapping[str, float | None] = field(default_factory=dict)
+    undefined_classes: int = 0
+    runs: tuple[Mapping[str, object], ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    clips_per_second: float | None = None
+    config: Mapping[str, object] = field(default_factory=dict)
+    device: str = ""
+    python: str = ""
+    evar: str = ""
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    git: str | None = None
+    extra: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def reduced(self) -> bool:
+        """Whether clips of the data set were absent or left out."""
+        return bool(self.clips.partial or self.clips.skipped)
+
+    def to_json(self) -> dict[str, object]:
+        """Returns the record as JSON values, in the order of docs/results.md."""
+        model = asdict(self.model)
+        known = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
+        return {
+            "schema": SCHEMA,
+            **known,
+            "model": {"name": model.pop("name"), **model.pop("identity"), **model},
+            "task": asdict(self.task),
+            "seeds": list(self.seeds),
+            "clips": {
+                **self.clips.sides,
+                "total": self.clips.total,
+                "skipped": [asdict(skipped) for skipped in self.clips.skipped],
+                "partial": self.clips.partial,
+            },
+            "score": {**asdict(self.score), "bootstrap95": list(self.score.bootstrap95)},
+            "runs": list(self.runs),
+            **self.extra,
+        }
 
 
-def _variant(evaluation, protocol, model, overrides) -> dict[str, object]:
-    """What differs from the defaults of protocol and model, for a person to read."""
-    changed = schema1.weights_variant(str(model.config.checkpoint)) | _plain(overrides)
-    if tuple(evaluation.seeds) != tuple(protocol.seeds):
-        changed["seeds"] = list(evaluation.seeds)
-    given, of_config = _plain(model.identity)["options"], _plain(model.config.options)
-    return changed | {k: v for k, v in given.items() if of_config.get(k) != v}
+def from_json(data: object, *, file: str = "record") -> RunRecord:
+    """Returns the record of JSON values, of this schema or an older one.
 
-
-def _version(package: str) -> str | None:
+    Raises UserError that names `file` and the first field that is missing, mistyped or impossible.
+    """
     try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
+        found = checks.Fields.of(data)
+        written_as = found("schema", checks.whole(1))
+        if written_as == 1:
+            found = checks.Fields.of(schema1.converted(found.values))
+        elif written_as != SCHEMA:
+            raise ValueError(f"schema: {written_as} is of another version of evar")
+        return _record(found)
+    except ValueError as error:
+        raise UserError(f"{file}: not a run's result ({error}). Move it away.") from error
 
 
-def git_revision() -> str | None:
-    """Returns the commit of the checkout this code runs from, with "-dirty" if it was edited."""
-    folder = Path(evar.__file__).resolve().parent.parent
-    if not (folder / ".git").exists():
-        return None
-    command = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+def _record(data: checks.Fields) -> RunRecord:
+    known = {f.name for f in fields(RunRecord)} | {"schema"}
+    plain = checks.mapping(checks.anything)
+    texts = checks.mapping(checks.text)
+    return RunRecord(
+        id=data("id", checks.digest),
+        protocol=data("protocol", checks.name),
+        protocol_version=data("protocol_version", checks.whole()),
+        model=_model(data.inside("model")),
+        task=_task(data.inside("task")),
+        manifest=data("manifest", checks.digest),
+        settings=data("settings", plain),
+        seeds=data("seeds", checks.many(checks.whole())),
+        clips=_clips(data.inside("clips")),
+        score=_score(data.inside("score")),
+        finished=data("finished", checks.moment),
+        variant=data("variant", plain, {}),
+        select=data("select", checks.optional(checks.text), None),
+        metrics=data("metrics", checks.mapping(_metric_value), {}),
+        per_class=data("per_class", checks.mapping(checks.optional(checks.number)), {}),
+        undefined_classes=data("undefined_classes", checks.whole(), 0),
+        runs=data("runs", checks.many(plain), ()),
+        seconds=data("seconds", checks.mapping(checks.at_least(0)), {}),
+        clips_per_second=data("clips_per_second", checks.optional(checks.at_least(0)), None),
+        config=data("config", plain, {}),
+        device=data("device", checks.text, ""),
+        python=data("python", checks.text, ""),
+        evar=data("evar", checks.text, ""),
+        libraries=data("libraries", texts, {}),
+        git=data("git", checks.optional(checks.text), None),
+        extra=data.without(known),
+    )
 
 
-def save_run(
-    record: RunRecord,
-    predictions: "pd.DataFrame",
-    tables: Mapping[str, "pd.DataFrame"],
-    folder,
-) -> Path:
+def _metric_value(value, where: str):
+    """A number, None where undefined, or several by name (of one direction of retrieval)."""
+    if isinstance(value, dict):
+        return checks.mapping(checks.optional(checks.number))(value, where)
+    return checks.optional(checks.number)(value, where)
+
+
+def _model(data: checks.Fields) -> ModelRecord:
+    known = {f.name for f in fields(ModelRecord)}
+    size = checks.optional(checks.whole(1))
+    return ModelRecord(
+        name=data("name", checks.name),
+        source=data("source", checks.text),
+        weights=data("weights", checks.text),
+        options=data("options", checks.mapping(checks.anything)),
+        identity=data.without(known),
+        parameters=data("parameters", size, None),
+        width=data("width", size, None),
+    )
+
+
+def _task(data: checks.Fields) -> TaskRecord:
+    seconds = checks.optional(checks.above_zero)
+    return TaskRecord(
+        name=data("name", checks.name),
+        version=data("version", checks.text),
+        seconds=data("seconds", seconds),
+        published=data("published", checks.flag),
+        usual_seconds=data("usual_seconds", seconds, None),
+        kind=data("kind", checks.text, ""),
+    )
+
+
+def _clips(data: checks.Fields) -> Clips:
+    partial, skipped = data("partial", checks.text), data("skipped", checks.many(_skipped))
+    sides = data.without({"total", "skipped", "partial"})
+    counts = {name: checks.whole()(value, data.name(name)) for name, value in sides.items()}
+    return Clips(counts, data("total", checks.whole(), sum(counts.values())), skipped, partial)
+
+
+def _skipped(value, where: str) -> Skipped:
+    data = checks.Fields.of(value, where)
+    return Skipped(data("clip", checks.text), data("why", checks.text))
+
+
+def _score(data: checks.Fields) -> Score:
+    half_width = checks.optional(checks.at_least(0))
+    unit = data("unit", checks.one_of("fraction", "plain"), "fraction")
+    interval = data("bootstrap95", checks.many(checks.number))
+    if len(interval) != 2 or interval[0] > interval[1]:
+        raise ValueError(f"{data.name('bootstrap95')}: not a low and a high end")
+    mean = data("mean", checks.number)
+    for value in (mean, *interval):
+        if unit == "fraction" and not 0 <= value <= 1:
+            raise ValueError(f"{data.name('mean')}: {value} is not between 0 and 1")
+    return Score(
+        metric=data("metric", checks.name),
+        mean=mean,
+        ci95=data("ci95", half_width),
+        std=data("std", half_width, None),
+        runs=data("runs", checks.whole(1)),
+        bootstrap95=interval,
+        bootstrap_unit=data("bootstrap_unit", checks.text),
+        unit=unit,
+        higher_is_better=data("higher_is_better", checks.flag, True),
+    )
+
+
+def save_run(record: RunRecord, evaluation: Evaluation, folder) -> Path:
     """Writes the tables, then the JSON that makes the run count; returns the JSON's path.
 
     Raises UserError where the folder is not writable; tables of a new run are removed then.
@@ -174,7 +271,7 @@ def save_run(
     known = path.exists()
     written = []
     try:
-        for name, table in {"predictions": predictions, **tables}.items():
+        for name, table in {"predictions": evaluation.predictions, **evaluation.tables}.items():
             content = table.to_csv(index=False, lineterminator="\n").encode()
             packed = gzip.compress(content, compresslevel=5, mtime=0)  # the same bytes every time
             written.append(runs / f"{record.id}.{name}.csv.gz")

@@ -5,8 +5,9 @@ import io
 import math
 from collections.abc import Iterable, Sequence
 
-from evar.results import escape, summary
-from evar.results.schema import RunRecord
+from evar.results import escape
+from evar.results import text as words
+from evar.results.record import RunRecord
 from evar.results.table import Cell, Column, Row, averaged_tasks, columns
 
 _HEAD = (
@@ -25,7 +26,7 @@ def cell_text(cell: Cell | None) -> str:
     """Returns a cell as text, "96.3 ± 0.3 (oracle)"; "" for an empty one."""
     if cell is None:
         return ""
-    value = summary.value_text(
+    value = words.value_text(
         cell.value,
         cell.unit,
         ci95=cell.ci95,
@@ -114,7 +115,7 @@ def _score_line(run: RunRecord) -> dict[str, object]:
         "bootstrap_low": round(factor * low, 4),
         "bootstrap_high": round(factor * high, 4),
         "test_clips_by": score.bootstrap_unit,
-        "caveats": "; ".join(summary.caveats(run)),
+        "caveats": "; ".join(words.caveats(run)),
         "finished": run.finished,
     }
 

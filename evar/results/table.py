@@ -17,8 +17,8 @@ import evar
 from evar import files
 from evar import protocol as protocols
 from evar.errors import UserError
-from evar.results import summary
-from evar.results.schema import RunRecord
+from evar.results import text
+from evar.results.record import RunRecord
 from evar.scoring import ranking
 from evar.scoring.evaluation import Unit
 
@@ -201,7 +201,7 @@ def _mark(hashes: tuple[str, ...], others: list[tuple[str, ...]]) -> str:
 
 def cells_of(column: Column, run: RunRecord) -> dict[Column, Cell]:
     """Returns the cells of a run: one, or one per direction and metric of retrieval."""
-    said = tuple(summary.caveats(run))
+    said = tuple(text.caveats(run))
     if run.select not in (None, "oracle"):  # that is a caveat already
         said = (run.select, *said)
     nested = {k: v for k, v in run.metrics.items() if isinstance(v, Mapping)}

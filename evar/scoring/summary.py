@@ -113,22 +113,17 @@ def _interval(manifest, metric: Metric, test, fold_of, y, scores) -> tuple[tuple
     return interval, (manifest.task.group or "group") if grouped else "clip"
 
 
-def ranked(
+def of_queries(
     found: Mapping[str, Mapping[str, NDArray]],
-    clip_of: Mapping[str, NDArray],
+    clips: Mapping[str, NDArray],
     *,
     headline: tuple[str, str],
-    settings: Mapping[str, object],
-    clips: Mapping[str, object],
-    seconds: Mapping[str, float],
-    predictions: pd.DataFrame,
-) -> Evaluation:
-    """Summarises retrieval in several directions.
+) -> tuple[Score, dict[str, dict[str, float]], dict[str, dict[str, list[float]]]]:
+    """Summarises retrieval in several directions: the score, all metrics, all intervals.
 
-    found[direction]: `ranking.per_query` of its queries. clip_of[direction]: (Q,), the clip each
+    found[direction]: `ranking.per_query` of its queries. clips[direction]: (Q,), the clip each
     query belongs to; clips are drawn with all their captions, and the gallery is kept. headline:
-    direction and metric of the score. `settings`, `clips`, `seconds` and `predictions` go into
-    the Evaluation.
+    direction and metric of the score.
     """
     shown, intervals = {}, {}
     for direction, values in found.items():
@@ -138,7 +133,7 @@ def ranked(
 
         shown[direction] = ranking.summary(values)
         low, high = statistics.bootstrap_clusters(
-            clip_of[direction], statistic, np.random.default_rng(BOOTSTRAP_SEED)
+            clips[direction], statistic, np.random.default_rng(BOOTSTRAP_SEED)
         )
         intervals[direction] = {
             name: [float(a), float(b)]
@@ -151,16 +146,7 @@ def ranked(
         bootstrap95=tuple(intervals[direction][metric]),
         bootstrap_unit="clip",
     )
-    return Evaluation(
-        settings=settings,
-        seeds=(),
-        clips=clips,
-        score=score,
-        predictions=predictions,
-        metrics=shown,
-        seconds=seconds,
-        extra={"bootstrap95": intervals},
-    )
+    return score, shown, intervals
 
 
 def _per_class(metric: Metric, y: NDArray, scores: NDArray) -> NDArray:
@@ -241,12 +227,10 @@ def class_scores(
     return table
 
 
-def confusion(
-    manifest: Manifest, fold: Fold, names: Sequence[str], scores: NDArray
-) -> pd.DataFrame:
+def confusion(predicted: pd.DataFrame) -> pd.DataFrame:
     """Returns the confusion matrix as a list: true, predicted, count, without empty cells."""
-    made = predictions(manifest, fold, None, names, scores)
-    return made.groupby(["true", "predicted"]).size().rename("count").reset_index()
+    counted = predicted.groupby(["true", "predicted"]).size()
+    return counted.rename("count").reset_index()
 
 
 def count_clips(manifest: Manifest) -> dict[str, object]:

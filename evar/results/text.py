@@ -2,7 +2,7 @@
 
 from html import escape
 
-from evar.results.schema import RunRecord
+from evar.results.record import RunRecord
 from evar.scoring.evaluation import Unit
 from evar.scoring.metrics import format_value
 
@@ -43,7 +43,7 @@ def caveats(record: RunRecord) -> list[str]:
     return said
 
 
-def line(record: RunRecord) -> str:
+def summary_line(record: RunRecord) -> str:
     """Returns the line a run ends with: model, task, protocol, score, interval, runs, caveats."""
     score = record.score
     runs = f"{score.runs} runs" if score.runs > 1 else "1 run, no interval over runs"
@@ -73,7 +73,7 @@ def notes(record: RunRecord) -> list[str]:
 
 def html(record: RunRecord) -> str:
     """Returns the run as a fragment of HTML: score, interval, caveats, values of the classes."""
-    rows = [("score", line(record)), *(("note", note) for note in notes(record))]
+    rows = [("score", summary_line(record)), *(("note", note) for note in notes(record))]
     rows += [
         (name, "undefined" if v is None else f"{v:.3f}") for name, v in record.per_class.items()
     ]
