@@ -43,7 +43,7 @@ def pretrain(
     The same command again goes on where an interrupted run was.
     """
     from evar.commands._options import device_of
-    from evar.parallel import joined_world
+    from evar.parallel import process_group
 
     from . import config as config_
     from .data import ClipStream
@@ -63,7 +63,7 @@ def pretrain(
     )
     text_encoder = stream.captions.text_encoder if stream.captions else ""
     with contextlib.ExitStack() as stack:
-        world, own = stack.enter_context(joined_world(device_of(device)))
+        world, own = stack.enter_context(process_group(device_of(device)))
         trainer = Trainer(made, stream, out, text_encoder=text_encoder, world=world, device=own)
         if dry_run:
             from .estimate import estimate
@@ -74,7 +74,7 @@ def pretrain(
             return
         if world.first:
             stack.enter_context(_alone(Path(out)))
-        world.wait()
+        world.barrier()
         trainer.begin(init, init_partial=init_partial)
         watchers = []
         if world.first:

@@ -158,7 +158,7 @@ def finetune(
     config = replace(config, options={**config.options, **of_task})  # usual for this task
     settings, overrides = settings_.resolve(manifest, adapter, given, select=select)
     with contextlib.ExitStack() as open_things:
-        world, device = open_things.enter_context(parallel.joined_world(device))
+        world, device = open_things.enter_context(parallel.process_group(device))
         silent = quiet or not world.first
         watchers = [] if silent else [_bar(f"{config.name} {manifest.task.name}", open_things)]
         if tensorboard and world.first:
