@@ -5,7 +5,7 @@ Several processes may work on one run: each job is locked by the one that trains
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from evar.finetuning.streams import Purpose
 from evar.finetuning.waveforms import Waveforms
 from evar.parallel import World
 from evar.probing import holdout
+from evar.runtime import Runtime
 
 _RETRY_SECONDS = 1.0  # between attempts while other processes train all that is left
 
@@ -99,18 +100,11 @@ def _job(
     return Job(fold, train, valid, how, seed, stream, place)
 
 
-def decodable(
-    manifest: Manifest,
-    waveforms: Waveforms,
-    folder: Path,
-    *,
-    skip_bad: bool,
-    progress: Callable | None = None,
-) -> Manifest:
+def decodable(manifest: Manifest, waveforms: Waveforms, folder: Path, runtime: Runtime) -> Manifest:
     """Returns the manifest without clips that cannot be decoded.
 
     All clips in use are decoded once, so that a bad one stops the run before it trains. The result
-    is kept in `folder`. Raises BadAudio for the first bad clip unless `skip_bad`.
+    is kept in `folder`. Raises BadAudio for the first bad clip unless `runtime.skip_bad`.
     """
     path = files.make_folder(folder) / f"bad-clips-{manifest.sha256[:16]}.json"
     with files.writing(path), filelock.FileLock(path.with_suffix(".lock")):
@@ -118,9 +112,9 @@ def decodable(
             listed = [int(row) for row in json.loads(path.read_text(encoding="utf-8"))]
             bad = waveforms.bad(listed)
         else:
-            bad = waveforms.bad(progress=progress)
+            bad = waveforms.bad(progress=runtime.progress.counter("decode", "clip"))
         files.write_atomic(path, json.dumps(bad))
-    if bad and not skip_bad:
+    if bad and not runtime.skip_bad:
         row, reason = next(iter(bad.items()))
         raise BadAudio(manifest.root / waveforms.names[row], reason)
     return manifest.without(bad)

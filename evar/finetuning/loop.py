@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evar.adapter import Adapter
-from evar.embedding import engine
 from evar.errors import UserError
 from evar.finetuning import streams
 from evar.finetuning.batches import Batches
@@ -28,6 +27,7 @@ from evar.finetuning.state import TrainingState, initial_state
 from evar.finetuning.stepping import Stepper
 from evar.finetuning.waveforms import Waveforms
 from evar.parallel import SINGLE_PROCESS, World
+from evar.precision import full_precision
 from evar.scoring import summary
 
 _LOOK_EVERY = 10  # steps between checks of the loss on a GPU, each of which waits for it
@@ -67,7 +67,7 @@ def train(
     memory runs out; the checkpoint of the last whole epoch stays on disk.
     """
     devices = [torch.device(device)] if device.startswith("cuda") else []
-    with streams.forked(devices), engine.full_precision(), _out_of_memory():
+    with streams.forked(devices), full_precision(), _out_of_memory():
         saved = job.place.state()
         encoder = copy.deepcopy(adapter).to(device)
         batches = Batches(job, waveforms, y, settings, world)
@@ -87,15 +87,27 @@ def score_exported(
     *,
     world: World = SINGLE_PROCESS,
     device: str = "cpu",
-) -> NDArray:
-    """Returns the test scores (N, C) of the weights that an earlier run left in `job.place`."""
-    with torch.random.fork_rng(devices=[]), engine.full_precision(), _out_of_memory():
+) -> tuple[NDArray, dict]:
+    """Scores the weights that an earlier run left in `job.place`, without training.
+
+    Returns test scores (N, C), and the record of that run with the score of these. Raises UserError
+    where no run has ended.
+    """
+    if not job.place.ended:
+        raise UserError(
+            f"{job.place.path}: no run that has ended. Train first, without --eval_only: an "
+            "interrupted run is resumed"
+        )
+    with torch.random.fork_rng(devices=[]), full_precision(), _out_of_memory():
         tensors, header = job.place.weights()
         encoder = copy.deepcopy(adapter).to(device)
         batches = Batches(job, waveforms, y, settings, world)
         state = initial_state(encoder, json.loads(header["fit"]), batches, device)
         state.model.load_exported(tensors)
-        return scores(state.model, job.fold.test, batches, device)
+        found = scores(state.model, job.fold.test, batches, device)
+    metric = waveforms.manifest.task.metric
+    value = float(summary.fold_score(metric, y[job.fold.test], found))
+    return found, job.place.outcome()[1] | {"score": value}
 
 
 def scores(model: Classifier, rows: NDArray, batches: Batches, device: str) -> NDArray:
