@@ -15,7 +15,7 @@ from torch import Tensor
 
 from evar.probing import holdout
 from evar.probing.stacked import InputScale, Layer, StackedNetworks
-from evar.scoring import metrics
+from evar.scoring.metrics import METRICS, Metric
 
 DROPOUT = 0.5  # after each hidden layer
 _DIVERGED = "the probe diverged: its scores are not numbers. Give a smaller --lr"
@@ -70,25 +70,37 @@ class Fitted:
     layers: tuple[tuple[NDArray, NDArray], ...]  # weight (out, in), bias (out,), for scaled input
 
 
+@dataclass(frozen=True)
+class _How:
+    """What `fit` was asked for, for all of its jobs."""
+
+    settings: ProbeSettings
+    metric: Metric | None
+    device: str
+    overwrite_x: bool
+
+
 def fit(
     x: NDArray | Sequence[NDArray],
     y: NDArray,
     jobs: Sequence[Job],
     settings: ProbeSettings = ProbeSettings(),
     *,
+    metric: Metric | None = None,
     device: str = "cpu",
     overwrite_x: bool = False,
     on_epoch: Callable[[int, int], None] | None = None,
 ) -> list[Fitted]:
-    """Trains all jobs and scores their test rows.
+    """Trains all jobs and computes the logits of their test rows.
 
     x: float32 (N, D), or a sequence of such matrices, each looked up when its jobs (`Job.features`)
-    begin. y: int (N,) classes, or (N, C) of 0 and 1 for multi-label. `overwrite_x` allows
-    standardising x in place. `on_epoch(epoch, running)` reports the epoch of the jobs that are
-    being trained and the number of jobs that have not ended. A job's result depends on its own
-    seed, rows and learning rate; on a CPU, jobs of one learning rate and matrix give the same bits
-    whatever other rates and matrices are trained in the same call. Raises ValueError for input of a
-    wrong shape and for probes that diverge.
+    begin. y: int (N,) classes, or (N, C) of 0 and 1 for multi-label. `metric` selects the epoch, as
+    in `score`. `overwrite_x` allows standardising x in place. `on_epoch(epoch, running)` reports
+    the epoch of the jobs that are being trained and the number of jobs that have not ended.
+
+    A job's result depends on its own seed, rows, matrix and learning rate. On a CPU, jobs of one
+    rate and matrix give the same bits in whatever company of other rates and matrices. Raises
+    ValueError for input of a wrong shape and for probes that diverge.
     """
     if isinstance(x, np.ndarray):
         _require_shapes(x, y)
@@ -103,7 +115,8 @@ def fit(
                 on_epoch(epoch, running + waiting)
 
         own = [jobs[i] for i in members]
-        results = _fit_matrix(x[features], y, own, settings, device, overwrite_x, report)
+        how = _How(settings, metric, device, overwrite_x)
+        results = _fit_matrix(x[features], y, own, how, report)
         fitted |= zip(members, results, strict=True)
     return [fitted[i] for i in range(len(jobs))]
 
@@ -136,12 +149,10 @@ def predicted_scores(logits: NDArray) -> NDArray:
     return torch.sigmoid(torch.from_numpy(np.asarray(logits, np.float32))).numpy()
 
 
-def score(logits: NDArray, y: NDArray) -> float:
-    """Returns the accuracy (y: classes) or macro mAP (y: 0 and 1) of logits."""
-    scores = predicted_scores(logits)
-    if y.ndim == 1:
-        return float((scores.argmax(axis=1) == y).mean())
-    return metrics.mean_average_precision(y, scores)
+def score(logits: NDArray, y: NDArray, metric: Metric | None = None) -> float:
+    """Returns the value of a metric, by default accuracy, or macro mAP for targets of 0 and 1."""
+    metric = metric or METRICS["accuracy" if y.ndim == 1 else "mAP"]
+    return metric.value(y, predicted_scores(logits))
 
 
 def _require_shapes(x: NDArray, y: NDArray) -> None:
@@ -153,9 +164,7 @@ def _fit_matrix(
     x: NDArray,
     y: NDArray,
     jobs: Sequence[Job],
-    settings: ProbeSettings,
-    device: str,
-    overwrite: bool,
+    how: _How,
     on_epoch: Callable[[int, int], None],
 ) -> list[Fitted]:
     """Trains the jobs of one matrix.
@@ -166,18 +175,18 @@ def _fit_matrix(
     _require_shapes(x, y)
     scalers = {id(job.train): job.train for job in jobs}
     scalers = {key: scaler(x, rows) for key, rows in scalers.items()}
-    stacks = _stacks(jobs, settings, device)
-    overwrite = overwrite and len({id(jobs[stack[0]].train) for stack in stacks}) == 1
+    stacks = _stacks(jobs, how.settings, how.device)
+    overwrite = how.overwrite_x and len({id(jobs[stack[0]].train) for stack in stacks}) == 1
     fitted: dict[int, Fitted] = {}
     base, standardised = None, torch.empty(0)
     for stack in stacks:
         own = [jobs[i] for i in stack]
         if base is not scalers[id(own[0].train)]:
             base = scalers[id(own[0].train)]
-            standardised = _standardised(x, base, overwrite).to(device)
-        scale = _input_scale(base, [scalers[id(job.train)] for job in own], device)
+            standardised = _standardised(x, base, overwrite).to(how.device)
+        scale = _input_scale(base, [scalers[id(job.train)] for job in own], how.device)
         waiting = len(jobs) - len(fitted) - len(own)
-        training = _Training(standardised, scale, y, own, settings)
+        training = _Training(standardised, scale, y, own, how)
         results = training.run(lambda epoch, n, waiting=waiting: on_epoch(epoch, n + waiting))
         fitted |= zip(stack, results, strict=True)
     return [fitted[i] for i in range(len(jobs))]
@@ -273,17 +282,18 @@ class _Training:
         scale: InputScale | None,
         y: NDArray,
         jobs: Sequence[Job],
-        settings: ProbeSettings,
+        how: _How,
     ):
-        self.x, self.y, self.jobs, self.settings = x, y, jobs, settings
+        self.x, self.y, self.jobs = x, y, jobs
+        self.settings, self.metric = how.settings, how.metric
         self.device = x.device
         classes = y.shape[1] if y.ndim == 2 else int(y.max()) + 1
         self.targets = torch.from_numpy(y.astype(np.float32) if y.ndim == 2 else y).to(x.device)
         self.draws = [_Draws(job, y) for job in jobs]
-        sizes = (x.shape[1], *settings.hidden, classes)
+        sizes = (x.shape[1], *how.settings.hidden, classes)
         self.networks = StackedNetworks(
             [draws.initial_layers(sizes) for draws in self.draws],
-            lr=[_rate(job, settings) for job in jobs],
+            lr=[_rate(job, how.settings) for job in jobs],
             scale=scale,
             device=str(x.device),
         )
@@ -305,7 +315,7 @@ class _Training:
         """Scores an epoch by its held-out logits (n, C); False where the probe's training ends."""
         if not np.isfinite(logits).all():
             raise ValueError(_DIVERGED)
-        own, value = self.progress[m], score(logits, self.y[self.draws[m].valid])
+        own, value = self.progress[m], score(logits, self.y[self.draws[m].valid], self.metric)
         own.epochs = epoch
         if value >= own.best:  # an equal epoch is a better one: it has trained longer
             own.best, own.best_epoch, own.wait = value, epoch, 1

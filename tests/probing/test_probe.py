@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 from evar.probing import probe
 from evar.probing.probe import Job, ProbeSettings
+from evar.scoring.metrics import METRICS
 
 CASES = {
     c["name"]: c for c in json.loads((Path(__file__).parent / "../golden/probe.json").read_text())
@@ -224,3 +225,14 @@ def test_input_is_left_alone_unless_it_may_be_overwritten():
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="must be"):
         probe.fit(np.zeros((3, 2), np.float32), np.zeros(4, int), [])
+
+
+def test_the_metric_selects_the_epoch():
+    """One that ranks epochs the other way round stops at once: later epochs are never better."""
+    x, y = blobs(150)
+    job = Job(np.arange(80), np.arange(80, 120), np.arange(120, 150), 1)
+    errors = replace(METRICS["accuracy"], value=lambda y, s: float((s.argmax(1) != y).mean()))
+    settings = ProbeSettings(lr=1e-2, patience=3)
+    (usual,), (other,) = (probe.fit(x, y, [job], settings, metric=m) for m in (None, errors))
+    assert usual.best_epoch > other.best_epoch
+    assert other.valid_score > 1 - usual.valid_score
