@@ -35,8 +35,8 @@ def test_the_demo_ends_with_a_score_above_chance(lineareval, tmp_path):
         42,
         73,
     )
-    assert record["score"]["bootstrap_unit"] == "recording"
-    low, high = record["score"]["bootstrap95"]
+    assert record["score"]["test_unit"] == "recording"
+    low, high = record["score"]["test95"]
     assert low < record["score"]["mean"] < high
     for name in ("scores.csv", "leaderboard.csv", "leaderboard.md"):
         assert "logmel" in (tmp_path / "results" / name).read_text()
@@ -181,7 +181,7 @@ def test_a_group_makes_the_interval_one_over_groups(clips, simple, lineareval):
         row.append(f"{row[2]} {row[0][-5]}")
     ran = lineareval(simple, clips.csv)
     assert "resampled by group" in ran.out
-    assert record_of(ran)["score"]["bootstrap_unit"] == "group"
+    assert record_of(ran)["score"]["test_unit"] == "group"
 
 
 def test_without_a_validation_split_a_part_is_held_out(clips, simple, lineareval):
