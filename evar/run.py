@@ -126,6 +126,7 @@ def evaluate(
     """
     chosen = protocol if isinstance(protocol, Protocol) else protocols.of_command(protocol)
     given, runtime, of_adapter = split_options(chosen, model, options)
+    chosen.check(given)
     seeds = protocols.seeds_of(chosen, seeds)
     if "text" in chosen.needs:
         models.require_text(model)

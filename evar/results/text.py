@@ -1,5 +1,7 @@
 """A run's score in words: for the last lines of a command and the cells of tables."""
 
+from collections.abc import Mapping
+
 from evar.results import escape
 from evar.results.record import RunRecord
 from evar.scoring import statistics
@@ -110,6 +112,9 @@ def notes(record: RunRecord) -> list[str]:
     said = []
     if record.config.get("checkpoint") == "none given":
         said.append(f"note: no --weights given, so {record.model.name} was built without any")
+    if record.task.kind == "tagging" and not record.task.published:
+        said.append("note: several labels per clip, so that the metric is mAP")
+    said += _of_directions(record)
     score = record.score
     if score.test95 is None:
         said.append(
@@ -128,6 +133,19 @@ def notes(record: RunRecord) -> list[str]:
             "much on the seed. More clips, or more seeds (--seeds=10), make it steadier"
         )
     return [escape.terminal(line) for line in said]
+
+
+def _of_directions(record: RunRecord) -> list[str]:
+    """Returns a line per direction of retrieval: "text to audio: R@1 40.0 %, ..., medR 2"."""
+    lines = []
+    for direction, values in record.metrics.items():
+        if isinstance(values, Mapping):
+            shown = (
+                f"{name} {value:g}" if name == "medR" else f"{name} {100 * value:.1f} %"
+                for name, value in values.items()
+            )
+            lines.append(f"{direction.replace('_', ' ')}: {', '.join(shown)}")
+    return lines
 
 
 def training_clips(record: RunRecord) -> int | None:
