@@ -166,12 +166,12 @@ def _tasks(names: str | None) -> list[str]:
 
 def _evaluate(task: str, model: str, weights: str, device: str) -> None:
     import evar
-    from evar.results import summary
+    from evar.results import text
 
     for protocol in ("linear", "zeroshot") if model == "m2d_clap" else ("linear",):
         run = evar.evaluate(model, task, protocol, weights=weights, device=device)
         print(f"results: {run.save()}")
-        print(summary.line(run.record))
+        print(text.summary_line(run.record))
 
 
 def _check_settings(_, keys: list[str], options: list[str]) -> None:
