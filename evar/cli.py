@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> None:
 def commands() -> list[str]:
     """Returns the names of all commands: one per protocol, and the files in evar/commands/."""
     own = [path.stem for path in _FOLDER.glob("*.py") if path.stem not in _NO_COMMANDS]
-    of_protocols = [p.command or p.name for p in map(protocol.get, protocol.names())]
+    of_protocols = [p.command or p.name for p in protocol.installed()]
     return [*of_protocols, *sorted({_SPELLED.get(n, n) for n in own} - set(of_protocols))]
 
 
@@ -88,7 +88,7 @@ def _function(name: str) -> Callable:
         return getattr(importlib.import_module(f"evar.commands.{file}"), file)
     from evar.commands.evaluate import command_of
 
-    known = {p.command or p.name: p for p in map(protocol.get, protocol.names())}
+    known = {p.command or p.name: p for p in protocol.installed()}
     known |= {p.name: p for p in known.values()}
     if name not in known:
         raise unknown("command", name, commands())

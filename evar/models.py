@@ -214,7 +214,7 @@ def _require_kind(option: str, value, default) -> None:
     kinds = {bool: "True or False", int: "a whole number", float: "a number"}
     allowed = (int, float) if type(default) is float else (type(default),)
     if type(default) in kinds and type(value) not in allowed:
-        raise UserError(f"--{option}={value}: it is {kinds[type(default)]}")
+        raise UserError(f"--{option}={value}: must be {kinds[type(default)]}")
 
 
 def takes_weights(cls: type) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -81,7 +82,7 @@ class Protocol:
         """Raises UserError where the protocol cannot score this kind of task."""
         if task.kind in self.kinds:
             return
-        fitting = [p.name for p in map(get, names()) if task.kind in p.kinds]
+        fitting = [p.name for p in installed() if task.kind in p.kinds]
         known = ", ".join(f"`evar {name} {model_name} {task.name}`" for name in fitting)
         raise UserError(
             f"{task.name} is a {task.kind} task, which {self.name} does not score. "
@@ -97,15 +98,21 @@ def names() -> list[str]:
 def get(name: str) -> Protocol:
     """Returns the protocol of this name; UserError with close matches where there is none."""
     registry.require_known("protocol", name, names())
-    found = registry.load("protocols", name).PROTOCOL
-    if found.name != name:
-        raise UserError(f"protocol {name!r} calls itself {found.name!r}: name and file must agree")
+    return registry.declared("protocols", name, "PROTOCOL", Protocol)
+
+
+def installed() -> list[Protocol]:
+    """Returns all protocols that can be imported; `get` says why one cannot."""
+    found = []
+    for name in names():
+        with contextlib.suppress(UserError):  # another package's fault, which stops nothing else
+            found.append(get(name))
     return found
 
 
 def of_command(name: str) -> Protocol:
     """Returns the protocol that a command line names: by its command or by its own name."""
-    known = {p.command: p for p in map(get, names()) if p.command}
+    known = {p.command: p for p in installed() if p.command}
     return known[name] if name in known else get(name)
 
 

@@ -8,7 +8,6 @@ from types import MappingProxyType
 from typing import Literal
 
 import evar.registry as registry
-from evar.errors import UserError
 
 SPLITS = ("train", "valid", "test")
 
@@ -139,9 +138,6 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Task:
-    """The registered task of this name; UserError with close matches where there is none."""
+    """Returns the task of this name; UserError with close matches where there is none."""
     registry.require_known("task", name, names())
-    task = registry.load("tasks", name).TASK
-    if task.name != name:
-        raise UserError(f"tasks/{name}.py calls itself {task.name!r}: name and file must agree")
-    return task
+    return registry.declared("tasks", name, "TASK", Task)
