@@ -95,9 +95,9 @@ def test_a_module_without_timestamps_passes_the_checks(hear_module):
     ("text", "message"),
     [
         ("import nothing_of_this_name", "cannot be imported .ModuleNotFoundError"),
-        ("x = 1", "has no load_model and no get_scene_embeddings"),
-        (MODULE.replace("model = Mean()", "return 3"), "load_model gave a int"),
-        (MODULE.replace("16000", "16000.0"), "no whole number `sample_rate`"),
+        ("x = 1", "load_model and get_scene_embeddings missing"),
+        (MODULE.replace("model = Mean()", "return 3"), "load_model returned a int"),
+        (MODULE.replace("16000", "16000.0"), "`sample_rate` must be a whole number"),
     ],
 )
 def test_modules_that_cannot_be_used_are_named(hear_module, text, message):
