@@ -220,7 +220,7 @@ def keys(tmp_path):
 
 CHANGES = {
     "weights": {"gain": 2.0},
-    "source": {"edit": "\n# a comment\n"},
+    "source": {"edit": "\nused = 1\n"},
     "options": {"options": {"power": 2}},
     "sample rate": {"rate": 8000},
     "manifest": {"label": "b"},

@@ -9,7 +9,7 @@ from evar.adapter import Adapter
 from evar.data import manifests, own_sounds
 from evar.errors import UserError
 from evar.finetuning import settings
-from evar.protocols.finetune import PROTOCOL
+from evar.protocols import finetune
 from helpers.finetune_net import Net
 
 PAPER = {  # Table of M2D's settings
@@ -29,15 +29,21 @@ def manifest(clips, tmp_path):
     )
 
 
-def resolve(manifest, given=None, adapter=None, **more):
-    model = SimpleNamespace(adapter=adapter or Net())
-    return PROTOCOL.settings_for({**(given or {}), **more}, model, manifest)
+def resolve(manifest, given=None, *, adapter=None):
+    """The settings of a run, as the protocol makes them."""
+    return finetune.PROTOCOL.settings_for(
+        given or {}, SimpleNamespace(adapter=adapter or Net()), manifest
+    )
+
+
+def adapter_options(name, given, known):
+    return settings.adapter_options(SimpleNamespace(name=name), given, known)
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_tasks_have_the_papers_settings(name):
     own = settings.usual(name)
-    options = settings.adapter_options(task.get(name), {}, models.option_names("m2d"))
+    options = adapter_options(name, {}, models.option_names("m2d"))
     keys = ["optimizer", "lr", "weight_decay", "batch_size", "epochs", "warmup", "mixup", "rrc"]
     keys += ["freq_mask", "time_mask", "patchout", "freeze"]
     found = [own[key] for key in keys]
@@ -114,9 +120,9 @@ def test_a_short_run_warms_up_for_half_of_it(manifest):
 def test_the_best_epoch_is_chosen_on_the_validation_split_where_there_is_one(manifest):
     assert resolve(manifest).select == "valid"
     for select in ("holdout", "last", "oracle"):
-        assert resolve(manifest, select=select).select == select
+        assert resolve(manifest, {"select": select}).select == select
     with pytest.raises(UserError, match="select"):
-        resolve(manifest, select="best")
+        resolve(manifest, {"select": "best"})
 
 
 def test_without_a_validation_split_clips_are_held_out(clips, tmp_path):
@@ -126,12 +132,12 @@ def test_without_a_validation_split_clips_are_held_out(clips, tmp_path):
     )
     assert resolve(made).select == "holdout"
     with pytest.raises(UserError, match="no validation split"):
-        resolve(made, select="valid")
+        resolve(made, {"select": "valid"})
 
 
 def test_the_last_epoch_has_nothing_to_stop_early_by(manifest):
     with pytest.raises(UserError, match="early_stop"):
-        resolve(manifest, {"early_stop": 3}, select="last")
+        resolve(manifest, {"early_stop": 3, "select": "last"})
 
 
 class Waves(Adapter):
@@ -147,7 +153,7 @@ def test_what_needs_a_spectrogram_is_off_without_one(manifest):
     own = resolve(manifest, adapter=Waves())
     assert (own.rrc, own.freq_mask, own.time_mask, own.patchout) == (False, 0, 0, 0)
     with pytest.raises(UserError, match="--freq_mask.*no spectrogram"):
-        resolve(manifest, {"freq_mask": 8}, Waves())
+        resolve(manifest, {"freq_mask": 8}, adapter=Waves())
 
 
 def test_patches_are_left_out_only_where_there_are_patches(manifest):
@@ -155,14 +161,13 @@ def test_patches_are_left_out_only_where_there_are_patches(manifest):
         resolve(manifest, {"patchout": 0.5})
     tiny = models.adapter_class("m2d:M2D").TINY
     known = models.option_names("m2d")
-    options = settings.adapter_options(manifest.task, {"patchout": 0.5}, known)
+    options = adapter_options("sounds", {"patchout": 0.5}, known)
     assert options == {"flat": True}
     m2d = models.load("m2d", weights="random", **tiny, **options).adapter
-    assert resolve(manifest, {"patchout": 0.5}, m2d).patchout == 0.5
+    assert resolve(manifest, {"patchout": 0.5}, adapter=m2d).patchout == 0.5
 
 
 def test_options_go_to_adapters_that_have_them_unless_given():
-    esc50 = task.get("esc50")
-    assert settings.adapter_options(esc50, {}, ["chunk_frames"]) == {"chunk_frames": 501}
-    assert settings.adapter_options(esc50, {"flat": False}, ["flat"]) == {}
-    assert settings.adapter_options(esc50, {}, ["layers"]) == {}
+    assert adapter_options("esc50", {}, ["chunk_frames"]) == {"chunk_frames": 501}
+    assert adapter_options("esc50", {"flat": False}, ["flat"]) == {}
+    assert adapter_options("esc50", {}, ["layers"]) == {}
