@@ -11,13 +11,19 @@ import functools
 import importlib
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from evar.errors import UserError, described, unknown
 
 KINDS = ("tasks", "model_adapters", "protocols", "metrics")
 
-T = TypeVar("T")
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+T = TypeVar("T", bound=_Named)
 
 
 def folder(kind: str) -> Path:

@@ -16,7 +16,7 @@ from evar.errors import UserError
 # them runs no code.
 _SAFE = [
     argparse.Namespace,
-    np._core.multiarray.scalar,
+    np._core.multiarray.scalar,  # type: ignore[attr-defined]  # private: named in pickles
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")),
 ]

@@ -53,7 +53,7 @@ def bootstrap_clusters(
     _, group = np.unique(np.asarray(groups), return_inverse=True)
     strata = np.zeros(len(group)) if strata is None else np.asarray(strata)
     members = [np.unique(group[strata == s]) for s in np.unique(strata)]
-    values = []
+    values: list[ArrayLike] = []
     for _ in range(replicates):
         weights = np.zeros(len(group), dtype=np.int64)
         for stratum, present in zip(np.unique(strata), members, strict=True):
@@ -63,5 +63,5 @@ def bootstrap_clusters(
             here = strata == stratum
             weights[here] = times[group[here]]
         values.append(statistic(weights))
-    low, high = np.nanpercentile(values, [2.5, 97.5], axis=0)
+    low, high = np.nanpercentile(np.asarray(values), [2.5, 97.5], axis=0)
     return (low, high) if np.ndim(low) else (float(low), float(high))

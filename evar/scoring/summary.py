@@ -45,6 +45,7 @@ def evaluation(
     Raises ValueError for scores that are not finite.
     """
     metric = metrics.get(manifest.task.metric)
+    assert metric.details is not None  # `Metric` has a default
     stacked = np.stack([np.concatenate(list(run)) for run in scores])  # (R, N, C)
     test = np.concatenate([fold.test for fold in folds])
     fold_of = np.repeat(np.arange(len(folds)), [len(fold.test) for fold in folds])
@@ -95,6 +96,7 @@ def _interval(manifest, metric: Metric, test, fold_of, y, scores) -> tuple[tuple
     """The 95 % interval over test clips, by group where every clip has one, and what was drawn."""
     groups = manifest.table.group.to_numpy()[test]
     grouped = bool((groups != "").all())
+    assert metric.weighted is not None  # `Metric` has a default
     parts = [
         (fold_of == f, metric.weighted(y[fold_of == f], scores[:, fold_of == f]))
         for f in np.unique(fold_of)
@@ -137,13 +139,15 @@ def of_queries(
         )
         intervals[direction] = {
             name: [float(a), float(b)]
-            for name, a, b in zip(shown[direction], low, high, strict=True)
+            for name, a, b in zip(
+                shown[direction], np.atleast_1d(low), np.atleast_1d(high), strict=True
+            )
         }
     direction, metric = headline
     score = Score(
         metric=f"{direction.replace('_', '-')} {metric}",
         **asdict(statistics.over_runs([shown[direction][metric]])),
-        bootstrap95=tuple(intervals[direction][metric]),
+        bootstrap95=(intervals[direction][metric][0], intervals[direction][metric][1]),
         bootstrap_unit="clip",
     )
     return score, shown, intervals
@@ -236,8 +240,9 @@ def confusion(predicted: pd.DataFrame) -> pd.DataFrame:
 def count_clips(manifest: Manifest) -> dict[str, object]:
     """Returns the clips in use on each side, those skipped with reasons, and what is missing."""
     good, bad = manifest.good, manifest.bad
+    sides = good[manifest.task.column].value_counts().sort_index()
     return {
-        **good[manifest.task.column].value_counts().sort_index().to_dict(),
+        **{str(k): int(n) for k, n in sides.items()},
         "total": len(good),
         "skipped": [{"clip": f, "why": p} for f, p in zip(bad.file, bad.problem, strict=True)],
         "partial": manifest.partial,
