@@ -215,7 +215,7 @@ def cells_of(column: Column, run: RunRecord) -> dict[Column, Cell]:
             unit=score.unit,
             higher_is_better=score.higher_is_better,
             ci95=score.ci95,
-            interval=score.bootstrap95,
+            interval=score.test95,
             runs=len(run.seeds),
             caveats=said,
             run=run.id,
