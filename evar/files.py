@@ -44,7 +44,7 @@ def make_folder(path) -> Path:
     return Path(path)
 
 
-def write_atomic(path, content: bytes | str) -> None:
+def write_atomic(path, content: bytes | memoryview | str) -> None:
     """Write a file whole or not at all: a temporary file in the same folder, synced, then renamed.
 
     Raises UserError where the folder is not writable or the disk is full; no part of the content

@@ -1,4 +1,4 @@
-"""A ViT on spectrogram patches, of timm's blocks, with the parameter names of MAE's kin."""
+"""A ViT on spectrogram patches, built of timm blocks, with MAE's parameter names."""
 
 from functools import partial
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 def sincos_positions(width: int, rows: int, columns: int) -> Tensor:
-    """Fixed 2-d sine-cosine positions (1, 1 + rows * columns, width); the class token's are 0.
+    """Returns fixed 2-d sine-cosine positions (1, 1 + rows * columns, width); class token: 0.
 
     The first half of the channels follows the column (time), the second the row (frequency);
     within a half, sines then cosines of wavelengths from 2 pi to 10,000 * 2 pi (He et al., 2022,
@@ -38,7 +38,7 @@ class ViT(nn.Module):
             {"proj": nn.Conv2d(1, width, kernel_size=self.patch_size, stride=self.patch_size)}
         )
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed: Tensor  # fixed: not a parameter, though a checkpoint holds it
+        self.pos_embed: Tensor  # fixed, so a buffer and no parameter; checkpoints hold it
         self.register_buffer("pos_embed", sincos_positions(width, *self.grid))
         norm = partial(nn.LayerNorm, eps=1e-6)
         self.blocks = nn.Sequential(
@@ -47,9 +47,9 @@ class ViT(nn.Module):
         self.norm = norm(width)
 
     def positions(self, columns: int) -> Tensor:
-        """Positions (1, F' * columns, D) of a spectrogram of so many patches, row by row.
+        """Returns the positions (1, F' * columns, D) of `columns` patches in time, row-major.
 
-        Fewer than the network was trained on: the first of each row. More: interpolated in time.
+        Up to the trained number, the first ones of each row; beyond it, interpolated in time.
         """
         rows, trained = self.grid
         table = self.pos_embed[:, 1:].reshape(rows, trained, -1)
@@ -60,9 +60,9 @@ class ViT(nn.Module):
         return table[:, :columns].reshape(1, rows * columns, -1)
 
     def forward(self, spectrogram: Tensor, keep: Tensor | None = None) -> Tensor:
-        """(B, F, T), T a multiple of the patch -> (B, F', T', D), without the class token.
+        """Encodes patches: (B, F, T), T a multiple of the patch -> (B, F', T', D), no class token.
 
-        `keep` (K,): only these patches are encoded, numbered row by row -> (B, K, D).
+        `keep` (K,), row-major indices: only these patches are encoded -> (B, K, D).
         """
         patches = self.patch_embed["proj"](spectrogram[:, None])  # (B, D, F', T')
         rows, columns = patches.shape[2:]

@@ -7,7 +7,7 @@ clips, and captions, in the space that both share.
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -95,7 +95,7 @@ def embed_task(
 
 
 def embed_whole(
-    model: Model, manifest: Manifest, rows: Sequence[int], runtime: Runtime, *, joint: bool = True
+    model: Model, manifest: Manifest, rows: Iterable[int], runtime: Runtime, *, joint: bool = True
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Returns embeddings of whole clips (N, E), and the bad ones among them (row: reason).
 
@@ -152,7 +152,7 @@ def embed_captions(
     Raises UserError where the adapter returns anything but finite (N, E) float32.
     """
     adapter = model.adapter
-    per_shard = 64 * batch_size
+    per_shard, width = 64 * batch_size, Encoder(adapter, joint=True).dim
     starts = range(0, len(captions), per_shard)
     key = {
         "model": _content(model) | adapter.text_identity(),
@@ -172,8 +172,7 @@ def embed_captions(
                     batch = list(part[at : at + batch_size])
                     with torch.inference_mode(), blaming(f"{type(adapter).__name__}.embed_text()"):
                         out = adapter.embed_text(batch)
-                    expected = (len(batch), adapter.joint_dim)
-                    rows.append(checked(out, expected, adapter, "embed_text"))
+                    rows.append(checked(out, (len(batch), width), adapter, "embed_text"))
                     shown.update(len(batch))
                 store.write(number, Shard(np.concatenate(rows), {}))
 
@@ -217,12 +216,12 @@ def of_views(embedded: Embeddings, y: np.ndarray) -> np.ndarray:
     return out
 
 
-def training_rows(embeddings: Embeddings, clips: Sequence[int]) -> np.ndarray:
+def training_rows(embeddings: Embeddings, clips: np.ndarray) -> np.ndarray:
     """Rows of `values` for clips used in training or validation: their random crop, if any."""
     rows = embeddings.cropped[clips]
     return np.where(rows >= 0, rows, embeddings.first[clips])
 
 
-def test_rows(embeddings: Embeddings, clips: Sequence[int]) -> np.ndarray:
+def test_rows(embeddings: Embeddings, clips: np.ndarray) -> np.ndarray:
     """Rows of `values` for clips used in testing: their first unit."""
     return embeddings.first[clips]

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -119,10 +120,11 @@ class Engine:
             with ThreadPoolExecutor(self.workers) as pool:
                 for at in range(0, count, self.batch_size):
                     loaded = pool.map(self._load, chosen[at : at + self.batch_size])
-                    clips = [clip for clip in loaded if isinstance(clip, np.ndarray)]
-                    if clips:
-                        seen.append(len(clips))
-                        yield torch.from_numpy(np.stack(clips)).to(self.runtime.device)
+                    clips = (clip for clip in loaded if isinstance(clip, np.ndarray))
+                    for _, alike in groupby(clips, key=len):  # whole clips differ in length
+                        stacked = np.stack(list(alike))
+                        seen.append(len(stacked))
+                        yield torch.from_numpy(stacked).to(self.runtime.device)
             if not seen:
                 raise UserError(f"{task.name}: no training clip can be decoded: nothing to learn")
 

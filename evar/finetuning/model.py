@@ -19,6 +19,11 @@ _HEAD = "evar_head."  # before its tensors' names in a file; an encoder may have
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation without affine, over the batches of all processes together."""
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
     def __init__(self, dim: int):
         super().__init__(dim, affine=False)
 
@@ -67,12 +72,14 @@ class Augment:
     def __call__(self, features: Tensor) -> Tensor:
         s = self.settings
         if s.freq_mask or s.time_mask or s.rrc:
-            blank = self.encoder.blank
+            blank: float | Tensor | None = self.encoder.blank
             if blank is None:  # of each clip by itself, whoever shares its batch
                 blank = features.mean(dim=(1, 2), keepdim=True)
             features = self._cut(features - blank) + blank
         if s.patchout:
-            rows, columns = self.encoder.patch_grid(features)
+            grid = self.encoder.patch_grid(features)
+            assert grid is not None  # else `settings.resolve` turns patchout off
+            rows, columns = grid
             kept = augment.structured_patchout(
                 rows, columns, s.patchout, generator=generator(Purpose.PATCHOUT, *self.key)
             )

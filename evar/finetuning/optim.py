@@ -68,7 +68,7 @@ def build(name: str, groups: list[dict], *, lr: float) -> torch.optim.Optimizer:
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=0.9)
     if name == "lars":
-        from timm.optim import Lars
+        from timm.optim.lars import Lars
 
         for group in groups:  # of timm's own accord, weight decay would decide
             group["always_adapt"] = all(p.ndim > 1 for p in group["params"])

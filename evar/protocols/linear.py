@@ -6,7 +6,7 @@ M2D-CLAP (Niizumi et al., Interspeech 2024), Section 4.3.
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evar.errors import UserError
 from evar.protocol import Protocol
@@ -50,7 +50,7 @@ class LinearSettings:
             raise UserError(f"--epochs must be a whole number of 1 or more, not {self.epochs!r}")
 
 
-def resolve(given: Mapping[str, object], model: "Model", manifest: "Manifest") -> LinearSettings:
+def resolve(given: Mapping[str, Any], model: "Model", manifest: "Manifest") -> LinearSettings:
     """Returns the settings; the rate is the model's for this task, the task's, or the model's."""
     config, task = model.config, manifest.task
     usual = config.lr_by_task.get(task.name) or task.lr or config.lr
