@@ -203,8 +203,9 @@ def _require_attributes(spec: ModelConfig, adapter: "Adapter") -> None:
     for attribute in ("sample_rate", "embed_dim"):
         value = getattr(adapter, attribute, None)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            where = spec.adapter if ".py:" in spec.adapter else spec.name
             raise UserError(
-                f"{spec.name}: the adapter must set `{attribute}` to a whole number of 1 or more "
+                f"{where}: the adapter must set `{attribute}` to a whole number of 1 or more "
                 "(docs/add-a-model.md shows a complete one)"
             )
 

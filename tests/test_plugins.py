@@ -154,7 +154,7 @@ def test_they_run_together(all_installed):
     assert run.score == pytest.approx((4 / 5 + 4 / 4) / 2)
     assert run.record.score.metric == "balanced"
     assert run.predictions.set_index("clip").loc["test/odd.wav", "predicted"] == "high"
-    assert run.record.protocol.name == "nearest"
+    assert run.record.protocol == "nearest"
 
 
 def test_a_setting_of_the_protocol_is_an_option(all_installed):

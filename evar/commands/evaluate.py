@@ -193,6 +193,8 @@ def report(evaluated, results) -> None:
         failure, table = error, "tables not rebuilt (see below)"
     for problem in problems:
         print(f"note: {problem}")
+    for line in text.notes(evaluated.record):
+        print(line)
     print(f"results: {path}, {table}")
     print(text.summary_line(evaluated.record))
     if failure is not None:

@@ -86,7 +86,7 @@ def evaluate(
         score=score,
         metrics=metrics,
         seeds=(),
-        extra={"bootstrap95": intervals},
+        extra={"intervals": intervals},
         settings={
             "captions": prompts.digest(sorted(captions.itertuples(index=False, name=None))),
             "reading": "whole clips",
