@@ -33,7 +33,7 @@ def measure(
     from torch.utils.flop_counter import FlopCounterMode
 
     from evar import models
-    from evar.embedding import engine
+    from evar.precision import full_precision
     from evar.finetuning import model as model_
     from evar.finetuning import optim
     from evar.finetuning import settings as settings_
@@ -63,7 +63,7 @@ def measure(
         loss.backward()
         optimizer.step()
 
-    with engine.full_precision():
+    with full_precision():
         for number in range(2 if not compiled else 8):  # compiling takes several, of several sizes
             step(number)
         counter = FlopCounterMode(display=False)

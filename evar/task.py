@@ -62,8 +62,8 @@ class Source:
 class Task:
     """One data set as an evaluation uses it: one literal of this class in `tasks/<name>.py`.
 
-    `read` takes the folder of the unpacked data set and returns a pandas table with one row per
-    clip: `file` (relative to that folder), `label` (several joined by "," in a tagging task), `split`
+    `read` takes the folder of the unpacked data set and returns a pandas table, one row per clip:
+    `file` (relative to that folder), `label` (several joined by "," in a tagging task), `split`
     ("train", "valid", "test") or `fold`, and, where the data set has them, `group` (speaker,
     recording, ...: what must not be on both sides of a split).
     """
