@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from evar import models
-from evar.embedding import engine
+from evar.embedding.encoder import Encoder
 from evar.precision import full_precision
 
 
@@ -25,7 +25,7 @@ def rate(adapter, clips: np.ndarray, batch: int, device: str, precision: str) ->
 def main(*, model: str = "m2d", clips: int = 48, batch: int = 16, rounds: int = 3) -> None:
     """Print the figures."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    adapter, _ = models.load(model, weights="random")
+    adapter = models.load(model, weights="random").adapter
     adapter.to(device)
     samples = np.random.default_rng(0).standard_normal((clips, 5 * adapter.sample_rate))
     samples = (0.1 * samples).astype(np.float32)

@@ -1,13 +1,16 @@
 """What a model is: everything that its embeddings depend on, as hashes of content."""
 
+import ast
 import contextlib
 import hashlib
 import inspect
+import linecache
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import CodeType
 from typing import TYPE_CHECKING
 
-from evar.sources import Source, library_versions, module_sources
+from evar.sources import ModuleSource, canonical, library_versions, module_sources
 
 if TYPE_CHECKING:
     from evar.adapter import Adapter
@@ -24,7 +27,7 @@ def identity_of(adapter: "Adapter", options: Mapping[str, object]) -> dict:
     sources = sources_of(type(adapter))
     return {
         "adapter": type(adapter).__name__,
-        "source": source_hash(sources) if sources else _code_hash(type(adapter)),
+        "source": source_hash(sources),
         "options": dict(options),
         "files": _file_options(options, adapter.text_options),
         "weights": state_hash(adapter),
@@ -33,19 +36,58 @@ def identity_of(adapter: "Adapter", options: Mapping[str, object]) -> dict:
     }
 
 
-def _code_hash(cls: type) -> str:
-    """Returns a hash of a class that was typed into a notebook or a console: it has no file."""
-    try:
-        text = inspect.getsource(cls)
-    except (OSError, TypeError):
-        functions = (getattr(value, "__code__", None) for value in vars(cls).values())
-        codes = [(c.co_code, repr(c.co_consts), c.co_names) for c in functions if c]
-        text = repr(codes)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def source_hash(sources: Iterable[ModuleSource]) -> str:
+    """Returns the SHA-256 of sources; neither their names nor their order matter."""
+    # Sorted by code: the names of users' modules hold their folder, and another folder is not
+    # another model.
+    return hashlib.sha256(b"\0".join(sorted(s.code for s in sources))).hexdigest()[:16]
+
+
+def sources_of(cls: type) -> list[ModuleSource]:
+    """Returns the sources of a class, of its bases, and of the adapter modules they import.
+
+    The package of a plug-in counts as a whole, with all of its modules that the class imports. A
+    class that was typed into a notebook has no module file: its own code stands for it.
+    """
+    package = cls.__module__.partition(".")[0]
+    modules = (c.__module__ for c in cls.__mro__)
+    sources = module_sources(modules, "" if package == "evar" else package)
+    if cls.__module__ not in {source.name for source in sources}:
+        typed = [c for c in cls.__mro__ if c.__module__ == cls.__module__]
+        sources += [ModuleSource(c.__qualname__, _class_code(c), frozenset()) for c in typed]
+    return sources
+
+
+def _class_code(cls: type) -> bytes:
+    """Returns the code of a class without a module file: its cell's text, else its bytecode."""
+    functions = [inspect.unwrap(value) for value in vars(cls).values() if callable(value)]
+    codes = [f.__code__ for f in functions if inspect.isfunction(f)]
+    for code in codes:  # `inspect.getsource` looks for a file before Python 3.13
+        text = "".join(linecache.getlines(code.co_filename))
+        with contextlib.suppress(SyntaxError):
+            for node in ast.walk(ast.parse(text)):
+                spans = isinstance(node, ast.ClassDef) and node.name == cls.__name__
+                if spans and node.lineno <= code.co_firstlineno <= node.end_lineno:
+                    return canonical(node)
+    plain = {k: v for k, v in vars(cls).items() if isinstance(v, (int, float, str, tuple))}
+    attributes = sorted((k, v) for k, v in plain.items() if not k.startswith("__"))
+    return ascii((attributes, [_bytecode(code) for code in codes])).encode()
+
+
+def _bytecode(code: CodeType) -> tuple:
+    """Returns what a function runs, in this version of Python; the same in every process."""
+    constants = []
+    for value in code.co_consts:
+        if isinstance(value, CodeType):  # a function within, whose repr holds its address
+            value = _bytecode(value)
+        elif isinstance(value, frozenset):  # whose order differs from process to process
+            value = sorted(ascii(item) for item in value)
+        constants.append(value)
+    return code.co_code, constants, code.co_names
 
 
 def _file_options(options: Mapping, known: Iterable[str]) -> dict[str, str]:
-    """Hashes of the files that options name, but of those whose content is `known` elsewhere."""
+    """Returns hashes of the files that options name, except options whose content is `known`."""
     found = {}
     for name, value in options.items():
         with contextlib.suppress(OSError, ValueError):  # no path at all
@@ -54,20 +96,8 @@ def _file_options(options: Mapping, known: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def source_hash(sources: Iterable[Source]) -> str:
-    """SHA-256 of sources, whatever their names and order."""
-    # Sorted by content: the names of users' modules hold their folder, and another folder is not
-    # another model.
-    return hashlib.sha256(b"\0".join(sorted(s.content for s in sources))).hexdigest()[:16]
-
-
-def sources_of(cls: type) -> list[Source]:
-    """The sources of a class, of its bases, and of the adapter modules they import."""
-    return module_sources(c.__module__ for c in cls.__mro__)
-
-
 def file_hash(path) -> str | None:
-    """SHA-256 of a weights file, or of the files in a weights folder; None without weights."""
+    """Returns the SHA-256 of a weights file or of a folder of them; None without weights."""
     if path is None:
         return None
     path = Path(path)

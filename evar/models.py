@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evar import files, registry
+from evar.callable_module import callable_module
 from evar.errors import UserError, blaming, unknown
 from evar.identity import identity_of
 
@@ -55,6 +56,7 @@ class ModelConfig:
     weights: Weights | None = None  # None: the model needs no file
     title: str = ""
     paper: str = ""
+    citation: str = ""  # BibTeX of the paper
     licence: str = ""
     verified: str = ""
     notes: str = ""
@@ -329,3 +331,11 @@ def _load_file(path: Path):
         del sys.modules[name]
         raise UserError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
     return module
+
+
+def table() -> dict[str, ModelConfig]:
+    """Returns all registered models: name -> what is known of it. `evar.models()` is the same."""
+    return {name: config(name) for name in names()}
+
+
+callable_module(__name__, table)

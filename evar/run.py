@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from evar.data.opening import AnyTask
     from evar.models import Model
     from evar.results.record import RunRecord
+    from evar.scoring.evaluation import Evaluation
 
     AnyModel = str | type[Adapter] | Adapter
 
@@ -36,13 +37,21 @@ _RUNTIME = tuple(f.name for f in fields(Runtime))
 class Run:
     """One evaluation: its record, and its tables.
 
-    record: what the JSON holds, typed. predictions: one row per test clip, fold and seed. tables:
-    further tables of the protocol by name, such as "confusion".
+    record: what the JSON holds, typed. evaluation: what the protocol returned.
     """
 
     record: "RunRecord"
-    predictions: "pd.DataFrame"
-    tables: Mapping[str, "pd.DataFrame"]
+    evaluation: "Evaluation"
+
+    @property
+    def predictions(self) -> "pd.DataFrame":
+        """Returns one row per test clip, fold and seed."""
+        return self.evaluation.predictions
+
+    @property
+    def tables(self) -> Mapping[str, "pd.DataFrame"]:
+        """Returns further tables of the protocol by name, such as "confusion"."""
+        return self.evaluation.tables
 
     @property
     def score(self) -> float:
@@ -62,19 +71,19 @@ class Run:
         """
         from evar.results import leaderboard, record
 
-        path = record.save_run(self.record, self.predictions, self.tables, results)
+        path = record.save_run(self.record, self.evaluation, results)
         leaderboard.rebuild(results)
         return path
 
     def __repr__(self) -> str:
-        from evar.results import summary
+        from evar.results import text
 
-        return f"<Run {self.record.id}: {summary.line(self.record)}>"
+        return f"<Run {self.record.id}: {text.summary_line(self.record)}>"
 
     def _repr_html_(self) -> str:
-        from evar.results import summary
+        from evar.results import text
 
-        return summary.html(self.record)
+        return text.html(self.record)
 
 
 def evaluate(
@@ -128,17 +137,17 @@ def evaluate(
     loaded = load_for(chosen, model, manifest, weights, given, of_adapter)
     settings = chosen.settings_for(given, loaded, manifest)
     evaluation = chosen.evaluate(loaded, manifest, settings, seeds, runtime)
-    from evar.results import record
+    from evar.results import making
 
-    made = record.make(
+    made = making.make(
         evaluation,
         protocol=chosen,
         model=loaded,
         manifest=side,
-        runtime=runtime,
+        device=runtime.device,
         overrides=_overrides(chosen, given, settings, loaded, manifest, runtime),
     )
-    return Run(made, evaluation.predictions, dict(evaluation.tables))
+    return Run(made, evaluation)
 
 
 def embed(

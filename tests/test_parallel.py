@@ -3,7 +3,7 @@
 import torch
 from torch import multiprocessing as mp
 
-from evar.parallel import ALONE, World
+from evar.parallel import SINGLE_PROCESS, World
 
 
 def _process(rank: int, folder: str) -> None:
@@ -12,7 +12,7 @@ def _process(rank: int, folder: str) -> None:
         "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
     )
     tensors = [torch.full((2, 3), float(rank)), torch.tensor(7 + rank), torch.zeros(3, 2).T]
-    World(rank, 2).of_first(tensors)
+    World(rank, 2).broadcast(tensors)
     torch.save(tensors, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -26,5 +26,5 @@ def test_all_have_the_tensors_of_the_first(tmp_path):
 
 def test_one_alone_keeps_its_own():
     tensor = torch.ones(2)
-    ALONE.of_first([tensor])
+    SINGLE_PROCESS.broadcast([tensor])
     assert tensor.tolist() == [1, 1]

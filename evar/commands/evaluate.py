@@ -29,8 +29,8 @@ _TASKS = {
 _SEEDS = """--seeds=3      runs, with seeds {first}, {second}, ...; or the seeds themselves: \
 --seeds={first},{second}"""
 _OPTIONS = {  # those that all protocols share, in the order of the help text
-    "weights": """--weights=PATH checkpoint; default: the published file in $EVAR_WEIGHTS or weights/;
-               "random" evaluates the untrained network""",
+    "weights": """--weights=PATH checkpoint; default: the published file in $EVAR_WEIGHTS or
+               weights/; "random" evaluates the untrained network""",
     "data": "--data=DIR     where data sets and manifests are; default: $EVAR_DATA or data/",
     "seconds": "--seconds=S    unit length of a CSV task; default: its longest clip, at most 10",
     "device": "--device=auto  cpu, cuda, cuda:1, mps, ...",
@@ -83,6 +83,7 @@ def command_of(protocol: Protocol, extra: Extra | None = None) -> Callable:
     command = protocol.command or protocol.name
 
     def run(model, task, **given):
+        given = {**options, **given}
         own = {name: given.pop(name) for name in (extra.options if extra else ())}
         if extra and extra.instead and extra.instead(model, task, {**own, **given}):
             return
@@ -181,17 +182,18 @@ def report(evaluated, results) -> None:
 
     Raises UserError, after all that is printed, where the tables cannot be rebuilt.
     """
-    from evar.results import leaderboard, record, summary
+    from evar.results import leaderboard, record, text
 
-    path = record.save_run(evaluated.record, evaluated.predictions, evaluated.tables, results)
-    failure = None
+    path = record.save_run(evaluated.record, evaluated.evaluation, results)
+    failure, problems = None, []
     try:
-        table = f"table: {leaderboard.rebuild(results)[-1]}"
-    except UserError as error:  # of another run's file, perhaps; this one is saved
+        rebuilt = leaderboard.rebuild(results)
+        table, problems = f"table: {rebuilt.paths[-1]}", rebuilt.problems
+    except UserError as error:  # this run is saved all the same
         failure, table = error, "tables not rebuilt (see below)"
-    for line in summary.notes(evaluated.record):
-        print(line)
+    for problem in problems:
+        print(f"note: {problem}")
     print(f"results: {path}, {table}")
-    print(summary.line(evaluated.record))
+    print(text.summary_line(evaluated.record))
     if failure is not None:
         raise failure

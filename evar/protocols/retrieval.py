@@ -47,6 +47,7 @@ def evaluate(
     from evar.data import prompts
     from evar.embedding import embeddings
     from evar.scoring import ranking, summary
+    from evar.scoring.evaluation import Evaluation
 
     embeddings.require_joint_space(model.adapter)
     manifest = manifest.test_side()
@@ -76,10 +77,16 @@ def evaluate(
             **found["audio_to_text"]
         ),
     ]
-    return summary.ranked(
+    score, metrics, intervals = summary.of_queries(
         found,
         {"text_to_audio": caption_ids, "audio_to_text": clip_ids},
         headline=("text_to_audio", HEADLINE),
+    )
+    return Evaluation(
+        score=score,
+        metrics=metrics,
+        seeds=(),
+        extra={"bootstrap95": intervals},
         settings={
             "captions": prompts.digest(sorted(captions.itertuples(index=False, name=None))),
             "reading": "whole clips",

@@ -5,7 +5,7 @@ no training data. Letters: N clips, C classes, E joint space.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -145,10 +145,7 @@ def evaluate(
     nothing = np.zeros(0, dtype=np.int64)
     side = "all" if test.task.folds else "test"
     fold = targets.Fold(side, nothing, None, found.rows)
-    tables = {"similarities": found.table()}
-    if not test.task.multi_label:
-        tables["confusion"] = summary.confusion(found.manifest, fold, names, found.similarity)
-    return summary.evaluation(
+    evaluation = summary.evaluation(
         found.manifest,
         [fold],
         (),
@@ -165,9 +162,13 @@ def evaluate(
         },
         seconds={"embed": found.seconds},
         extra={"captions": {n: list(c) for n, c in zip(names, captions, strict=True)}},
-        tables=tables,
+        tables={"similarities": found.table()},
         threshold=None,  # a cosine has none: of several labels the likeliest stands alone
     )
+    if test.task.multi_label:
+        return evaluation
+    confusion = summary.confusion(evaluation.predictions)
+    return replace(evaluation, tables={**evaluation.tables, "confusion": confusion})
 
 
 PROTOCOL = Protocol(

@@ -206,7 +206,7 @@ def _cells(task: str, record: RunRecord) -> dict[str, str]:
     """Column: text. A retrieval run has a column a direction and metric, others one a task."""
     caveats = [f"({c})" for c in text.caveats(record)]
     if record.select not in (None, "oracle"):  # that is a caveat already
-        caveats.insert(0, f"({record['select']})")
+        caveats.insert(0, f"({record.select})")
     if record.protocol != "retrieval":
         return {task: " ".join([text.percent(record), *caveats])}
     return {

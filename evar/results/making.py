@@ -14,7 +14,6 @@ import evar
 from evar import files
 from evar.results import schema1
 from evar.results.record import SCHEMA, RunRecord, from_json
-from evar.runtime import Runtime
 from evar.scoring.evaluation import Evaluation
 
 if TYPE_CHECKING:
@@ -32,8 +31,11 @@ def make(
     model: "Model",
     manifest: "Manifest",
     device: str,
+    overrides: Mapping[str, object],
 ) -> RunRecord:
     """Returns the record of a run that has just ended.
+
+    overrides: the settings in which it differs from the defaults for this model and task.
 
     Its `id` hashes what decides the score: the same run again has the same id, and a new version
     of this package alone does not change it. Raises UserError for a score that is not a number.
@@ -64,7 +66,7 @@ def make(
         "clips": evaluation.clips,
         "score": asdict(evaluation.score),
         "finished": datetime.now(UTC).isoformat(timespec="microseconds"),
-        "variant": _variant(evaluation, protocol, model, manifest),
+        "variant": _variant(overrides, evaluation, protocol, model),
         "select": extra.pop("select", None),
         "metrics": evaluation.metrics,
         "per_class": evaluation.per_class,
@@ -116,30 +118,19 @@ def _usual_seconds(manifest: "Manifest") -> float | None:
     return min(own_sounds.LONGEST, float((table.frames / table.sample_rate).max()))
 
 
-def _variant(evaluation, protocol, model, manifest) -> dict[str, object]:
-    """What differs from the defaults of protocol and model, for a person to read."""
-    changed = _plain(evaluation.variant)
-    if changed is None:
-        usual = {"precision": Runtime().precision, **protocol.defaults(), **protocol.usual}
-        changed = {
-            name: evaluation.settings[name]
-            for name, value in usual.items()
-            if name in evaluation.settings
-            and not _is_usual(evaluation.settings[name], value, model, manifest)
-        }
-    changed = {**schema1.weights_variant(str(model.config.checkpoint)), **changed}
+def _variant(
+    overrides: Mapping[str, object],
+    evaluation: Evaluation,
+    protocol: "Protocol",
+    model: "Model",
+) -> dict[str, object]:
+    """Returns what differs from the defaults of protocol and model, for a person to read."""
+    changed = {**schema1.weights_variant(str(model.config.checkpoint)), **_plain(overrides)}
     if tuple(evaluation.seeds) != tuple(protocol.seeds):
         changed["seeds"] = list(evaluation.seeds)
     given = _plain(model.identity)["options"]
     of_config = _plain(model.config.options)
     return changed | {k: v for k, v in given.items() if of_config.get(k) != v}
-
-
-def _is_usual(value, usual, model, manifest) -> bool:
-    """`usual` is a value, a function of (model configuration, task), or None: never named."""
-    if callable(usual):
-        usual = usual(model.config, manifest.task)
-    return usual is None or _plain(value) == _plain(usual)
 
 
 def _version(package: str) -> str | None:

@@ -41,11 +41,9 @@ class Evaluation:
     (`evar.scoring.summary.count_clips`). metrics: further metrics of the pooled test clips.
     per_class: value per class name, None where undefined. runs: one entry per seed, with its folds.
     seconds: wall-clock seconds per stage. extra: further fields of this protocol's record
-    (docs/results.md lists them). variant: what was chosen differently from usual, which the
-    leaderboard names beside the model; None compares the settings with the defaults and
-    `Protocol.usual`. clips_per_second: speed of
-    decoding and embedding, where it was measured. predictions: one row per test clip, fold and
-    seed. tables: further tables by name, such as "confusion".
+    (docs/results.md lists them). clips_per_second: speed of decoding and embedding, where it was
+    measured. predictions: one row per test clip, fold and seed. tables: further tables by name,
+    such as "confusion".
     """
 
     settings: Mapping[str, object]
@@ -59,6 +57,5 @@ class Evaluation:
     runs: tuple[Mapping[str, object], ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     extra: Mapping[str, object] = field(default_factory=dict)
-    variant: Mapping[str, object] | None = None
     clips_per_second: float | None = None
     tables: Mapping[str, "pd.DataFrame"] = field(default_factory=dict)

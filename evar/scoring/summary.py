@@ -32,7 +32,6 @@ def evaluation(
     runs: Sequence[Mapping[str, object]] = (),
     seconds: Mapping[str, float] | None = None,
     extra: Mapping[str, object] | None = None,
-    variant: Mapping[str, object] | None = None,
     tables: Mapping[str, pd.DataFrame] | None = None,
     threshold: float | None = 0.5,
 ) -> Evaluation:
@@ -42,7 +41,7 @@ def evaluation(
     of the fold's test clips. A run's score is the mean over folds; what is reported is the mean
     over runs. Without seeds there is one run, and predictions have no column for it. threshold:
     multi-label predictions name the classes of this score or more; None names the best class
-    alone. `settings`, `runs`, `seconds`, `extra`, `variant` and `tables` go into the Evaluation.
+    alone. `settings`, `runs`, `seconds`, `extra` and `tables` go into the Evaluation.
     Raises ValueError for scores that are not finite.
     """
     metric = metrics.get(manifest.task.metric)
@@ -65,7 +64,6 @@ def evaluation(
         runs=tuple(runs),
         seconds=seconds or {},
         extra=extra or {},
-        variant=variant,
         tables={**_score_tables(manifest, folds, seeds, names, scores), **(tables or {})},
     )
 
