@@ -18,6 +18,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from evar.probing import holdout, probe
 from evar.probing.probe import ProbeSettings
+from evar.scoring.metrics import Metric
 
 WEIGHT_DECAY = 1e-8  # L2 inside Adam, as the linear probe's
 USUAL = ProbeSettings()
@@ -97,13 +98,15 @@ def fit(
     make: Callable[[torch.Generator], nn.Module],
     settings: ProbeSettings = USUAL,
     *,
+    metric: Metric | None = None,
     device: str = "cpu",
     on_epoch: Callable[[int, int], None] = lambda epoch, running: None,
 ) -> list[Fitted]:
     """Trains one probe for each of the job's rates and scores its test rows.
 
     y: int (N,) classes, or (N, C) of 0 and 1. `make(generator)` builds a probe on the CPU; all
-    rates begin with the same weights. `settings.hidden` and `settings.lr` are not used.
+    rates begin with the same weights. `metric` selects the epoch, as in `probe.score`.
+    `settings.hidden` and `settings.lr` are not used.
     `on_epoch(epoch, running)` reports the number of probes whose training has not ended. Raises
     ValueError where no rate gives finite scores.
     """
@@ -126,7 +129,8 @@ def fit(
             inputs, wanted = read(rows), targets[torch.from_numpy(rows)]
             for run in running:
                 _step(run, inputs, wanted)
-        scores = _scores(read, [run.module for run in running], valid, y, size)
+        logits = _logits(read, [run.module for run in running], valid, size)
+        scores = (_score(of_run, y[valid], metric) for of_run in logits)
         scored = zip(running, scores, strict=True)
         running = [r for r, value in scored if not r.ends(epoch, value, settings.patience)]
         on_epoch(epoch, len(running))
@@ -142,11 +146,6 @@ def fit(
         Fitted(run.rate, of_run, run.best_epoch, run.epochs, run.best, held_out, run.module)
         for run, of_run in zip(runs, logits, strict=True)
     ]
-
-
-def best(fitted: Sequence[Fitted]) -> Fitted:
-    """Returns the probe with the best validation score; of equal ones that of the smallest rate."""
-    return max(fitted, key=lambda found: (found.valid_score, -found.rate))
 
 
 def _begin(initial: nn.Module, make, rate: float, device: str) -> _Run:
@@ -176,11 +175,9 @@ def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
     return cross_entropy(logits, targets) / logits.shape[1]
 
 
-def _scores(read, modules: Sequence[nn.Module], rows: NDArray, y: NDArray, size: int):
-    """Yields the validation score of each module, NaN where its logits are not finite."""
-    for logits in _logits(read, modules, rows, size):
-        finite = bool(np.isfinite(logits).all())
-        yield probe.score(logits, y[rows]) if finite else float("nan")
+def _score(logits: NDArray, y: NDArray, metric: Metric | None) -> float:
+    """The score of held-out rows; NaN where their logits are not finite."""
+    return probe.score(logits, y, metric) if np.isfinite(logits).all() else float("nan")
 
 
 def _logits(read, modules: Sequence[nn.Module], rows: NDArray, size: int) -> Iterator[NDArray]:

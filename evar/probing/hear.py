@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from evar.probing import holdout
+from evar.probing.prepared import Sides
 
 HIDDEN_LAYERS = (1, 2)
 RATES = (3.2e-3, 1e-3, 3.2e-4, 1e-4)
@@ -59,15 +60,6 @@ class HearSettings:
 
 
 USUAL = HearSettings()
-
-
-@dataclass(frozen=True, eq=False)
-class Sides:
-    """Rows of one split: train, valid (None: a random tenth of train is held out), test."""
-
-    train: NDArray
-    valid: NDArray | None
-    test: NDArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from evar.probing import autograd
+from evar.probing import autograd, rates
 from evar.probing.attentive import AttentivePool, Frames
 from evar.probing.autograd import Job, fit
 from evar.probing.layerweights import Layers, WeightedLayers
@@ -45,9 +45,9 @@ def test_the_best_rate_is_that_of_the_held_out_rows():
     x, y = data()
     job = Job(np.arange(80), np.arange(80, 110), np.arange(110, 150), seed=1, rates=RATES)
     fitted = fit(Layers(x), y, job, lambda g: WeightedLayers(4, 8, 3, generator=g))
-    chosen = autograd.best(fitted)
-    assert chosen.valid_score == max(f.valid_score for f in fitted)
-    assert chosen.rate == min(f.rate for f in fitted if f.valid_score == chosen.valid_score)
+    chosen = rates.best({f.rate: f for f in fitted})
+    highest = max(f.valid_score for f in fitted)
+    assert chosen == min(f.rate for f in fitted if f.valid_score == highest)
 
 
 def test_a_rate_that_diverges_is_not_chosen_and_stops_nothing():
@@ -55,7 +55,7 @@ def test_a_rate_that_diverges_is_not_chosen_and_stops_nothing():
     job = Job(np.arange(80), np.arange(80, 110), np.arange(110, 150), seed=1, rates=(1e-2, np.inf))
     good, wild = fit(Layers(x), y, job, lambda g: WeightedLayers(4, 8, 3, generator=g))
     assert wild.epochs < good.epochs
-    assert autograd.best([good, wild]) is good
+    assert rates.best({good.rate: good, wild.rate: wild}) == good.rate
     with pytest.raises(ValueError, match="diverged"):
         fit(
             Layers(x),

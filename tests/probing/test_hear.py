@@ -7,7 +7,8 @@ from sklearn.model_selection import ParameterGrid
 from torch import nn
 
 from evar.probing import hear
-from evar.probing.hear import HearSettings, Point, Sides
+from evar.probing.hear import HearSettings, Point
+from evar.probing.prepared import Sides
 from evar.scoring import metrics
 
 
