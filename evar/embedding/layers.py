@@ -13,7 +13,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evar.adapter import Adapter, blocks_of
@@ -31,6 +33,25 @@ class Layer:
     number: int
     pooling: Pooling
     width: int
+
+
+class Columns(Sequence):
+    """The layers in embeddings of all of them, values (V, D_0 + D_1 + ...): columns[i] is (V, D_i).
+
+    Each is copied out when it is asked for, so that one layer is in memory at a time.
+    """
+
+    def __init__(self, values: NDArray, layers: Sequence[Layer]):
+        self.values = values
+        self.ends = np.cumsum([layer.width for layer in layers])
+        self.widths = [layer.width for layer in layers]
+
+    def __len__(self) -> int:
+        return len(self.widths)
+
+    def __getitem__(self, number: int) -> NDArray:
+        end = int(self.ends[number])
+        return np.ascontiguousarray(self.values[:, end - self.widths[number] : end])
 
 
 class EveryLayer(Adapter):

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from evar.probing.prepared import Sides
+
 SHOTS = (1, 4, 8, 16)
 DRAWS = 10
 MTEB_SHOTS, MTEB_SEED = 8, 42
@@ -30,7 +32,7 @@ class Fitted:
 def fit(
     x: NDArray, y: NDArray, train: NDArray, test: NDArray, order: NDArray, *, shots: int
 ) -> Fitted:
-    """Train on the first `shots` rows of each class in `order`, and score the test rows.
+    """Trains on the first `shots` rows of each class in `order`, and scores the test rows.
 
     x: float32 (V, D). y: int (V,) classes, or 0/1 (V, C). train, test: rows of them; `order` is a
     permutation of the numbers below len(train).
@@ -45,7 +47,7 @@ def fit(
 
 
 def orders(count: int, seeds: Sequence[int], *, mteb: bool = False) -> Iterator[NDArray]:
-    """Yield one permutation of `count` rows for each draw.
+    """Yields one permutation of `count` rows for each draw.
 
     A draw has its seed. `mteb`: only their number matters; the generator starts from 42 at every
     draw, but shuffles what the draw before has left, so that the draws differ.
@@ -60,7 +62,7 @@ def orders(count: int, seeds: Sequence[int], *, mteb: bool = False) -> Iterator[
 
 
 def first_of_each(y: NDArray, order: NDArray, shots: int) -> NDArray:
-    """Positions in y of the first `shots` rows of each class, in `order`.
+    """Returns positions in y of the first `shots` rows of each class, in `order`.
 
     y: int (N,) classes, or 0/1 (N, C); a row of several labels counts for each of them, and is
     listed once. A class with fewer rows gives all it has.
@@ -73,7 +75,7 @@ def first_of_each(y: NDArray, order: NDArray, shots: int) -> NDArray:
 
 
 def regression(x: NDArray, y: NDArray, test: NDArray, classes: int) -> NDArray:
-    """Probabilities (n_test, C) by logistic regression: of one label, or of each label by itself.
+    """Returns probabilities (n_test, C): of one label, or of each of several labels by itself.
 
     x: (n, D), y: int (n,) or 0/1 (n, C), test: (n_test, D). A class without an example has the
     probability 0; a label that all examples have, 1.
@@ -95,26 +97,26 @@ def regression(x: NDArray, y: NDArray, test: NDArray, classes: int) -> NDArray:
 def curve(
     x: NDArray,
     y: NDArray,
-    sides: Sequence[tuple[NDArray, NDArray]],
+    sides: Sequence[Sides],
     *,
     shots: Sequence[int],
     seeds: Sequence[int],
     mteb: bool = False,
     on_fit: Callable[[], None] = lambda: None,
 ) -> dict[int, list[list[Fitted]]]:
-    """Fit every number of shots: curve[shots][draw][fold].
+    """Fits every number of shots: curve[shots][draw][fold].
 
-    sides: (training rows, test rows) of each fold. With one seed, more shots contain the fewer.
+    sides: of each fold; validation rows are not used. With one seed, more shots contain the fewer.
     `on_fit()` is called after each of them.
     """
-    of_folds = [list(orders(len(train), seeds, mteb=mteb)) for train, _ in sides]
+    of_folds = [list(orders(len(fold.train), seeds, mteb=mteb)) for fold in sides]
     found: dict[int, list[list[Fitted]]] = {}
     for n in shots:
         found[n] = []
         for draw in range(len(seeds)):
             fitted = []
-            for (train, test), drawn in zip(sides, of_folds, strict=True):
-                fitted.append(fit(x, y, train, test, drawn[draw], shots=n))
+            for fold, drawn in zip(sides, of_folds, strict=True):
+                fitted.append(fit(x, y, fold.train, fold.test, drawn[draw], shots=n))
                 on_fit()
             found[n].append(fitted)
     return found

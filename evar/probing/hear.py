@@ -87,10 +87,11 @@ def points(count: int = 8) -> list[Point]:
     return grid[:count]
 
 
-def k_fold_sides(folds: Sequence[NDArray]) -> list[Sides]:
+def k_fold_sides(folds: Sequence[NDArray], tests: Sequence[NDArray]) -> list[Sides]:
     """Returns the splits of k folds: test on fold i, validate on (i + 1) mod k, train on the rest.
 
-    Raises ValueError for fewer than three folds.
+    folds, tests: rows of each fold for training and for testing, the same where clips are not
+    cropped. Raises ValueError for fewer than three folds.
     """
     k = len(folds)
     if k < 3:
@@ -99,7 +100,7 @@ def k_fold_sides(folds: Sequence[NDArray]) -> list[Sides]:
         Sides(
             np.concatenate([folds[j] for j in range(k) if j not in (i, (i + 1) % k)]),
             folds[(i + 1) % k],
-            folds[i],
+            tests[i],
         )
         for i in range(k)
     ]

@@ -5,13 +5,15 @@ exp(similarity_i / 0.07), normalised over the k neighbours. The letters: N galle
 D embedding, K neighbours, C classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from evar.probing.prepared import Sides
 
 KS = (1, 5, 10, 20, 50)  # among which the validation split chooses
 WITHOUT_VALIDATION = 10  # X-ARES' k
@@ -42,25 +44,24 @@ class Fitted:
 def fit(
     x: NDArray,
     y: NDArray,
-    train: NDArray,
-    valid: NDArray | None,
-    test: NDArray,
+    sides: Sides,
     *,
     score: Callable[[NDArray, NDArray], float],
-    ks: Sequence[int] = KS,
+    k: int | None = None,
     device: str = "cpu",
 ) -> Fitted:
-    """Choose k on the validation rows, then score the test rows by their training neighbours.
+    """Chooses k on the validation rows, then scores the test rows by their training neighbours.
 
-    x: float32 (V, D). y: int (V,) classes, or 0/1 (V, C). train, valid, test: rows of them.
-    `score(truth, scores)` says how good (n, C) scores are; of equally good k the smallest wins.
-    Without validation rows k is 10. A k beyond the number of training rows means all of them.
+    x: float32 (V, D). y: int (V,) classes, or 0/1 (V, C). `score(truth, scores)` says how good (n,
+    C) scores are; of equally good k the smallest wins. Without validation rows k is 10. `k` leaves
+    nothing to choose. A k beyond the number of training rows means all of them.
     """
+    train, valid, test = sides.train, sides.valid, sides.test
     classes = y.shape[1] if y.ndim == 2 else int(y.max()) + 1
     tried: dict[int, float] = {}
-    k = min(WITHOUT_VALIDATION, len(train))
-    if valid is not None:
-        possible = sorted({min(k, len(train)) for k in ks})
+    given, k = k, min(k or WITHOUT_VALIDATION, len(train))
+    if valid is not None and given is None:
+        possible = sorted({min(each, len(train)) for each in KS})
         found = neighbours(x, train, valid, possible[-1], device=device)
         for candidate in possible:
             voted = votes(found, y[train], candidate, classes)
@@ -73,7 +74,7 @@ def fit(
 def neighbours(
     x: NDArray, gallery: NDArray, queries: NDArray, k: int, *, device: str = "cpu"
 ) -> Neighbours:
-    """Find the k rows of `gallery` with the largest cosine similarity to each row of `queries`.
+    """Finds the k rows of `gallery` with the largest cosine similarity to each row of `queries`.
 
     x: float32 (V, D); `gallery` (N,) and `queries` (Q,) are rows of it, `index` counts in
     `gallery`. Works in blocks: memory grows with Q k, not with Q N. A row of zeros has the
@@ -97,7 +98,7 @@ def neighbours(
 
 
 def votes(found: Neighbours, labels: NDArray, k: int, classes: int) -> NDArray:
-    """Scores (Q, C) float32 in [0, 1] from the first k neighbours of each query.
+    """Returns scores (Q, C) float32 in [0, 1] from the first k neighbours of each query.
 
     labels: of the gallery, int (N,) or 0/1 (N, C). One label: weighted votes, of sum 1. Several:
     the mean of the neighbours' labels.

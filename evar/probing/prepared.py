@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +15,20 @@ from evar.data.targets import Fold
 from evar.embedding import embeddings
 from evar.embedding.embeddings import Embeddings
 from evar.errors import UserError
+from evar.probing import probe, rates
 from evar.runtime import Runtime
 from evar.scoring import metrics, summary
 from evar.scoring.evaluation import Evaluation
 from evar.scoring.metrics import Metric
+
+
+class Trained(rates.Scored, Protocol):
+    """A trained probe: logits of its test rows (n, C), and how its training went."""
+
+    logits: NDArray
+    best_epoch: int
+    epochs: int
+    held_out: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +74,22 @@ class Prepared:
     def test_score(self, fold: int, scores: NDArray) -> float:
         """Returns the metric of a fold's test scores (n, C)."""
         return self.metric.value(self.y[self.folds[fold].test], scores)
+
+    def trained_record(self, fold: int, tried: Mapping[float, Trained]) -> dict[str, object]:
+        """Returns what a result says of a fold: its score, how the probe's training went.
+
+        tried: probes by learning rate; the best on validation counts.
+        """
+        chosen = tried[rates.best(tried)]
+        return {
+            "fold": self.folds[fold].name,
+            "score": self.test_score(fold, probe.predicted_scores(chosen.logits)),
+            "best_epoch": chosen.best_epoch,
+            "epochs": chosen.epochs,
+            "valid_score": chosen.valid_score,
+            "held_out": chosen.held_out,
+            **rates.record(tried),
+        }
 
     @contextlib.contextmanager
     def probing(self) -> Iterator[None]:

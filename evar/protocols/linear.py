@@ -78,7 +78,7 @@ def evaluate(
         runtime,
         [[probe.predicted_scores(t[rates.best(t)].logits) for t in run] for run in tried],
         runs=[
-            {"seed": seed, "folds": [_fold_record(task, i, t) for i, t in enumerate(run)]}
+            {"seed": seed, "folds": [task.trained_record(i, t) for i, t in enumerate(run)]}
             for seed, run in zip(seeds, tried, strict=True)
         ],
     )
@@ -117,21 +117,6 @@ def _fit(
         )
     tried, folds = rates.grouped(fitted, grid), len(task.folds)
     return [tried[at : at + folds] for at in range(0, len(tried), folds)]
-
-
-def _fold_record(task: "Prepared", fold: int, tried: "Mapping[float, Fitted]") -> dict:
-    from evar.probing import probe
-
-    fit = tried[rates.best(tried)]
-    return {
-        "fold": task.folds[fold].name,
-        "score": task.test_score(fold, probe.predicted_scores(fit.logits)),
-        "best_epoch": fit.best_epoch,
-        "epochs": fit.epochs,
-        "valid_score": fit.valid_score,
-        "held_out": fit.held_out,
-        **rates.record(tried),
-    }
 
 
 PROTOCOL = Protocol(

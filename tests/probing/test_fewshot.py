@@ -5,6 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from evar.probing import fewshot
+from evar.probing.prepared import Sides
 
 
 def blobs(n=300, dim=8, classes=4, spread=0.8, seed=0):
@@ -93,18 +94,19 @@ def test_a_fit_that_did_not_converge_says_so():
 
 def test_the_curve_has_every_draw_and_fold():
     x, y = blobs()
-    sides = [(np.arange(150), np.arange(150, 300)), (np.arange(150, 300), np.arange(150))]
+    halves = np.arange(150), np.arange(150, 300)
+    sides = [Sides(halves[0], None, halves[1]), Sides(halves[1], None, halves[0])]
     found = fewshot.curve(x, y, sides, shots=(1, 4), seeds=(5, 6, 7))
     assert list(found) == [1, 4]
     assert [len(draws) for draws in found.values()] == [3, 3]
     fitted = found[4][2][1]
     (order,) = fewshot.orders(150, [7])
-    alone = fewshot.fit(x, y, *sides[1], order, shots=4)
+    alone = fewshot.fit(x, y, halves[1], halves[0], order, shots=4)
     np.testing.assert_array_equal(fitted.scores, alone.scores)
     mean = {
         n: np.mean(
             [
-                (f.scores.argmax(1) == y[side[1]]).mean()
+                (f.scores.argmax(1) == y[side.test]).mean()
                 for draw in draws
                 for f, side in zip(draw, sides, strict=True)
             ]

@@ -60,7 +60,7 @@ def test_weights_have_xaviers_gain_of_what_comes_before():
 
 def test_folds_are_tested_validated_and_trained_in_turn():
     folds = [np.array([10 * i, 10 * i + 1]) for i in range(5)]
-    splits = hear.k_fold_sides(folds)
+    splits = hear.k_fold_sides(folds, folds)
     assert [s.test[0] // 10 for s in splits] == [0, 1, 2, 3, 4]
     assert [s.valid[0] // 10 for s in splits] == [1, 2, 3, 4, 0]
     assert [sorted({row // 10 for row in s.train}) for s in splits] == [
@@ -71,7 +71,7 @@ def test_folds_are_tested_validated_and_trained_in_turn():
         [1, 2, 3],
     ]
     with pytest.raises(ValueError, match="3 folds"):
-        hear.k_fold_sides(folds[:2])
+        hear.k_fold_sides(folds[:2], folds[:2])
 
 
 class ByHand:
@@ -154,7 +154,8 @@ def test_training_is_that_of_the_facts_worked_out_in_numpy(double):
 
 def test_the_grid_is_searched_on_the_first_split_and_its_best_serves_all():
     x, y = blobs()
-    splits = hear.k_fold_sides(np.array_split(np.arange(180), 4))
+    folds = np.array_split(np.arange(180), 4)
+    splits = hear.k_fold_sides(folds, folds)
     settings = HearSettings(width=8, epochs=9, batch_size=64)
     grid = [Point(1, 1e-6, "xavier_uniform"), Point(2, 1e-2, "xavier_normal")]
     fits = []

@@ -5,6 +5,7 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
 
 from evar.probing import knn
+from evar.probing.prepared import Sides
 from evar.scoring import metrics
 
 
@@ -78,27 +79,29 @@ def test_equal_neighbours_stand_in_the_order_of_the_gallery():
 def test_k_is_chosen_on_validation_never_on_test():
     x, y = blobs(spread=2.5)
     train, valid, test = np.split(np.arange(400), [200, 300])
-    fitted = knn.fit(x, y, train, valid, test, score=accuracy)
+    fitted = knn.fit(x, y, Sides(train, valid, test), score=accuracy)
     by_k = {k: sklearn_votes(k).fit(x[train], y[train]).score(x[valid], y[valid]) for k in knn.KS}
     assert fitted.tried == pytest.approx(by_k)
     assert by_k[fitted.k] == max(by_k.values())
     spoilt = y.copy()
     spoilt[test] = 0
-    assert knn.fit(x, spoilt, train, valid, test, score=accuracy).k == fitted.k
+    assert knn.fit(x, spoilt, Sides(train, valid, test), score=accuracy).k == fitted.k
 
 
 def test_of_equally_good_k_the_smallest_is_taken():
     x, y = blobs(spread=0.01)
     train, valid, test = np.split(np.arange(400), [200, 300])
-    assert knn.fit(x, y, train, valid, test, score=accuracy).k == 1
+    assert knn.fit(x, y, Sides(train, valid, test), score=accuracy).k == 1
 
 
 def test_without_validation_k_is_ten_and_never_more_than_there_are_rows():
     x, y = blobs(60)
-    fitted = knn.fit(x, y, np.arange(40), None, np.arange(40, 60), score=accuracy)
+    fitted = knn.fit(x, y, Sides(np.arange(40), None, np.arange(40, 60)), score=accuracy)
     assert (fitted.k, fitted.tried) == (10, {})
-    few = knn.fit(x, y, np.arange(6), np.arange(6, 20), np.arange(40, 60), score=accuracy)
+    few = knn.fit(x, y, Sides(np.arange(6), np.arange(6, 20), np.arange(40, 60)), score=accuracy)
     assert set(few.tried) == {1, 5, 6}
+    fixed = knn.fit(x, y, Sides(np.arange(40), np.arange(9), np.arange(9)), score=accuracy, k=3)
+    assert (fixed.k, fixed.tried) == (3, {})
     with pytest.raises(ValueError, match="1 ... 6"):
         knn.neighbours(x, np.arange(6), np.arange(9), 7)
 
