@@ -44,6 +44,7 @@ def evaluate(
     from evar.finetuning.waveforms import Waveforms
     from evar.parallel import process_group
     from evar.progress import SILENT
+    from evar.runtime import Training
     from evar.scoring import summary
 
     training = runtime.training
@@ -81,10 +82,12 @@ def evaluate(
             ]
         else:
             header = {"evar": json.dumps(about | {"classes": names})}
-            progress = runtime.progress if world.first else SILENT
+            progress, shown = runtime.progress, training
+            if not world.first:
+                progress, shown = SILENT, Training()
             found = {}
             forget = None if training.resume else time.time()
-            with watching(progress, tensorboard=training.tensorboard and world.first) as on_step:
+            with watching(progress, shown) as on_step:
                 for job in jobs.in_turn(every, world, forget=forget):
                     if not world.broadcast_object(job.place.ended):
                         loop.train(
