@@ -28,7 +28,7 @@ def check_table(task: Task, table: pd.DataFrame) -> pd.DataFrame:
     table = table.sort_values("file", kind="stable").reset_index(drop=True)
 
     _refuse(task, table.file[table.file.duplicated()], "listed more than once")
-    if task.metric != "recall":
+    if task.labelled:
         _refuse(task, table.file[table.label.str.strip() == ""], "has no label")
     if not task.multi_label:
         comma = table.label.str.contains(",")
@@ -68,7 +68,7 @@ def check_usable(task: Task, good: pd.DataFrame) -> None:
     """Refuse a set on which no honest score is possible: an empty side, a class never trained."""
     sides = set(good[task.column])
     needed = set(task.folds) if task.folds else {"train", "test"}
-    if task.metric == "recall" or not task.trains:
+    if not task.labelled or not task.trains:
         needed = {"test"}
     if task.folds and len(task.folds) < 2:
         raise UserError(f"{task.name}: one fold only; cross-validation needs two or more")
@@ -79,7 +79,7 @@ def check_usable(task: Task, good: pd.DataFrame) -> None:
             f"{task.name}: no readable clip in {task.column} {side!r}. Check the data set's folder "
             "and its table."
         )
-    if task.metric == "recall" or not task.trains:
+    if not task.labelled or not task.trains:
         return
     published = task.counts and task.multi_label  # their rare classes may be gone from a part
     tried = ["test", *{"valid"} & sides] if not task.counts else ["test"]
@@ -94,7 +94,7 @@ def check_usable(task: Task, good: pd.DataFrame) -> None:
                 "is no training clip: no model can be right there. Add training clips or leave "
                 "the class out."
             )
-        if task.metric == "accuracy" and len(known) < 2:
+        if task.kind == "classification" and len(known) < 2:
             raise UserError(
                 f"{task.name}: a single class to train, {_some(known)}: there is nothing to tell "
                 "apart"

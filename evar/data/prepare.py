@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
-from evar.data import archives, clip_table, clips, download, split_files
+from evar.data import archives, clip_table, download, indexing, split_files
 from evar.errors import UserError
 from evar.task import Source, Task
 
@@ -21,7 +21,7 @@ def locate(task: Task, source) -> Path | None:
         for candidate in sorted(source.glob(pattern)):
             if candidate.is_dir():
                 try:
-                    return clips.find_root(candidate, task.marker)
+                    return indexing.find_root(candidate, task.marker)
                 except UserError:
                     continue
     return None
@@ -133,7 +133,7 @@ def _checksum(source: Source) -> str:
 
 def _complete(task: Task, folder: Path) -> bool:
     try:
-        root = clips.find_root(folder, task.marker)
+        root = indexing.find_root(folder, task.marker)
         found = clip_table.check_table(task, task.read(root))
     except (UserError, OSError):
         return False

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from evar.data import audio
-from evar.data.clips import Manifest
+from evar.data.manifest import Manifest
 from evar.errors import BadAudio
 
 KEEP_BYTES = 2**30  # of decoded clips in memory

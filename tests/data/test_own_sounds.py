@@ -2,7 +2,7 @@
 
 import pytest
 
-from evar.data import clip_table, clips, own_sounds
+from evar.data import clip_table, indexing, own_sounds
 from evar.errors import UserError
 
 
@@ -96,7 +96,7 @@ def test_a_wrong_table_is_named_with_its_reason(kind, csv_file, sound, tmp_path)
         sound(tmp_path / name, seed=at)
     path = csv_file(content)
     with pytest.raises(UserError, match=reason) as error:
-        clips.build(own_sounds.task_from_csv(path), path.parent)
+        indexing.build(own_sounds.task_from_csv(path), path.parent)
     assert "sounds" in str(error.value)
 
 

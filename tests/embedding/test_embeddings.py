@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from evar import models
-from evar.data import audio, clips, own_sounds
+from evar.data import audio, indexing, own_sounds
+from evar.data.manifest import Manifest
 from evar.embedding import embeddings, engine, store
 from evar.errors import UserError
 
@@ -72,14 +73,15 @@ def test_a_shard_holds_no_more_than_memory_is_meant_to(lengths, starts):
 
 
 def manifest_of(made, **more):
-    return clips.build(own_sounds.task_from_csv(made.csv, **more), made.root)
+    return indexing.build(own_sounds.task_from_csv(made.csv, **more), made.root)
 
 
 def embed(made, model, options=None, **more):
     """Embeddings of a folder of clips, with the cache in ./cache unless told otherwise."""
-    adapter, config = models.load(model, **(options or {}))
-    identity = models.identity(adapter, config, options or {})
-    manifest = made if isinstance(made, clips.Manifest) else manifest_of(made)
+    loaded = models.load(model, **(options or {}))
+    adapter, config = loaded.adapter, loaded.config
+    identity = loaded.identity
+    manifest = made if isinstance(made, Manifest) else manifest_of(made)
     return embeddings.embed_task(
         adapter, identity, manifest, **{"cache": store.cache_folder(), "batch_size": 4, **more}
     )
@@ -134,7 +136,7 @@ ROWS = (embeddings.training_rows, embeddings.test_rows)
 def test_values_are_those_of_the_right_part(long_and_short, simple):
     """Row for row what the adapter gives for that part of that clip alone."""
     manifest = manifest_of(long_and_short, seconds=0.2)
-    adapter, _ = models.load(simple)
+    adapter = models.load(simple).adapter
     embedded = embed(manifest, simple)
     for row, (file, side) in enumerate(zip(manifest.table.file, manifest.table.split, strict=True)):
         start = 0 if side == "test" else audio.random_start(42, file)
@@ -203,10 +205,11 @@ def embed_with(new_adapter, new_clips, tmp_path):
         source = WEIGHTED.format(name="Weighted", load=load, rate=rate) + edit
         model = new_adapter(source, "Weighted", file=more.pop("file", "mine.py"))
         made.rows[0][1] = more.pop("label", "a")
-        adapter, config = models.load(model, weights=tmp_path / "gain.npy", **(options or {}))
+        loaded = models.load(model, weights=tmp_path / "gain.npy", **(options or {}))
+        adapter, config = loaded.adapter, loaded.config
         embeddings.embed_task(
             adapter,
-            models.identity(adapter, config, options or {}),
+            loaded.identity,
             manifest_of(made, seconds=seconds),
             cache=tmp_path / "cache",
             **more,
@@ -331,7 +334,7 @@ def in_a_process(csv, model, cache, options, start_at):
     """What a worker does: wait for the common start, embed, leave the values in <cache>.npy."""
     engine._SHARD_CLIPS = SHARD
     task = own_sounds.task_from_csv(csv)
-    manifest = clips.build(task, Path(csv).parent)
+    manifest = indexing.build(task, Path(csv).parent)
     time.sleep(max(0, start_at - time.time()))
     Path(f"{cache}.started").touch()
     values = embed(manifest, model, options, cache=Path(cache)).values

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from evar.data import clips as clips_
-from evar.data import own_sounds, targets
+from evar.data import manifests, own_sounds, targets
 from evar.finetuning import augment, streams
 from evar.finetuning.batches import Batches, Job
 from evar.finetuning.checkpoint import Place
@@ -18,7 +17,7 @@ from evar.parallel import World
 def made(clips, tmp_path):
     """A function for the Batches of one process: 12 training clips, 5 a step."""
     task = own_sounds.task_from_csv(clips.csv)
-    manifest = clips_.open_task(task, tmp_path / "data", source=clips.root)
+    manifest = manifests.open_task(task, tmp_path / "data", source=clips.root)
     y = targets.encode_labels(manifest, targets.class_names(manifest))
     (fold,) = targets.folds_of(manifest)
     job = Job(fold, fold.train, fold.valid, "", 43, 0, Place(tmp_path / "place"))

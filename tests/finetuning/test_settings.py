@@ -4,8 +4,7 @@ import pytest
 
 from evar import models, task
 from evar.adapter import Adapter
-from evar.data import clips as clips_
-from evar.data import own_sounds
+from evar.data import manifests, own_sounds
 from evar.errors import UserError
 from evar.finetuning import settings
 from helpers.finetune_net import Net
@@ -22,7 +21,7 @@ PAPER = {  # Table of M2D's settings
 @pytest.fixture
 def manifest(clips, tmp_path):
     """The tones of `clips`: 12 training, 4 validation, 8 test clips."""
-    return clips_.open_task(
+    return manifests.open_task(
         own_sounds.task_from_csv(clips.csv), tmp_path / "data", source=clips.root
     )
 
@@ -34,7 +33,7 @@ def resolve(manifest, given=None, **more):
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_tasks_have_the_papers_settings(name):
     own = settings.usual(name)
-    options = settings.model_options(name, {}, models.option_names(models.config("m2d")))
+    options = settings.model_options(name, {}, models.option_names("m2d"))
     keys = ["optimizer", "lr", "weight_decay", "batch_size", "epochs", "warmup", "mixup", "rrc"]
     keys += ["freq_mask", "time_mask", "patchout", "freeze"]
     found = [own[key] for key in keys]
@@ -120,7 +119,7 @@ def test_the_best_epoch_is_chosen_on_the_validation_split_where_there_is_one(man
 
 def test_without_a_validation_split_clips_are_held_out(clips, tmp_path):
     clips.rows = [row for row in clips.rows if row[2] != "valid"]
-    made = clips_.open_task(
+    made = manifests.open_task(
         own_sounds.task_from_csv(clips.csv), tmp_path / "data", source=clips.root
     )
     assert resolve(made)[0].select == "holdout"
@@ -154,10 +153,10 @@ def test_patches_are_left_out_only_where_there_are_patches(manifest):
     with pytest.raises(UserError, match="--patchout.*no patches"):
         resolve(manifest, {"patchout": 0.5})
     tiny = models.adapter_class("m2d:M2D").TINY
-    known = models.option_names(models.config("m2d"))
+    known = models.option_names("m2d")
     options = settings.model_options("sounds", {"patchout": 0.5}, known)
     assert options == {"flat": True}
-    m2d, _ = models.load("m2d", weights="random", **tiny, **options)
+    m2d = models.load("m2d", weights="random", **tiny, **options).adapter
     assert settings.resolve(manifest, m2d, {"patchout": 0.5})[0].patchout == 0.5
 
 

@@ -20,8 +20,7 @@ from safetensors.torch import load_file
 
 import evar
 from evar import models
-from evar.data import clips as clips_
-from evar.data import own_sounds
+from evar.data import manifests, own_sounds
 from evar.errors import BadAudio, UserError
 from evar.finetuning import optim
 from evar.finetuning.settings import resolve
@@ -42,9 +41,10 @@ def tune(clips, tmp_path):
         if rows is not None:
             clips.rows = rows
         task = own_sounds.task_from_csv(clips.csv)
-        manifest = clips_.open_task(task, tmp_path / "data", source=clips.root, name="sounds")
-        adapter, config = models.load(net or NET)
-        identity = models.identity(adapter, config)
+        manifest = manifests.open_task(task, tmp_path / "data", source=clips.root, name="sounds")
+        loaded = models.load(net or NET)
+        adapter, config = loaded.adapter, loaded.config
+        identity = loaded.identity
         settings, told = resolve(manifest, adapter, given, select=select)
         return finetune.evaluate(
             adapter,
@@ -205,10 +205,10 @@ def test_the_rate_rises_and_falls_by_step_and_begins_with_two_steps_at_zero(tune
 
 
 def test_the_adapter_itself_stays_as_it_was(clips, tmp_path):
-    adapter, _ = models.load(NET)
+    adapter = models.load(NET).adapter
     before = {k: v.clone() for k, v in adapter.state_dict().items()}
     task = own_sounds.task_from_csv(clips.csv)
-    manifest = clips_.open_task(task, tmp_path / "data", source=clips.root)
+    manifest = manifests.open_task(task, tmp_path / "data", source=clips.root)
     settings, _ = resolve(manifest, adapter, SHORT)
     random = torch.get_rng_state()
     finetune.evaluate(adapter, {}, manifest, settings, folder=tmp_path, seeds=[43])
@@ -381,7 +381,7 @@ def test_a_batch_in_parts_trains_as_well(tune):
 def test_only_the_head_moves_where_the_encoder_is_frozen(tune, tmp_path):
     tune(freeze="encoder")
     kept = load_file(next(tmp_path.glob("tuned/*/*/best.safetensors")))
-    adapter, _ = models.load(NET)
+    adapter = models.load(NET).adapter
     for name, tensor in adapter.state_dict().items():
         assert name.startswith("unused") or kept[name].equal(tensor)
     assert kept["evar_head.linear.weight"].abs().max() > 0

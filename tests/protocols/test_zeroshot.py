@@ -10,8 +10,7 @@ import pandas as pd
 import pytest
 
 from evar import models, task
-from evar.data import clips as clips_
-from evar.data import own_sounds, prompts, targets
+from evar.data import indexing, manifests, own_sounds, prompts, targets
 from evar.errors import UserError
 from evar.protocols import retrieval, zeroshot
 from helpers import oracle
@@ -253,12 +252,13 @@ def test_classes_are_those_of_the_whole_data_set(zeroshot_, new_clips, tmp_path,
     published = dataclasses.replace(
         whole, read=lambda _: rows, counts={"train": 3, "test": 3}, classes=3, marker="sounds.csv"
     )
-    manifest = clips_.build(published, made.root)
+    manifest = indexing.build(published, made.root)
     names = zeroshot.class_names(manifest)
     assert names == ["high", "low", "siren"]
-    side = clips_.test_side(manifest)
+    side = manifest.test_side()
     assert side.partial == "2 of 3 clips"
-    adapter, config = models.load(model)
+    loaded = models.load(model)
+    adapter, config = loaded.adapter, loaded.config
     texts = [(name,) for name in names]
     found = zeroshot.evaluate(
         zeroshot.classify(adapter, {}, side, names, texts), prompts.of_task(whole)
@@ -356,9 +356,10 @@ def test_a_bad_clip_is_named_or_counted(zeroshot_, hears, clips, refused, record
 
 
 def test_similarity_of_a_batch_does_not_depend_on_its_neighbours(hears, clips, tmp_path):
-    adapter, config = models.load(hears)
+    loaded = models.load(hears)
+    adapter, config = loaded.adapter, loaded.config
     made = own_sounds.task_from_csv(clips.csv)
-    manifest = clips_.open_task(made, tmp_path / "data", source=clips.root)
+    manifest = manifests.open_task(made, tmp_path / "data", source=clips.root)
     texts = [("low",), ("high",)]
     results = [
         zeroshot.classify(
@@ -380,13 +381,13 @@ def test_every_audio_language_model_classifies_and_retrieves(name, new_clips, tm
     adapter = tiny(name, folder)
     texts = [("a dog", "the sound of a dog"), ("rain",)]
     own = own_sounds.task_from_sounds(made.root)
-    result = zeroshot.classify(adapter, {}, clips_.build(own, made.root), ["dog", "rain"], texts)
+    result = zeroshot.classify(adapter, {}, indexing.build(own, made.root), ["dog", "rain"], texts)
     assert result.similarity.shape == (3, 2)
     assert np.abs(result.similarity).max() <= 1 + 1e-5
     assert len(np.unique(result.similarity)) == 6, "clips and captions are told apart"
     assert all(result.text.values()), "the text tower's identity"
 
     captioned = own_sounds.captions_from_csv(made.csv)
-    found = retrieval.evaluate(adapter, {}, clips_.build(captioned, made.root))
+    found = retrieval.evaluate(adapter, {}, indexing.build(captioned, made.root))
     assert found.record["metrics"]["text_to_audio"]["R@5"] == 1.0
     assert len(found.predictions) == 6

@@ -1,0 +1,128 @@
+"""The manifest: a data set's clips on this disk, checked against what it should have."""
+
+import hashlib
+import io
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from evar.data.clip_table import check_usable
+from evar.errors import BadAudio, UserError
+from evar.task import Task
+
+MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """One data set on this disk.
+
+    `table` has one row a clip, sorted by `file`: file, label, split or fold, group, sample_rate
+    (Hz), frames (samples per channel), bytes, fingerprint (of the content), problem ("" for a good
+    clip, "missing", or why it cannot be read). `sha256` identifies its content on any machine.
+    """
+
+    task: Task
+    root: Path
+    table: pd.DataFrame
+    sha256: str
+    stamps: np.ndarray  # (N, 3) size in bytes and times of change in ns, as seen on this disk
+    altered: tuple[str, ...] = ()  # tables of the data set that are not the published ones
+
+    @property
+    def good(self) -> pd.DataFrame:
+        """The clips that are there and readable; the row numbers of `table` stay as index."""
+        return self.table[self.table.problem == ""]
+
+    @property
+    def missing(self) -> pd.DataFrame:
+        return self.table[self.table.problem == MISSING]
+
+    @property
+    def bad(self) -> pd.DataFrame:
+        """Clips that are there but cannot be read."""
+        return self.table[~self.table.problem.isin(["", MISSING])]
+
+    @property
+    def expected(self) -> int:
+        """How many clips a complete copy has."""
+        return sum(self.task.counts.values()) if self.task.counts else len(self.table)
+
+    @property
+    def partial(self) -> str:
+        """ "N of M clips" where clips are absent, else ""."""
+        here = len(self.table) - len(self.missing)
+        found = self.counts()
+        whole = all(found.get(side) == count for side, count in self.task.counts.items())
+        reasons = (
+            [] if whole and here == self.expected else [f"{here:,} of {self.expected:,} clips"]
+        )
+        if reasons and self.task.comparable:
+            reasons.append("not comparable")
+        return ", ".join(reasons + [f"{path} altered" for path in self.altered])
+
+    def counts(self) -> dict[str, int]:
+        """Clips on this disk in each split or fold, readable or not."""
+        here = self.table[self.table.problem != MISSING]
+        return here[self.task.column].value_counts().to_dict()
+
+    def test_side(self) -> "Manifest":
+        """Returns the manifest of the test clips alone (with folds: of all clips).
+
+        Zero-shot classification and retrieval score this; no other clip counts for completeness
+        or identity.
+        """
+        if self.task.folds:
+            return self
+        kept = (self.table.split == "test").to_numpy()
+        counts = {side: count for side, count in self.task.counts.items() if side == "test"}
+        table = self.table[kept].reset_index(drop=True)
+        return replace(
+            self,
+            task=replace(self.task, counts=counts, trains=False),
+            table=table,
+            sha256=table_hash(table),
+            stamps=self.stamps[kept],
+        )
+
+    def require_usable(self, *, partial: bool = False, skip_bad: bool = False) -> None:
+        """Refuse an incomplete data set unless `partial`, unreadable clips unless `skip_bad`.
+
+        Raises UserError or BadAudio that names the first file.
+        """
+        task = self.task
+        if self.partial and not partial:
+            gone = self.missing.file
+            first = f"; first missing: {gone.iloc[0]}" if len(gone) else ""
+            raise UserError(
+                f"{task.name}: not complete, {self.partial} in {self.root}{first}. Complete it "
+                "(then `python prepare.py` again, for a registered task), or accept a score that "
+                "says so with --partial."
+            )
+        if len(self.bad) and not skip_bad:
+            first = self.bad.iloc[0]
+            raise BadAudio(self.root / first.file, first.problem)
+
+    def without(self, bad: dict[int, str]) -> "Manifest":
+        """Returns the manifest with clips (row: reason) marked bad that could not be decoded."""
+        if not bad:
+            return self
+        table = self.table.copy()
+        for row, reason in bad.items():
+            table.loc[row, "problem"] = reason
+        check_usable(self.task, table[table.problem == ""])
+        return replace(self, table=table)
+
+
+def to_csv(table: pd.DataFrame) -> bytes:
+    """Returns the table as the CSV that is kept on disk and hashed."""
+    text = io.StringIO()
+    table.to_csv(text, index=False, lineterminator="\n")
+    return text.getvalue().encode()
+
+
+def table_hash(table: pd.DataFrame) -> str:
+    """Returns the SHA-256 of a table's CSV: the same on any machine."""
+    return hashlib.sha256(to_csv(table)).hexdigest()
