@@ -31,6 +31,7 @@ def section(name: str, *, measure: bool) -> str:
         "Checkpoint": _weights(config.weights),
         "Licence": config.licence,
         "Probe learning rate": f"{config.lr or cls.lr:g}",
+        "Trained on": _trained_on(config.trained_on),
         "Verified": config.verified,
         "Notes": config.notes,
     }
@@ -44,6 +45,18 @@ def _weights(weights: models.Weights | None) -> str:
     where = weights.url or weights.how
     check = f", sha256 `{weights.sha256}`" if weights.sha256 else ""
     return f"`{weights.file}`: {where}{check}"
+
+
+def _trained_on(entries) -> str:
+    """The data sets of a checkpoint, with their use where it was not the audio alone."""
+    if entries is None:
+        return "not known"
+    sets = [e for e in entries if isinstance(e, models.TrainingData)]
+    described = (
+        e.data + (f" ({e.use})" if e.use != "audio" else "") + (f": {e.note}" if e.note else "")
+        for e in sets
+    )
+    return "; ".join(described) or "nothing, a fixed formula"
 
 
 def _size(cls, config) -> str:
