@@ -48,13 +48,15 @@ def _weights(weights: models.Weights | None) -> str:
 
 
 def _trained_on(entries) -> str:
-    """The data sets of a checkpoint, with their use where it was not the audio alone."""
+    """The data sets of a checkpoint, what was used of them where it was not audio alone, notes."""
     if entries is None:
         return "not known"
-    sets = [e for e in entries if isinstance(e, models.TrainingData)]
     described = (
-        e.data + (f" ({e.use})" if e.use != "audio" else "") + (f": {e.note}" if e.note else "")
-        for e in sets
+        entry.data
+        + (f" with {entry.use}" if entry.use != "audio" else "")
+        + (f" ({entry.note})" if entry.note else "")
+        for entry in entries
+        if isinstance(entry, models.TrainingData)
     )
     return "; ".join(described) or "nothing, a fixed formula"
 

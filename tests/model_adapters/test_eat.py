@@ -93,9 +93,10 @@ def test_eat_is_the_original_in_the_authors_own_layout_too(golden, tmp_path):
 def test_sslam_in_the_hubs_layout_loads(tmp_path):
     state = {f"model.{k}": v for k, v in Eat(**Eat.TINY).model.state_dict().items()}
     save_file(state, tmp_path / "x.safetensors")
-    adapter, config = models.load("sslam", weights=tmp_path / "x.safetensors", **Eat.TINY)
-    assert torch.equal(adapter.model.state_dict()["pre_norm.bias"], state["model.pre_norm.bias"])
-    assert config.adapter == "eat:Eat"
+    loaded = models.load("sslam", weights=tmp_path / "x.safetensors", **Eat.TINY)
+    own = loaded.adapter.model.state_dict()
+    assert torch.equal(own["pre_norm.bias"], state["model.pre_norm.bias"])
+    assert loaded.config.adapter == "eat:Eat"
 
 
 def test_front_end_is_the_original(eat, golden):

@@ -28,7 +28,7 @@ def case_and_model(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights") / "".join(PUBLISHED[request.param])
     folder.mkdir()
     torch.save({"model": {**case.state(), **BESIDE}}, folder / "checkpoint-1000.pth")
-    adapter, _ = models.load(request.param, weights=folder)
+    adapter = models.load(request.param, weights=folder).adapter
     shutil.rmtree(folder)  # several hundred megabytes
     return case, adapter
 
