@@ -19,6 +19,8 @@ from evar import files, registry
 from evar.callable_module import callable_module
 from evar.errors import UserError, blaming, unknown
 from evar.identity import identity_of
+from evar.trained_on import TaskOverlap, TrainingData, read_entries
+from evar.trained_on import seen_in_training as seen_in_training
 
 if TYPE_CHECKING:
     from evar.adapter import Adapter
@@ -60,6 +62,8 @@ class ModelConfig:
     licence: str = ""
     verified: str = ""
     notes: str = ""
+    # None: not known, which is not "nothing" (an empty list, of a fixed formula).
+    trained_on: tuple[TrainingData | TaskOverlap, ...] | None = None
     checkpoint: str = ""
 
 
@@ -116,6 +120,7 @@ def config(model: "str | type[Adapter] | Adapter") -> ModelConfig:
             raise unknown(f"key in {path.name}:", key, sorted(known))
     if content.get("weights"):
         content["weights"] = Weights(**content["weights"])
+    content["trained_on"] = read_entries(content.get("trained_on"), path.name)
     return ModelConfig(name=model, **content)
 
 

@@ -23,6 +23,22 @@ def sincos_positions(width: int, rows: int, columns: int) -> Tensor:
     return torch.from_numpy(np.pad(table, ((1, 0), (0, 0)))[None]).float()
 
 
+def centred_positions(learned: Tensor, grid: tuple[int, int], columns: int) -> Tensor:
+    """Learned positions for a clip of `columns` time steps: (1, 2 + F' * columns, D).
+
+    `learned` (1, 2 + F' * T', D) are those of two special tokens and of `grid` (F', T'), row by
+    row. A shorter clip takes the middle columns, a longer one all of them, stretched (Gong et al.,
+    "AST: Audio spectrogram transformer", Interspeech 2021, Section 2.2).
+    """
+    table = learned[:, 2:].transpose(1, 2).unflatten(2, grid)  # (1, D, F', T')
+    if columns <= grid[1]:
+        start = grid[1] // 2 - columns // 2
+        table = table[..., start : start + columns]
+    else:
+        table = nn.functional.interpolate(table, size=(grid[0], columns), mode="bilinear")
+    return torch.cat([learned[:, :2], table.flatten(2).transpose(1, 2)], dim=1)
+
+
 class ViT(nn.Module):
     """Pre-norm transformer on non-overlapping patches of a (frequency, time) spectrogram.
 

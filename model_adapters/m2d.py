@@ -19,10 +19,11 @@ from ._vit import ViT
 
 NORM_STATS = (-7.1, 4.2)  # mean and deviation of the log-mel, where a checkpoint has none
 _STORED_SECONDS = 6.1  # least length of the clips behind the original's AudioSet log-mels
-_UNUSED = (  # of pre-training: the predictor, the target network, the losses; other heads
+_UNUSED = (  # of pre-training: predictors, the target network, the losses; other heads
     "mask_token",
     "decoder_",
     "target_",
+    "offline_predictor.",
     "logit_scale",
     "audio_proj.",
     "text_proj.",
