@@ -76,7 +76,7 @@ def load_model(model_file_path: str = "") -> HearModel:
             "EVAR_MODEL to it"
         )
     model, _, weights = name.partition("@")
-    return HearModel(models.load(model, weights=weights or None)[0])
+    return HearModel(models.load(model, weights=weights or None).adapter)
 
 
 def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Progress of long steps, shown in a terminal, a notebook, a sweep's table or nowhere."""
 
-from collections.abc import Iterable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, Self
 
@@ -26,6 +27,10 @@ class Progress:
         With `iterable` the bar is iterated over, as tqdm's.
         """
         return _NoBar(iterable)
+
+    def counter(self, stage: str, unit: str) -> Callable[..., Bar]:
+        """Returns `bar` for one stage: a function of (iterable, total)."""
+        return functools.partial(self.bar, stage, unit)
 
 
 class _NoBar:

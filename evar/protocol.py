@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, field, fields
-from pathlib import Path
+from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from evar import registry
@@ -19,6 +17,7 @@ if TYPE_CHECKING:
     from evar.task import Task
 
 Needs = Literal["text", "gradients"]
+_SEEDS = 2**32  # as many as every generator takes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,12 +47,12 @@ class Protocol:
     adapter_options: Callable[[Task, Mapping[str, object], Sequence[str]], dict] | None = None
     # (task, given options, the adapter's option names) -> adapter options that a task wants
     averaged: tuple[str, ...] = ()  # tasks of the leaderboard's average column; empty: none
-    usual: Mapping[str, object] = field(default_factory=dict)  # settings not shown as a variant
-    citation: str = ""
+    command: str = ""  # name of its command line; "": the protocol's name
+    help: str = ""  # what --help says of the settings, one option per line
 
     def options(self) -> tuple[str, ...]:
-        """Returns the names of the settings that a user may set."""
-        return tuple(f.name for f in fields(self.settings))
+        """Returns the names of the settings that a user may set (metadata option=False hides)."""
+        return tuple(f.name for f in fields(self.settings) if f.metadata.get("option", True))
 
     def defaults(self) -> dict[str, object]:
         """Returns the default of every setting that has one."""
@@ -104,6 +103,29 @@ def get(name: str) -> Protocol:
     return found
 
 
-def folder() -> Path:
-    """Returns the folder of the built-in protocols."""
-    return Path(importlib.import_module("evar.protocols").__path__[0])
+def of_command(name: str) -> Protocol:
+    """Returns the protocol that a command line names: by its command or by its own name."""
+    known = {p.command: p for p in map(get, names()) if p.command}
+    return known[name] if name in known else get(name)
+
+
+def seeds_of(protocol: Protocol, given: int | Sequence[int] | None) -> tuple[int, ...]:
+    """Returns the seeds of the runs: a count, counted from the protocol's first, or themselves.
+
+    Raises UserError for anything but whole numbers in [0, 2**32), each once.
+    """
+    if given is None or not protocol.seeds:
+        if given is not None:
+            raise UserError(f"{protocol.name} has nothing random in it: leave --seeds out")
+        return protocol.seeds
+    if isinstance(given, Sequence) and given:
+        if not all(type(v) is int and 0 <= v < _SEEDS for v in given):
+            raise UserError(f"--seeds must be whole numbers from 0 to {_SEEDS - 1}, not {given}")
+        if len(set(given)) < len(given):
+            raise UserError("--seeds: the same seed twice is the same run twice")
+        return tuple(given)
+    if type(given) is not int or given < 1:
+        raise UserError(f"--seeds must be a whole number of 1 or more, not {given!r}")
+    if given > 1000:
+        raise UserError(f"--seeds={given} is a number of runs; one seed has a comma: {given},")
+    return tuple(range(protocol.seeds[0], protocol.seeds[0] + given))

@@ -1,5 +1,6 @@
 """A task: one data set with its question, its split, its metric and where it comes from."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,8 +63,8 @@ class Source:
 class Task:
     """One data set as an evaluation uses it: one literal of this class in `tasks/<name>.py`.
 
-    `read` takes the folder of the unpacked data set and returns a pandas table with one row per
-    clip: `file` (relative to that folder), `label` (several joined by "," in a tagging task), `split`
+    `read` takes the folder of the unpacked data set and returns a pandas table, one row per clip:
+    `file` (relative to that folder), `label` (several joined by "," in a tagging task), `split`
     ("train", "valid", "test") or `fold`, and, where the data set has them, `group` (speaker,
     recording, ...: what must not be on both sides of a split).
     """
@@ -91,6 +92,7 @@ class Task:
     sources: tuple[Source, ...] = ()
     licence: str = ""
     homepage: str = ""
+    citation: str = ""  # BibTeX of the paper that describes the data set
     notes: tuple[str, ...] = ()  # traps of the data set, for docs/tasks.md
     comparable: str = ""  # why a score of an incomplete copy cannot be compared, where that is so
     trains: bool = True  # False: a test side alone, for zero-shot classification
@@ -109,6 +111,7 @@ class Task:
         expected = self.folds or SPLITS
         require(set(self.counts) <= set(expected), f"counts must name {expected}")
         object.__setattr__(self, "counts", MappingProxyType(dict(self.counts)))
+        object.__setattr__(self, "citation", inspect.cleandoc(self.citation))
 
     @property
     def multi_label(self) -> bool:

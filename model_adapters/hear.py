@@ -83,8 +83,8 @@ def _digest(module, weights: str) -> Tensor:
     package = module.__name__.partition(".")[0]
     sources = module_sources([module.__name__], package)
     digest = hashlib.sha256(repr(library_versions(sources)).encode())
-    for content in sorted(source.content for source in sources):
-        digest.update(hashlib.sha256(content).digest())
+    for code in sorted(source.code for source in sources):
+        digest.update(hashlib.sha256(code).digest())
     if Path(weights).is_file():
         with open(weights, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())

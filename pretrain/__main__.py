@@ -42,8 +42,8 @@ def pretrain(
 
     The same command again goes on where an interrupted run was.
     """
-    from evar.commands._options import device_of
     from evar.parallel import joined_world
+    from evar.runtime import usable_device
 
     from . import config as config_
     from .data import ClipStream
@@ -63,7 +63,7 @@ def pretrain(
     )
     text_encoder = stream.captions.text_encoder if stream.captions else ""
     with contextlib.ExitStack() as stack:
-        world, own = stack.enter_context(joined_world(device_of(device)))
+        world, own = stack.enter_context(joined_world(usable_device(device)))
         trainer = Trainer(made, stream, out, text_encoder=text_encoder, world=world, device=own)
         if dry_run:
             from .estimate import estimate
@@ -156,21 +156,22 @@ def _tensorboard(out: Path, step: int, stack):
 
 def _tasks(names: str | None) -> list[str]:
     """The tasks of --evaluate; UserError before any training for one that cannot be scored."""
-    from evar.commands._options import data_folder, open_task
+    from evar.data.opening import open_task
 
     found = [name.strip() for name in (names or "").split(",") if name.strip()]
     for name in found:
-        open_task(name, data_folder(None), None, quiet=True).require_usable()
+        open_task(name).require_usable()
     return found
 
 
 def _evaluate(task: str, model: str, weights: str, device: str) -> None:
-    from evar.commands.lineareval import lineareval
-    from evar.commands.zeroshot import zeroshot
+    import evar
+    from evar.results import text
 
-    lineareval(model, task, weights=weights, device=device, quiet=True)
-    if model == "m2d_clap":
-        zeroshot(model, task, weights=weights, device=device, quiet=True)
+    for protocol in ("linear", "zeroshot") if model == "m2d_clap" else ("linear",):
+        run = evar.evaluate(model, task, protocol, weights=weights, device=device)
+        print(f"results: {run.save()}")
+        print(text.summary_line(run.record))
 
 
 def _check_settings(_, keys: list[str], options: list[str]) -> None:

@@ -102,8 +102,9 @@ def captions(
     --device=auto  cpu, cuda, cuda:1, ...
     --quiet        no progress bar
     """
-    from evar.commands._options import device_of, progress_bar
     from evar.model_adapters._text import SentenceEncoder
+    from evar.progress import SILENT, Terminal
+    from evar.runtime import usable_device
 
     if "{labels}" not in template:
         raise UserError("--template has no {labels} in it")
@@ -117,8 +118,8 @@ def captions(
     if not distinct:
         raise UserError(f"{shards}: no caption and no label belongs to any of its clips")
     encoder = SentenceEncoder(text_encoder)
-    bar = progress_bar("captions", "caption", quiet)
-    embeddings = _embed(encoder, distinct, device_of(device), bar)
+    bar = (SILENT if quiet else Terminal()).counter("captions", "caption")
+    embeddings = _embed(encoder, distinct, usable_device(device), bar)
     about = {
         "shards": own.identity,
         # Zero-shot evaluation of what is trained looks for it, from whatever folder.
@@ -243,7 +244,7 @@ def _embed(encoder, texts: list[str], device: str, bar) -> np.ndarray:
     embeddings = np.empty((0, 0), np.float32)
     starts = range(0, len(texts), _BATCH)
     with torch.inference_mode():
-        for at in bar(starts) if bar else starts:
+        for at in bar(starts):
             chosen = order[at : at + _BATCH]
             out = encoder([texts[i] for i in chosen], device).float().cpu().numpy()
             if not embeddings.size:

@@ -73,7 +73,8 @@ def prepare(
     An interrupted run goes on where it was. Files that cannot be decoded are left out, and named
     in OUT/skipped.csv.
     """
-    from evar.commands._options import number, progress_bar, whole
+    from evar.options import number, whole
+    from evar.progress import SILENT, Terminal
 
     if kind not in shards_.KINDS:
         raise unknown("kind", kind, shards_.KINDS)
@@ -81,7 +82,7 @@ def prepare(
     per_shard, workers = whole("per_shard", per_shard), whole("workers", workers or os.cpu_count())
     root, clips = _sources(source, split, data, quiet)
     out = files.make_folder(out)
-    bar = progress_bar(f"shards of {source}", "shard", quiet)
+    bar = (SILENT if quiet else Terminal()).counter(f"shards of {source}", "shard")
     with files.writing(out), filelock.FileLock(out / ".lock"):  # one run at a time
         for left in out.glob(".shard-*"):
             left.unlink()  # by a run that was killed as it wrote
@@ -151,9 +152,10 @@ def _sources(source: str, split: str, data, quiet: bool) -> tuple[Path, dict[str
                     f"{path}: the file name {name!r} is not UTF-8; rename it"
                 ) from error
         return path.resolve(), {name: {} for name in names}
-    from evar.commands._options import data_folder, open_task
+    from evar.data.opening import open_task
+    from evar.progress import SILENT, Terminal
 
-    manifest = open_task(source, data_folder(data), None, quiet)
+    manifest = open_task(source, data=data, progress=SILENT if quiet else Terminal())
     task = manifest.task
     titles = task.titles(manifest.root) if task.titles else {}
     good = manifest.good
@@ -225,14 +227,14 @@ def _made(plan: Plan) -> bool:
 
 def _make_all(plans: list[Plan], workers: int, bar) -> None:
     if workers == 1 or len(plans) < 2:
-        for plan in bar(plans) if bar else plans:
+        for plan in bar(plans):
             make(plan)
         return
     workers = min(workers, len(plans))
     spawn = get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=spawn, initializer=_end_with_parent) as pool:
         done = pool.map(make, plans)
-        for _ in bar(done, total=len(plans)) if bar else done:
+        for _ in bar(done, total=len(plans)):
             pass
 
 

@@ -11,10 +11,10 @@ from time import perf_counter
 import torch
 from torch import Tensor, nn
 
-from evar.embedding.engine import full_precision
 from evar.errors import UserError
 from evar.model_adapters.m2d import log_mel, mel_spectrogram
 from evar.parallel import ALONE, World
+from evar.precision import full_precision
 
 from . import checkpoint, losses, schedule
 from .config import Config

@@ -23,5 +23,6 @@ TASK = Task(
     sources=audioset.sources(audioset.BALANCED, audioset.UNBALANCED, audioset.EVAL),
     licence=audioset.LICENCE,
     homepage=audioset.HOMEPAGE,
+    citation=audioset.CITATION,
     notes=("The authors of the paper had 2,005,132 and 20,178 clips.", *audioset.NOTES),
 )

@@ -20,5 +20,6 @@ TASK = Task(
     sources=audioset.sources(audioset.BALANCED, audioset.EVAL),
     licence=audioset.LICENCE,
     homepage=audioset.HOMEPAGE,
+    citation=audioset.CITATION,
     notes=("The authors of the paper had 21,940 and 20,178 clips.", *audioset.NOTES),
 )

@@ -55,6 +55,17 @@ TASK = Task(
     ),
     licence="CC BY 4.0; every clip has a Creative Commons licence of its own",
     homepage="https://zenodo.org/record/4060432",
+    citation="""
+        @article{fonseca2022fsd50k,
+          author = {Fonseca, Eduardo and Favory, Xavier and Pons, Jordi and Font, Frederic and
+            Serra, Xavier},
+          title = {{FSD50K}: An Open Dataset of Human-Labeled Sound Events},
+          journal = {IEEE/ACM Transactions on Audio, Speech, and Language Processing},
+          year = {2022},
+          volume = {30},
+          pages = {829--852},
+        }
+    """,
     notes=(
         "The audio comes as split zip archives, which plain unzip cannot read; they are joined "
         "when downloaded by prepare.py.",

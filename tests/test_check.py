@@ -229,5 +229,5 @@ def test_the_command_fails_where_a_check_fails(capsys, tmp_path):
 
 
 def test_a_registered_model_passes():
-    adapter, _ = models.load("cnn14", weights="random", width=2)
+    adapter = models.load("cnn14", weights="random", width=2).adapter
     assert [str(finding) for finding in check(adapter) if not finding.ok] == []

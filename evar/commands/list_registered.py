@@ -2,7 +2,6 @@
 
 from fire.decorators import SetParseFns
 
-from evar.commands._options import data_folder
 from evar.errors import unknown
 
 
@@ -21,6 +20,7 @@ def list_registered(what, *, data=None):
             print(f"{name:<20} {models.config(name).title}")
     elif what == "tasks":
         from evar import task as tasks
+        from evar.data.opening import data_folder
 
         layout = "{:<14} {:>9} {:>7}  {:<8} {:>7}  {:<8}  {:<8}  {}"
         heads = ("task", "clips", "classes", "split", "seconds", "metric", "prepared", "licence")

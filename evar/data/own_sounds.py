@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import os
 import posixpath
 from pathlib import Path
 
@@ -35,23 +36,52 @@ def task_from_csv(path, *, seconds: float | None = None) -> Task:
     such table.
     """
     path = Path(path)
-    table = _read(path)
+    return _task_of(
+        _read(path),
+        path.resolve().parent,
+        name=path.name if path.stem in task_names() else path.stem,  # never a published task's
+        title=str(path),
+        marker=path.name,
+        seconds=seconds,
+    )
+
+
+def task_from_table(table: pd.DataFrame, *, seconds: float | None = None) -> Task:
+    """The task that a pandas table describes; its columns are those of a CSV.
+
+    Files are absolute, or relative to the current folder. Raises UserError for a table that lacks
+    a column, or whose files have no folder in common.
+    """
+    table = table.fillna("").astype(str)
+    checked = _checked(table[[c for c in table.columns if c in COLUMNS]], "the table")
+    paths = [Path(file).absolute() for file in checked.file]
+    try:
+        root = Path(os.path.commonpath([path.parent for path in paths]))
+    except ValueError as error:
+        raise UserError(f"the table's files have no folder in common ({error})") from error
+    checked["file"] = [path.relative_to(root).as_posix() for path in paths]
+    return _task_of(
+        checked, root, name=root.name or "table", title="a table", marker=".", seconds=seconds
+    )
+
+
+def _task_of(
+    table: pd.DataFrame, root: Path, *, name: str, title: str, marker: str, seconds: float | None
+) -> Task:
     column = "fold" if "fold" in table else "split"
     folds = tuple(sorted(table.fold.unique())) if column == "fold" else ()
     multi_label = bool(table.label.str.contains(",").any())
-    root = path.resolve().parent
     training = len(table) if folds else int((table.split == "train").sum())
-    trains = bool(folds) or set(table.split) != {"test"}
     return Task(
-        name=path.name if path.stem in task_names() else path.stem,  # never a published task's
+        name=name,
         version="1",
-        title=str(path),
-        metadata=str(path),
+        title=title,
+        metadata=title,
         read=lambda _: table,
-        marker=path.name,
+        marker=marker,
         seconds=seconds or _longest(root, table.file),
         lr=SMALL_LR if training < SMALL else None,
-        trains=trains,
+        trains=bool(folds) or set(table.split) != {"test"},
         kind="tagging" if multi_label else "classification",
         folds=folds,
         group="group" if "group" in table else "",
@@ -130,12 +160,16 @@ def manifest_name(path) -> str:
 
 
 def _read(path: Path) -> pd.DataFrame:
-    table = _rows(path, aside=("group", "caption"))
+    return _checked(_rows(path, aside=("group", "caption")), path)
+
+
+def _checked(table: pd.DataFrame, where) -> pd.DataFrame:
+    """The table with its labels in canonical form; UserError for one that lacks a column."""
     head = list(table.columns)
     missing = [c for c in ("file", "label") if c not in head]
     if missing or ("split" in head) == ("fold" in head):
         raise UserError(
-            f"{path}: needs the columns file, label and split ({', '.join(SPLITS)}) or fold, each "
+            f"{where}: needs the columns file, label and split ({', '.join(SPLITS)}) or fold, each "
             f"once; it has {', '.join(head)}"
         )
     parts = table.label.str.split(",").map(lambda labels: [p.strip() for p in labels])

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evar import files
+from evar.data.indexing import own_table
+from evar.data.manifest import Manifest
 from evar.errors import UserError, unknown
 from evar.task import Task
 
@@ -136,3 +138,20 @@ def digest(captions: Iterable[Sequence[str]]) -> str:
     return hashlib.sha256(files.canonical_json([list(c) for c in captions]).encode()).hexdigest()[
         :16
     ]
+
+
+def titles_of(manifest: Manifest) -> Mapping[str, str]:
+    """Returns what the data set calls its labels, where these are codes."""
+    task = manifest.task
+    return own_table(task, task.titles, manifest.root) if task.titles else {}
+
+
+def rule_of(
+    manifest: Manifest, names: Sequence[str], *, template: str | None = None, path=None
+) -> CaptionRule:
+    """Returns the caption rule of a template, of a YAML file, or else of the task."""
+    if template is not None:
+        return from_template(template)
+    if path is not None:
+        return from_yaml(path, names, titles_of(manifest))
+    return of_task(manifest.task)

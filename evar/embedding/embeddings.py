@@ -7,7 +7,7 @@ clips, and captions, in the space that both share.
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +18,14 @@ import torch
 from evar.adapter import Adapter
 from evar.data import audio
 from evar.data.manifest import Manifest
-from evar.embedding.engine import Engine, View, checked, full_precision
+from evar.embedding.encoder import Encoder, checked
+from evar.embedding.engine import Engine, View
 from evar.embedding.store import Shard, Store
 from evar.errors import UserError, blaming
 from evar.files import canonical_json
+from evar.models import Model
+from evar.precision import full_precision
+from evar.runtime import Runtime
 
 VERSION = 2  # raise it when decoding, cropping or batching changes what an encoder is given
 
@@ -61,46 +65,27 @@ def views(manifest: Manifest, *, sample_rate: int, crop_seed: int) -> list[View]
 
 
 def embed_task(
-    adapter: Adapter,
-    identity: dict,
-    manifest: Manifest,
-    *,
-    cache: Path | None,
-    crop_seed: int = 42,
-    device: str = "cpu",
-    precision: str = "fp32",
-    batch_size: int | None = None,
-    skip_bad: bool = False,
-    progress: Callable | None = None,
+    model: Model, manifest: Manifest, runtime: Runtime, *, crop_seed: int = 42
 ) -> Embeddings:
-    """Embed every clip of a task, or read what an earlier run has kept.
+    """Embeds every clip of a task, or reads what an earlier run has kept in `runtime.cache`.
 
-    `identity` is what the adapter's embeddings depend on (`evar.models.identity`). `cache=None`
-    keeps nothing. `precision`: "fp32", or "bf16" for mixed precision behind the front end.
-    Raises BadAudio for a clip that cannot be decoded, unless `skip_bad`; UserError where the
-    adapter gives anything but finite (B, D) float32.
+    Raises BadAudio for a clip that cannot be decoded, unless `runtime.skip_bad`; UserError where
+    the adapter returns anything but finite (B, D) float32.
     """
-    plan = views(manifest, sample_rate=adapter.sample_rate, crop_seed=crop_seed)
-    key = _key(adapter, identity, manifest, precision) | {
+    rate = model.adapter.sample_rate
+    plan = views(manifest, sample_rate=rate, crop_seed=crop_seed)
+    key = _key(model, manifest, runtime) | {
         "seconds": manifest.task.seconds,
-        "sample_rate": adapter.sample_rate,
+        "sample_rate": rate,
         "crop_seed": crop_seed,
     }
-    unit = manifest.task.unit_samples(adapter.sample_rate)
-    with _store(cache, key) as store:
-        values, bad_views = Engine(
-            adapter.to(device),
-            manifest,
-            plan,
-            store,
-            device,
-            precision,
-            batch_size,
-            skip_bad,
-            progress,
-            samples=unit,
-            lengths=[unit] * len(plan),
-        ).run()
+    unit = manifest.task.unit_samples(rate)
+    encoder = Encoder(model.adapter.to(runtime.device), runtime.device, runtime.precision)
+    with _store(runtime.cache, key) as store:
+        engine = Engine(
+            encoder, manifest, plan, store, runtime, lengths=[unit] * len(plan), samples=unit
+        )
+        values, bad_views = engine.run()
     first = np.full(len(manifest.table), -1)
     cropped = np.full(len(manifest.table), -1)
     for number, view in enumerate(plan):
@@ -110,56 +95,48 @@ def embed_task(
 
 
 def embed_whole(
-    adapter: Adapter,
-    identity: dict,
-    manifest: Manifest,
-    rows: Sequence[int],
-    *,
-    cache: Path | None,
-    device: str = "cpu",
-    precision: str = "fp32",
-    batch_size: int | None = None,
-    skip_bad: bool = False,
-    progress: Callable | None = None,
+    model: Model, manifest: Manifest, rows: Sequence[int], runtime: Runtime, *, joint: bool = True
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """Joint-space embeddings (N, E) of whole clips, and the bad ones among them (row: reason).
+    """Returns embeddings of whole clips (N, E), and the bad ones among them (row: reason).
 
-    `rows` are rows of the manifest's table. Clips are read from beginning to end; what an encoder
-    does with long ones is its own business. Options and errors are those of `embed_task`.
+    `rows` are rows of the manifest's table. Clips are read from beginning to end; how an encoder
+    treats long ones is the adapter's business. `joint`: in the space shared with captions, else
+    as `Adapter.embed` gives them. Errors are those of `embed_task`.
     """
+    rate = model.adapter.sample_rate
     chosen = manifest.table.loc[list(rows)]
     lengths = [
-        audio.resampled_length(int(frames), int(rate), adapter.sample_rate)
-        for frames, rate in zip(chosen.frames, chosen.sample_rate, strict=True)
+        audio.resampled_length(int(frames), int(original), rate)
+        for frames, original in zip(chosen.frames, chosen.sample_rate, strict=True)
     ]
     order = np.argsort(lengths, kind="stable")  # clips of one length share a batch
     plan = [View(int(chosen.index[i]), 0) for i in order]
-    key = _key(adapter, identity, manifest, precision) | {
-        "space": "joint",
-        "sample_rate": adapter.sample_rate,
+    key = _key(model, manifest, runtime) | {
+        "space": "joint" if joint else "clip",
+        "sample_rate": rate,
         "clips": hashlib.sha256(repr([view.row for view in plan]).encode()).hexdigest(),
     }
-    with _store(cache, key) as store:
-        sorted_values, bad = Engine(
-            adapter.to(device),
+    encoder = Encoder(
+        model.adapter.to(runtime.device), runtime.device, runtime.precision, joint=joint
+    )
+    with _store(runtime.cache, key) as store:
+        engine = Engine(
+            encoder,
             manifest,
             plan,
             store,
-            device,
-            precision,
-            batch_size,
-            skip_bad,
-            progress,
-            samples=None,
+            runtime,
             lengths=[lengths[i] for i in order],
-        ).run()
+            samples=None,
+        )
+        sorted_values, bad = engine.run()
     values = np.empty(sorted_values.shape, np.float32)
     values[order] = sorted_values
     return values, {plan[number].row: reason for number, reason in bad.items()}
 
 
 def require_joint_space(adapter: Adapter) -> None:
-    """UserError for an adapter that does not embed both clips and captions."""
+    """Raises UserError for an adapter that does not embed both clips and captions."""
     name = type(adapter).__name__
     if not adapter.reads_text:
         raise UserError(f"{name} is an audio-only model: it reads no captions")
@@ -168,30 +145,24 @@ def require_joint_space(adapter: Adapter) -> None:
 
 
 def embed_captions(
-    adapter: Adapter,
-    identity: dict,
-    captions: Sequence[str],
-    *,
-    cache: Path | None,
-    device: str = "cpu",
-    batch_size: int = 64,
-    progress: Callable | None = None,
+    model: Model, captions: Sequence[str], runtime: Runtime, *, batch_size: int = 64
 ) -> np.ndarray:
-    """Joint-space embeddings (N, E) of captions. `identity` says which text tower reads them.
+    """Returns joint-space embeddings (N, E) of captions, always computed in float32.
 
-    Always in float32. Raises UserError where the adapter gives anything but finite (N, E) float32.
+    Raises UserError where the adapter returns anything but finite (N, E) float32.
     """
+    adapter = model.adapter
     per_shard = 64 * batch_size
     starts = range(0, len(captions), per_shard)
     key = {
-        "model": _content(adapter, identity),
+        "model": _content(model) | adapter.text_identity(),
         "task": f"{len(captions):,} captions",
         "captions": hashlib.sha256(canonical_json(list(captions)).encode()).hexdigest(),
         "batch_size": batch_size,
         "version": VERSION,
     }
-    bar = progress(total=len(captions)) if progress else None
-    with _store(cache, key) as store, full_precision(), bar or contextlib.nullcontext():
+    bar = runtime.progress.bar("captions", "caption", total=len(captions))
+    with _store(runtime.cache, key) as store, full_precision(), bar as shown:
 
         def compute(claims: Iterator[int]) -> None:
             for number in claims:
@@ -203,29 +174,28 @@ def embed_captions(
                         out = adapter.embed_text(batch)
                     expected = (len(batch), adapter.joint_dim)
                     rows.append(checked(out, expected, adapter, "embed_text"))
-                    if bar is not None:
-                        bar.update(len(batch))
+                    shown.update(len(batch))
                 store.write(number, Shard(np.concatenate(rows), {}))
 
-        adapter.to(device)
+        adapter.to(runtime.device)
         store.fill(store.missing(len(starts)), compute)
         return np.array(store.gather(len(starts))[0])
 
 
-def _content(adapter: Adapter, identity: dict) -> dict:
-    """The identity without the options whose content `text_identity` has: mere places of files."""
-    options = identity.get("options", {})
-    kept = {k: v for k, v in options.items() if k not in adapter.text_options}
-    return identity | {"options": kept}
+def _content(model: Model) -> dict:
+    """Returns the identity without options whose content `text_identity` has: places of files."""
+    known = model.adapter.text_options
+    kept = {k: v for k, v in model.identity["options"].items() if k not in known}
+    return {**model.identity, "options": kept}
 
 
-def _key(adapter: Adapter, identity: dict, manifest: Manifest, precision: str) -> dict:
-    """What every embedding of a task's clips depends on."""
+def _key(model: Model, manifest: Manifest, runtime: Runtime) -> dict:
+    """Returns what every embedding of a task's clips depends on."""
     return {
-        "model": _content(adapter, identity),
+        "model": _content(model),
         "task": f"{manifest.task.name} {manifest.task.version}",
         "manifest": manifest.sha256,
-        "precision": precision,
+        "precision": runtime.precision,
         "resampler": f"soxr HQ {soxr.__version__}",
         "version": VERSION,
     }
@@ -237,6 +207,14 @@ def _store(cache: Path | None, key: dict) -> Iterator[Store]:
     with contextlib.ExitStack() as stack:
         folder = cache or stack.enter_context(tempfile.TemporaryDirectory(prefix="evar-"))
         yield Store(Path(folder), key)
+
+
+def of_views(embedded: Embeddings, y: np.ndarray) -> np.ndarray:
+    """Returns the targets of views (V, ...) from those of clips (N, ...): views share a label."""
+    out = np.zeros((len(embedded.values), *y.shape[1:]), y.dtype)
+    for rows in (embedded.first, embedded.cropped):
+        out[rows[rows >= 0]] = y[rows >= 0]
+    return out
 
 
 def training_rows(embeddings: Embeddings, clips: Sequence[int]) -> np.ndarray:

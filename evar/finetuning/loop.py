@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evar.adapter import Adapter
-from evar.embedding import engine
 from evar.errors import UserError
 from evar.finetuning import optim, streams
 from evar.finetuning.batches import Batches, Job, Part
@@ -27,6 +26,7 @@ from evar.finetuning.settings import Settings
 from evar.finetuning.streams import For
 from evar.finetuning.waveforms import Waveforms
 from evar.parallel import ALONE, World
+from evar.precision import full_precision
 from evar.scoring import summary
 
 _LOOK_EVERY = 10  # steps between looks at the loss on a GPU, which wait for it
@@ -66,7 +66,7 @@ def train(
     finite or memory runs out; the last whole epoch stays on disk.
     """
     devices = [torch.device(device)] if device.startswith("cuda") else []
-    with streams.forked(devices), engine.full_precision(), _out_of_memory():
+    with streams.forked(devices), full_precision(), _out_of_memory():
         state = job.place.state()
         encoder = copy.deepcopy(adapter).to(device)
         batches = Batches(job, waveforms, y, settings, world)
@@ -89,7 +89,7 @@ def score_exported(
     device: str = "cpu",
 ) -> NDArray:
     """Test scores (N, C) of the weights that lie in `job.place`."""
-    with torch.random.fork_rng(devices=[]), engine.full_precision(), _out_of_memory():
+    with torch.random.fork_rng(devices=[]), full_precision(), _out_of_memory():
         tensors, header = job.place.weights()
         encoder = copy.deepcopy(adapter).to(device)
         statistics = json.loads(header["fit"])

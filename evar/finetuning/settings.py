@@ -2,17 +2,21 @@
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from evar.adapter import Adapter
-from evar.data import targets
-from evar.data.manifest import Manifest
 from evar.errors import UserError, unknown
-from evar.finetuning import optim
+
+if TYPE_CHECKING:
+    from evar.adapter import Adapter
+    from evar.data.manifest import Manifest
+    from evar.models import Model
+    from evar.task import Task
 
 SELECT = ("valid", "holdout", "last", "oracle")
+OPTIMIZERS = ("sgd", "lars", "adamw")
 FREEZE = ("none", "patch_embed", "encoder")
 _FEW_STEPS, _EPOCHS, _MOST_EPOCHS = 1000, 50, 200
 _SPECTRAL = ("rrc", "freq_mask", "time_mask", "patchout")  # what needs a spectrogram
@@ -44,7 +48,7 @@ class Settings:
     clip_grad: float | None
     ema: float | None
     early_stop: int | None
-    compile: bool
+    compile: bool = False
 
     def __post_init__(self):
         for name, words in _WORDS.items():
@@ -73,7 +77,7 @@ class Settings:
 
 _WORDS = {
     "select": SELECT,
-    "optimizer": optim.NAMES,
+    "optimizer": OPTIMIZERS,
     "precision": ("fp32", "bf16"),
     "freeze": FREEZE,
 }
@@ -118,35 +122,34 @@ def usual(task: str) -> dict:
     return _content()["defaults"] | {k: v for k, v in own.items() if k != "model"}
 
 
-def model_options(task: str, given: Mapping, known: list[str]) -> dict:
-    """Options of the model's adapter that a task wants, and that this adapter has (`known`).
+def adapter_options(task: "Task", given: Mapping[str, object], known: Sequence[str]) -> dict:
+    """Returns options of the model's adapter that a task wants, and that this adapter has.
 
-    What is `given` on the command line, settings and model options alike, comes first. Patchout
-    breaks the patches of one time step apart, so that it goes with `flat` only.
+    given: settings and adapter options that the user gave; they come first. known: the options
+    that the adapter has. Patchout breaks the patches of one time step apart, so that it goes with
+    `flat` only.
     """
-    wanted = dict(_content()["tasks"].get(task, {}).get("model", {}))
-    patchout = given.get("patchout")
-    if patchout:
+    wanted = dict(_content()["tasks"].get(task.name, {}).get("model", {}))
+    if given.get("patchout"):
         wanted["flat"] = True
     return {k: v for k, v in wanted.items() if k in known and k not in given}
 
 
-def resolve(
-    manifest: Manifest, adapter: Adapter, given: Mapping, *, select: str = "auto"
-) -> tuple[Settings, dict]:
-    """The settings of a run, and which of those `given` differ from the task's own.
+def resolve(given: Mapping[str, object], model: "Model", manifest: "Manifest") -> Settings:
+    """Returns the settings of a run: those of the task, overridden by those that were given.
 
-    What is given as None is not given. Where the adapter has no spectrogram (or no patches), what
-    would change it is off. Raises UserError for unknown keys, for values out of range, and where
-    what is off was asked for.
+    Where the adapter has no spectrogram (or no patches), what would change it is off. Raises
+    UserError for values out of range, and where what is off was asked for.
     """
-    for key in given:
-        if key not in NAMES or key == "select":
-            raise unknown("setting", key, [name for name in NAMES if name != "select"])
-    given = {k: v for k, v in given.items() if v is not None}
+    from evar.data import targets
+
+    given = dict(given)
+    select = given.pop("select", "auto")
+    if isinstance(given.get("freeze"), str) and given["freeze"].isdecimal():
+        given["freeze"] = int(given["freeze"])
+    adapter = model.adapter
     folds = targets.folds_of(manifest)
-    own = usual(manifest.task.name)
-    values = own | given
+    values = usual(manifest.task.name) | given
     for name in impossible(adapter, manifest.task.unit_samples(adapter.sample_rate)):
         if given.get(name):
             raise UserError(
@@ -159,21 +162,28 @@ def resolve(
         values["epochs"] = _epochs(min(len(fold.train) for fold in folds), values["batch_size"])
     if "warmup" not in given and isinstance(values["epochs"], int):
         values["warmup"] = min(values["warmup"], values["epochs"] / 2)
+    return Settings(select=_selection(select, folds[0].valid is not None, manifest), **values)
+
+
+def _selection(select: object, has_valid: bool, manifest: "Manifest") -> str:
+    """Returns how the epoch is selected: "auto" is the validation split, else a hold-out."""
     if select not in ("auto", *SELECT):
         raise unknown("select", str(select), ["auto", *SELECT])
     if select == "auto":
-        select = "holdout" if folds[0].valid is None else "valid"
-    if select == "valid" and folds[0].valid is None:
+        return "valid" if has_valid else "holdout"
+    if select == "valid" and not has_valid:
         raise UserError(
             f"--select=valid: {manifest.task.name} has no validation split; holdout takes a share "
             "of the training clips for it, last needs none"
         )
-    return Settings(select=select, **values), {k: v for k, v in given.items() if v != own[k]}
+    return str(select)
 
 
-def impossible(adapter: Adapter, samples: int) -> list[str]:
+def impossible(adapter: "Adapter", samples: int) -> list[str]:
     """Settings that cannot do anything to this adapter's input."""
     import torch
+
+    from evar.adapter import Adapter
 
     if not adapter.has_features:
         return list(_SPECTRAL)

@@ -14,6 +14,8 @@ import evar
 from evar import files
 from evar.errors import UserError
 from evar.results import record as results
+from evar.results import text
+from evar.results.record import RunRecord
 
 # Tasks whose mean is a model's average in the paper; a model that lacks one has no average.
 AVERAGED = {
@@ -29,19 +31,6 @@ AVERAGED = {
         "surge",
     )
 }
-_DEFAULTS = {  # of each protocol's settings; what a run has otherwise is named beside its model
-    "linear": {
-        "hidden": [],
-        "epochs": 200,
-        "patience": 20,
-        "batch_size": 200,
-        "crop_seed": 42,
-        "precision": "fp32",
-    },
-    "zeroshot": {"rule": "task", "precision": "fp32"},
-    "retrieval": {"precision": "fp32"},
-}
-_SEEDS = {"linear": [42, 43, 44], "finetune": [43, 44, 45]}
 _RETRIEVAL = {"text_to_audio": "t→a", "audio_to_text": "a→t"}
 
 
@@ -56,14 +45,22 @@ class Row:
     average: str
 
 
-def rebuild(folder) -> list[Path]:
-    """Write scores.csv, leaderboard.csv and leaderboard.md anew; returns their paths.
+@dataclass(frozen=True)
+class Rebuilt:
+    """The tables that were written, and one line for each file in runs/ that is no result."""
 
-    Safe beside other processes: the last one to write has read everybody's runs.
+    paths: list[Path]
+    problems: list[str]
+
+
+def rebuild(folder) -> Rebuilt:
+    """Rewrites scores.csv, leaderboard.csv and leaderboard.md from the runs in a folder.
+
+    Other processes may do the same at the same time: the last one to write has read all runs.
     """
     folder = files.make_folder(folder)
     with files.writing(folder), filelock.FileLock(folder / ".leaderboard.lock"):
-        runs = results.load_runs(folder)
+        runs, problems = results.load_runs(folder)
         rows = [*rows_of_runs(runs), *rows_published(folder / "published.csv")]
         tables = {
             "scores.csv": _csv(scores_table(runs)),
@@ -72,64 +69,50 @@ def rebuild(folder) -> list[Path]:
         }
         for name, content in tables.items():
             files.write_atomic(folder / name, content)
-    return [folder / name for name in tables]
+    return Rebuilt([folder / name for name in tables], problems)
 
 
-def scores_table(runs: Iterable[dict]) -> list[dict]:
+def scores_table(runs: Iterable[RunRecord]) -> list[dict]:
     """One line a run: what it was, its score in percent with both intervals, its caveats."""
     return [
         {
-            "id": r["id"],
-            "protocol": r["protocol"],
-            "model": r["model"]["name"],
+            "id": r.id,
+            "protocol": r.protocol,
+            "model": r.model.name,
             "variant": variant(r),
-            "weights": r["model"]["weights"],
-            "source": r["model"]["source"],
-            "task": r["task"]["name"],
-            "task_version": r["task"]["version"],
-            "seconds": r["task"]["seconds"],
-            "protocol_version": r["protocol_version"],
-            "metric": r["score"]["metric"],
-            "score_percent": round(100 * r["score"]["mean"], 4),
-            "ci95": "" if r["score"]["ci95"] is None else round(100 * r["score"]["ci95"], 4),
-            "runs": r["score"]["runs"],
-            "bootstrap_low": round(100 * r["score"]["bootstrap95"][0], 4),
-            "bootstrap_high": round(100 * r["score"]["bootstrap95"][1], 4),
-            "test_clips_by": r["score"]["bootstrap_unit"],
-            "caveats": "; ".join(results.caveats(r)),
-            "finished": r["finished"],
+            "weights": r.model.weights,
+            "source": r.model.source,
+            "task": r.task.name,
+            "task_version": r.task.version,
+            "seconds": r.task.seconds,
+            "protocol_version": r.protocol_version,
+            "metric": r.score.metric,
+            "score_percent": round(100 * r.score.mean, 4),
+            "ci95": "" if r.score.ci95 is None else round(100 * r.score.ci95, 4),
+            "runs": r.score.runs,
+            "bootstrap_low": round(100 * r.score.bootstrap95[0], 4),
+            "bootstrap_high": round(100 * r.score.bootstrap95[1], 4),
+            "test_clips_by": r.score.bootstrap_unit,
+            "caveats": "; ".join(text.caveats(r)),
+            "finished": r.finished,
         }
         for r in runs
     ]
 
 
-def variant(record: dict) -> str:
-    """What a run was told differently from its model's and protocol's defaults, e.g. "lr=0.001"."""
-    settings, config, protocol = record["settings"], record["config"], record["protocol"]
-    usual = _DEFAULTS.get(protocol, {})
-    told = [f"{k}={settings[k]}" for k, v in usual.items() if settings.get(k, v) != v]
-    if protocol == "linear" and settings["lr"] != config["lr"]:
-        told.insert(0, f"lr={settings['lr']:g}")
-    checkpoint = config.get("checkpoint", "")
-    if checkpoint not in ("", "published"):
-        told.append(f"weights={Path(checkpoint).name}")
-    told += [f"{k}={v}" for k, v in record.get("overrides", {}).items()]
-    automatic = "valid" if record["clips"].get("valid") else "holdout"
-    if record.get("select", automatic) != automatic:
-        told.append(f"select={record['select']}")
-    if record["seeds"] != _SEEDS.get(protocol, []):
-        told.append(f"seeds={','.join(map(str, record['seeds']))}")
-    told += ["reduced set"] if _reduced(record) else []
-    given = record["model"]["options"]
-    told += [f"{k}={v}" for k, v in given.items() if config["options"].get(k) != v]
-    return ", ".join(told)
+def variant(record: RunRecord) -> str:
+    """Returns what differs from the defaults of model and protocol, e.g. "lr=0.001"."""
+    named = [f"{name}={_shown(name, value)}" for name, value in record.variant.items()]
+    return ", ".join(named + ["reduced set"] * record.reduced)
 
 
-def _reduced(record: dict) -> bool:
-    return bool(record["clips"]["partial"] or record["clips"]["skipped"])
+def _shown(name: str, value: object) -> str:
+    if name == "seeds" and isinstance(value, list):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def rows_of_runs(runs: Iterable[dict]) -> list[Row]:
+def rows_of_runs(runs: Iterable[RunRecord]) -> list[Row]:
     """One row a protocol, model, weights and variant; the newest run of a cell counts.
 
     A column holds scores on the same clips: where a data set has changed between runs, or two
@@ -140,14 +123,14 @@ def rows_of_runs(runs: Iterable[dict]) -> list[Row]:
     newest = {_asked(r): r for r in runs if not _part_of_published(r)}
     versions: dict[str, int] = {}
     for r in runs:
-        versions[r["protocol"]] = max(versions.get(r["protocol"], 0), r["protocol_version"])
+        versions[r.protocol] = max(versions.get(r.protocol, 0), r.protocol_version)
     grouped: dict[tuple, dict[str, dict]] = {}
     for record in runs:  # oldest first: later ones replace earlier ones
         key = (
-            record["protocol"],
-            record["model"]["name"],
+            record.protocol,
+            record.model.name,
             _model(record),
-            _told(record, versions[record["protocol"]]),
+            _told(record, versions[record.protocol]),
         )
         grouped.setdefault(key, {})[_column(record, newest)] = record
     alike: dict[tuple, list[tuple[str, ...]]] = {}  # what rows of one name differ by
@@ -162,9 +145,9 @@ def rows_of_runs(runs: Iterable[dict]) -> list[Row]:
             label += f" [{_mark(identity, others)}]"
         shown = {k: text for name, r in cells.items() for k, text in _cells(name, r).items()}
         means = [  # of whole sets only: a mean with a reduced one would not be the paper's
-            cells[t]["score"]["mean"]
+            cells[t].score.mean
             for t in AVERAGED.get(protocol, ())
-            if t in cells and not _reduced(cells[t])
+            if t in cells and not cells[t].reduced
         ]
         whole = AVERAGED.get(protocol) and len(means) == len(AVERAGED[protocol])
         average = f"{100 * sum(means) / len(means):.1f}" if whole else ""
@@ -172,11 +155,11 @@ def rows_of_runs(runs: Iterable[dict]) -> list[Row]:
     return sorted(rows, key=lambda r: (r.protocol, r.model))
 
 
-def _model(record: dict) -> tuple[str, str, str]:
+def _model(record: RunRecord) -> tuple[str, str, str]:
     """What models of one name may differ by: weights, source, what reads the captions."""
-    text = record["settings"].get("text", {})
-    read_by = hashlib.sha256(files.canonical_json(text).encode()).hexdigest()
-    return record["model"]["weights"], record["model"]["source"], read_by
+    captions = files.canonical_json(record.settings.get("text", {}))
+    read_by = hashlib.sha256(captions.encode()).hexdigest()
+    return record.model.weights, record.model.source, read_by
 
 
 def _mark(identity: tuple[str, ...], others: list[tuple[str, ...]]) -> str:
@@ -188,47 +171,47 @@ def _mark(identity: tuple[str, ...], others: list[tuple[str, ...]]) -> str:
     raise AssertionError("rows that differ in nothing are one row")
 
 
-def _asked(record: dict) -> tuple[str, str]:
-    return record["protocol"], record["task"]["name"]
+def _asked(record: RunRecord) -> tuple[str, str]:
+    return record.protocol, record.task.name
 
 
-def _told(record: dict, newest_version: int) -> str:
-    version = record["protocol_version"]
+def _told(record: RunRecord, newest_version: int) -> str:
+    version = record.protocol_version
     old = [f"protocol version {version}"] if version < newest_version else []
     return ", ".join(filter(None, [variant(record), *old]))
 
 
-def _part_of_published(record: dict) -> bool:
+def _part_of_published(record: RunRecord) -> bool:
     """Whether a run had some clips of a set that everybody knows by its name; its cell says so."""
-    return bool(record["clips"]["partial"] and record["task"]["published"])
+    return bool(record.clips.partial and record.task.published)
 
 
-def _data(record: dict) -> tuple[str, str]:
+def _data(record: RunRecord) -> tuple[str, str]:
     """What a run was scored on: version of the task, hash of the manifest."""
-    return record["task"]["version"], record["manifest"]
+    return record.task.version, record.manifest
 
 
-def _column(record: dict, newest: dict) -> str:
-    name, usual = record["task"]["name"], newest.get(_asked(record), record)
+def _column(record: RunRecord, newest: dict) -> str:
+    name, usual = record.task.name, newest.get(_asked(record), record)
     if _part_of_published(record):
         return name
     if _data(record) != _data(usual):
         name += f" [{record['manifest'][:6]}]"
-    if record["task"]["seconds"] != usual["task"]["seconds"]:
+    if record.task.seconds != usual.task.seconds:
         name += f" ({record['task']['seconds']:g} s)"
     return name
 
 
-def _cells(task: str, record: dict) -> dict[str, str]:
+def _cells(task: str, record: RunRecord) -> dict[str, str]:
     """Column: text. A retrieval run has a column a direction and metric, others one a task."""
-    caveats = [f"({c})" for c in results.caveats(record)]
-    if record.get("select", "oracle") != "oracle":  # that is a caveat already
-        caveats.insert(0, f"({record['select']})")
-    if record["protocol"] != "retrieval":
-        return {task: " ".join([results.percent(record), *caveats])}
+    caveats = [f"({c})" for c in text.caveats(record)]
+    if record.select not in (None, "oracle"):  # that is a caveat already
+        caveats.insert(0, f"({record.select})")
+    if record.protocol != "retrieval":
+        return {task: " ".join([text.percent(record), *caveats])}
     return {
         f"{task} {_RETRIEVAL[direction]} {metric}": " ".join([_retrieved(metric, value), *caveats])
-        for direction, metrics in record["metrics"].items()
+        for direction, metrics in record.metrics.items()
         for metric, value in metrics.items()
     }
 

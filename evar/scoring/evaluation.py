@@ -2,21 +2,23 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import pandas as pd
+
+Unit = Literal["fraction", "plain"]
 
 
 @dataclass(frozen=True)
 class Score:
     """A score with both of its 95 % intervals.
 
-    metric: a name in evar.scoring.metrics.METRICS. mean: over runs, of the mean over folds, a
-    fraction (0.963). ci95: half width of the Student t interval over runs; None for a single run.
-    std: standard deviation over runs. runs: their number. bootstrap95: low and high end of the
-    interval over test clips. bootstrap_unit: what was drawn, "clip" or the task's group
-    ("speaker").
+    metric: a name in evar.scoring.metrics.METRICS, or what a protocol calls its own. mean: over
+    runs, of the mean over folds, in `unit`. ci95: half width of the Student t interval over runs;
+    None for a single run. std: standard deviation over runs. runs: their number. bootstrap95: low
+    and high end of the interval over test clips. bootstrap_unit: what was drawn, "clip" or the
+    task's group ("speaker"). unit: "fraction" is shown in percent, "plain" as it is (a rank).
     """
 
     metric: str
@@ -26,6 +28,8 @@ class Score:
     runs: int
     bootstrap95: tuple[float, float]
     bootstrap_unit: str
+    unit: Unit = "fraction"
+    higher_is_better: bool = True
 
 
 @dataclass(frozen=True)
@@ -37,8 +41,9 @@ class Evaluation:
     (`evar.scoring.summary.count_clips`). metrics: further metrics of the pooled test clips.
     per_class: value per class name, None where undefined. runs: one entry per seed, with its folds.
     seconds: wall-clock seconds per stage. extra: further fields of this protocol's record
-    (docs/results.md lists them). predictions: one row per test clip, fold and seed. tables: further
-    tables by name, such as "confusion".
+    (docs/results.md lists them). clips_per_second: speed of decoding and embedding, where it was
+    measured. predictions: one row per test clip, fold and seed. tables: further tables by name,
+    such as "confusion".
     """
 
     settings: Mapping[str, object]
@@ -52,4 +57,5 @@ class Evaluation:
     runs: tuple[Mapping[str, object], ...] = ()
     seconds: Mapping[str, float] = field(default_factory=dict)
     extra: Mapping[str, object] = field(default_factory=dict)
+    clips_per_second: float | None = None
     tables: Mapping[str, "pd.DataFrame"] = field(default_factory=dict)

@@ -5,11 +5,14 @@ and its captions. Items of equal similarity have no order: every metric is its e
 all orders of the tied items, so that a model that gives everything the same score is at chance.
 """
 
+import hashlib
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 RECALL_AT = (1, 5, 10)
 TOP = 10  # of mAP@10
+_BLOCK = 2**24  # similarities in memory at a time
 
 
 def validate(similarity: NDArray, query_ids: NDArray, gallery_ids: NDArray) -> None:
@@ -94,3 +97,39 @@ def summary(found: dict[str, NDArray], weights: ArrayLike | None = None) -> dict
     weights = np.ones(count, int) if weights is None else np.asarray(weights)
     means = {k: float(np.average(v, weights=weights)) for k, v in found.items() if k != "rank"}
     return means | {"medR": float(np.median(np.repeat(found["rank"], weights)))}
+
+
+def normalised(x: NDArray) -> NDArray:
+    """Returns the rows of (N, E) scaled to length one."""
+    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+
+
+def rank_in_blocks(
+    queries: NDArray, gallery: NDArray, query_ids: NDArray, gallery_ids: NDArray
+) -> dict[str, NDArray]:
+    """Computes `per_query` of unit vectors (Q, E) and (G, E), a block of queries at a time.
+
+    Equal vectors of the gallery tie exactly: a matrix product may round them differently.
+    """
+    size = max(1, _BLOCK // len(gallery))
+    first, where = _distinct(gallery)
+    columns = gallery[first].T
+    parts = [
+        per_query(
+            (queries[at : at + size] @ columns)[:, where], query_ids[at : at + size], gallery_ids
+        )
+        for at in range(0, len(queries), size)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _distinct(rows: NDArray) -> tuple[NDArray, NDArray]:
+    """The numbers of the first rows of their kind in (N, E), and for each row (N,) which it is."""
+    numbers: dict[bytes, int] = {}
+    first, where = [], np.empty(len(rows), np.int64)
+    for i, row in enumerate(np.ascontiguousarray(rows)):
+        mark = hashlib.blake2b(row.data, digest_size=16).digest()
+        where[i] = numbers.setdefault(mark, len(numbers))
+        if where[i] == len(first):
+            first.append(i)
+    return np.array(first), where

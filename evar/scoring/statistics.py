@@ -65,28 +65,3 @@ def bootstrap_clusters(
         values.append(statistic(weights))
     low, high = np.nanpercentile(values, [2.5, 97.5], axis=0)
     return (low, high) if np.ndim(low) else (float(low), float(high))
-
-
-def weighted_average_precision(truth: NDArray, scores: NDArray) -> Callable[[NDArray], float]:
-    """A statistic for `bootstrap_clusters`: macro mAP of clips (N, C) taken `weights` times each.
-
-    The ranking is worked out once; a replicate is then a few cumulative sums. Classes without a
-    positive clip in a replicate are left out of its mean.
-    """
-    order = np.argsort(-scores, axis=0, kind="stable")
-    ranked = np.take_along_axis(scores, order, 0)
-    hit = np.take_along_axis(truth.astype(bool), order, 0)
-    last = np.ones_like(hit)
-    last[:-1] = ranked[:-1] != ranked[1:]
-
-    def statistic(weights: NDArray) -> float:
-        w = weights[order]  # (N, C)
-        hits, seen = np.cumsum(w * hit, axis=0), np.cumsum(w, axis=0)
-        before = np.zeros_like(hits)
-        before[1:] = np.maximum.accumulate(np.where(last, hits, 0), axis=0)[:-1]
-        precision = hits / np.maximum(seen, 1)
-        area = np.where(last, (hits - before) * precision, 0.0).sum(axis=0)
-        defined = hits[-1] > 0
-        return float((area[defined] / hits[-1][defined]).mean()) if defined.any() else float("nan")
-
-    return statistic

@@ -78,8 +78,9 @@ def manifest_of(made, **more):
 
 def embed(made, model, options=None, **more):
     """Embeddings of a folder of clips, with the cache in ./cache unless told otherwise."""
-    adapter, config = models.load(model, **(options or {}))
-    identity = models.identity(adapter, config, options or {})
+    loaded = models.load(model, **(options or {}))
+    adapter, config = loaded.adapter, loaded.config
+    identity = loaded.identity
     manifest = made if isinstance(made, Manifest) else manifest_of(made)
     return embeddings.embed_task(
         adapter, identity, manifest, **{"cache": store.cache_folder(), "batch_size": 4, **more}
@@ -135,7 +136,7 @@ ROWS = (embeddings.training_rows, embeddings.test_rows)
 def test_values_are_those_of_the_right_part(long_and_short, simple):
     """Row for row what the adapter gives for that part of that clip alone."""
     manifest = manifest_of(long_and_short, seconds=0.2)
-    adapter, _ = models.load(simple)
+    adapter = models.load(simple).adapter
     embedded = embed(manifest, simple)
     for row, (file, side) in enumerate(zip(manifest.table.file, manifest.table.split, strict=True)):
         start = 0 if side == "test" else audio.random_start(42, file)
@@ -204,10 +205,11 @@ def embed_with(new_adapter, new_clips, tmp_path):
         source = WEIGHTED.format(name="Weighted", load=load, rate=rate) + edit
         model = new_adapter(source, "Weighted", file=more.pop("file", "mine.py"))
         made.rows[0][1] = more.pop("label", "a")
-        adapter, config = models.load(model, weights=tmp_path / "gain.npy", **(options or {}))
+        loaded = models.load(model, weights=tmp_path / "gain.npy", **(options or {}))
+        adapter, config = loaded.adapter, loaded.config
         embeddings.embed_task(
             adapter,
-            models.identity(adapter, config, options or {}),
+            loaded.identity,
             manifest_of(made, seconds=seconds),
             cache=tmp_path / "cache",
             **more,

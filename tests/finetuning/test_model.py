@@ -80,7 +80,7 @@ def test_more_blocks_than_there_are_cannot_be_frozen():
 
 
 def test_a_model_without_parameters_trains_its_head_only():
-    baseline, _ = models.load("logmel")
+    baseline = models.load("logmel").adapter
     with pytest.raises(UserError, match="nothing that could be trained"):
         classifier(baseline)
     made = classifier(baseline, freeze="encoder")
@@ -159,7 +159,9 @@ def test_nothing_is_augmented_in_evaluation():
 
 
 def test_patches_are_left_out_in_training_and_all_seen_in_evaluation():
-    m2d, _ = models.load("m2d", weights="random", **models.adapter_class("m2d:M2D").TINY, flat=True)
+    m2d = models.load(
+        "m2d", weights="random", **models.adapter_class("m2d:M2D").TINY, flat=True
+    ).adapter
     clip = audio(2, seconds=1.0)
     made = classifier(m2d, patchout=0.5, freq_mask=0, time_mask=0)
     whole = made.eval().embed(clip)

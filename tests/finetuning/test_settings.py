@@ -33,7 +33,7 @@ def resolve(manifest, given=None, **more):
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_tasks_have_the_papers_settings(name):
     own = settings.usual(name)
-    options = settings.model_options(name, {}, models.option_names(models.config("m2d")))
+    options = settings.model_options(name, {}, models.option_names("m2d"))
     keys = ["optimizer", "lr", "weight_decay", "batch_size", "epochs", "warmup", "mixup", "rrc"]
     keys += ["freq_mask", "time_mask", "patchout", "freeze"]
     found = [own[key] for key in keys]
@@ -153,10 +153,10 @@ def test_patches_are_left_out_only_where_there_are_patches(manifest):
     with pytest.raises(UserError, match="--patchout.*no patches"):
         resolve(manifest, {"patchout": 0.5})
     tiny = models.adapter_class("m2d:M2D").TINY
-    known = models.option_names(models.config("m2d"))
+    known = models.option_names("m2d")
     options = settings.model_options("sounds", {"patchout": 0.5}, known)
     assert options == {"flat": True}
-    m2d, _ = models.load("m2d", weights="random", **tiny, **options)
+    m2d = models.load("m2d", weights="random", **tiny, **options).adapter
     assert settings.resolve(manifest, m2d, {"patchout": 0.5})[0].patchout == 0.5
 
 

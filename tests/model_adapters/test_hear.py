@@ -112,6 +112,7 @@ def test_output_that_is_no_tensor_is_named(hear_module):
 
 
 def test_named_by_its_prefix(hear_module):
-    adapter, config = models.load(f"hear:{hear_module()}")
+    loaded = models.load(f"hear:{hear_module()}")
+    adapter, config = loaded.adapter, loaded.config
     assert isinstance(adapter, HearModel)
     assert config.lr == adapter.lr

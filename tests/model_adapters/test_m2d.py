@@ -44,7 +44,8 @@ def clap(tmp_path_factory):
     state |= {"decoder_embed.weight": torch.zeros(2, 2), "target_norm.weight": torch.zeros(2)}
     folder = tmp_path_factory.mktemp("weights")
     path = write(folder, f"{CLAP}-240128", state, args=argparse.Namespace(lr=1), epoch=300)
-    adapter, config = models.load("m2d_clap", weights=path)
+    loaded = models.load("m2d_clap", weights=path)
+    adapter, config = loaded.adapter, loaded.config
     shutil.rmtree(path)  # several hundred megabytes
     assert config.lr == 3e-5
     return adapter
@@ -76,7 +77,7 @@ def test_msm_mae_embeddings_are_the_originals(tmp_path):
     golden = np.load(GOLDEN / f"{MSM}.npz")
     state = tensors(MSM)
     path = write(tmp_path, "msm_mae_vit_base-80x608p16x16-220924-mr75", state)
-    adapter, _ = models.load("msm_mae", weights=path)
+    adapter = models.load("msm_mae", weights=path).adapter
     shutil.rmtree(path)
     with torch.inference_mode():
         for seconds in ("1", "5", "11"):
@@ -93,7 +94,7 @@ def test_first_msm_mae_is_the_original(tmp_path):
     """Another layout (no key bias) and another runtime (chunks padded to their full length)."""
     golden = np.load(GOLDEN / f"{FIRST_MSM}.npz")
     path = write(tmp_path, "80x512p16x16_x", tensors(FIRST_MSM))
-    adapter, _ = models.load("msm_mae", weights=path, norm_stats=golden["norm_stats"].tolist())
+    adapter = models.load("msm_mae", weights=path, norm_stats=golden["norm_stats"].tolist()).adapter
     shutil.rmtree(path)
     last = int(golden["clip_512frames_samples"]) / 16000
     with torch.inference_mode():

@@ -42,8 +42,9 @@ def tune(clips, tmp_path):
             clips.rows = rows
         task = own_sounds.task_from_csv(clips.csv)
         manifest = manifests.open_task(task, tmp_path / "data", source=clips.root, name="sounds")
-        adapter, config = models.load(net or NET)
-        identity = models.identity(adapter, config)
+        loaded = models.load(net or NET)
+        adapter, config = loaded.adapter, loaded.config
+        identity = loaded.identity
         settings, told = resolve(manifest, adapter, given, select=select)
         return finetune.evaluate(
             adapter,
@@ -204,7 +205,7 @@ def test_the_rate_rises_and_falls_by_step_and_begins_with_two_steps_at_zero(tune
 
 
 def test_the_adapter_itself_stays_as_it_was(clips, tmp_path):
-    adapter, _ = models.load(NET)
+    adapter = models.load(NET).adapter
     before = {k: v.clone() for k, v in adapter.state_dict().items()}
     task = own_sounds.task_from_csv(clips.csv)
     manifest = manifests.open_task(task, tmp_path / "data", source=clips.root)
@@ -380,7 +381,7 @@ def test_a_batch_in_parts_trains_as_well(tune):
 def test_only_the_head_moves_where_the_encoder_is_frozen(tune, tmp_path):
     tune(freeze="encoder")
     kept = load_file(next(tmp_path.glob("tuned/*/*/best.safetensors")))
-    adapter, _ = models.load(NET)
+    adapter = models.load(NET).adapter
     for name, tensor in adapter.state_dict().items():
         assert name.startswith("unused") or kept[name].equal(tensor)
     assert kept["evar_head.linear.weight"].abs().max() > 0

@@ -257,7 +257,8 @@ def test_classes_are_those_of_the_whole_data_set(zeroshot_, new_clips, tmp_path,
     assert names == ["high", "low", "siren"]
     side = manifest.test_side()
     assert side.partial == "2 of 3 clips"
-    adapter, config = models.load(model)
+    loaded = models.load(model)
+    adapter, config = loaded.adapter, loaded.config
     texts = [(name,) for name in names]
     found = zeroshot.evaluate(
         zeroshot.classify(adapter, {}, side, names, texts), prompts.of_task(whole)
@@ -355,7 +356,8 @@ def test_a_bad_clip_is_named_or_counted(zeroshot_, hears, clips, refused, record
 
 
 def test_similarity_of_a_batch_does_not_depend_on_its_neighbours(hears, clips, tmp_path):
-    adapter, config = models.load(hears)
+    loaded = models.load(hears)
+    adapter, config = loaded.adapter, loaded.config
     made = own_sounds.task_from_csv(clips.csv)
     manifest = manifests.open_task(made, tmp_path / "data", source=clips.root)
     texts = [("low",), ("high",)]
