@@ -45,6 +45,9 @@ def prepare(task, *, source=None, data=None, download=False, quiet=False):
         bytes_ = None if quiet else _bytes(f"download {task}")
         folder = Path(source) if source else data / task
         if download:
+            if unverified := prepare_.unverified(registered):
+                what = ", ".join(unverified)
+                print(f"{task}: no published checksum, taken as they come: {what}")
             prepare_.fetch_all(registered, folder, bytes_)
         if source or folder.is_dir():
             root = indexing.find_root(folder, registered.marker)
