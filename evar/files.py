@@ -162,6 +162,14 @@ def path_problem(name: str) -> str:
     return ""
 
 
+def printable(name: str) -> str:
+    """Returns a name as messages show it: quoted and escaped where it has unprintable characters.
+
+    So that neither a line feed nor an escape sequence of a file's name reaches a terminal.
+    """
+    return name if name.isprintable() and name == name.strip() else repr(name)
+
+
 def inside(root, name: str, where) -> Path:
     """Returns the path of a file that `where` (a table, a list) names relative to `root`.
 

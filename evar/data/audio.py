@@ -45,7 +45,16 @@ def read_header(path) -> Header:
     MPEG audio are counted. Raises BadAudio where a file cannot be read, is empty, ends before its
     own headers say (libsndfile would shorten it in silence) or contradicts itself.
     """
-    path = Path(path)
+    return _header(Path(path))
+
+
+def duration(path) -> float:
+    """Returns the length of a sound file in seconds; raises what `read_header` does."""
+    header = _header(Path(path))
+    return header.frames / header.sample_rate
+
+
+def _header(path: Path) -> Header:
     with _decoding(path):
         stream = _inspect(path)
         if stream.trusted:
@@ -177,6 +186,28 @@ def decode(path) -> tuple[np.ndarray, int]:
     if peak > LOUDEST:
         raise BadAudio(path, f"holds samples of {peak:.0e}, where full scale is 1")
     return mono, rate
+
+
+def digest(path) -> str:
+    """Returns a hash of a file's decoded mono samples; "" for digital silence.
+
+    Equal sounds have equal digests in whatever lossless container they are.
+    """
+    return _hashed(decode(path)[0])
+
+
+def head_digest(path) -> str:
+    """Returns a hash of a file's first samples: a quick way to tell most sounds apart."""
+    path = Path(path)
+    with _decoding(path), _Reader(_native(path)) as file:
+        samples = file.read(_HEAD, dtype="float32", always_2d=True)
+    return _hashed(samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)) or "silence"
+
+
+def _hashed(mono: np.ndarray) -> str:
+    if not mono.any():
+        return ""
+    return hashlib.blake2b(mono + np.float32(0), digest_size=16).hexdigest()  # -0 becomes 0
 
 
 def _decode(path: Path, stream: Stream) -> tuple[np.ndarray, int]:

@@ -1,4 +1,4 @@
-"""The manifest: a data set's clips on this disk, checked against what it should have."""
+"""Defines the manifest: a data set's clips on this disk, against what it should have."""
 
 import hashlib
 import io
@@ -8,16 +8,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evar.data.clip_table import check_usable
+from evar.data.clip_table import MISSING, check_usable
+from evar.data.missing import explain
 from evar.errors import BadAudio, UserError
 from evar.task import Task
-
-MISSING = "missing"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """One data set on this disk.
+    """Describes one data set on this disk.
 
     `table` has one row a clip, sorted by `file`: file, label, split or fold, group, sample_rate
     (Hz), frames (samples per channel), bytes, fingerprint (of the content), problem ("" for a good
@@ -33,7 +32,7 @@ class Manifest:
 
     @property
     def good(self) -> pd.DataFrame:
-        """The clips that are there and readable; the row numbers of `table` stay as index."""
+        """Returns the clips that can be read; the row numbers of `table` stay as index."""
         return self.table[self.table.problem == ""]
 
     @property
@@ -42,17 +41,17 @@ class Manifest:
 
     @property
     def bad(self) -> pd.DataFrame:
-        """Clips that are there but cannot be read."""
+        """Returns the clips that are there but cannot be read."""
         return self.table[~self.table.problem.isin(["", MISSING])]
 
     @property
     def expected(self) -> int:
-        """How many clips a complete copy has."""
+        """Returns how many clips a complete copy has."""
         return sum(self.task.counts.values()) if self.task.counts else len(self.table)
 
     @property
     def partial(self) -> str:
-        """ "N of M clips" where clips are absent, else ""."""
+        """Returns "N of M clips" where clips are absent, else ""."""
         here = len(self.table) - len(self.missing)
         found = self.counts()
         whole = all(found.get(side) == count for side, count in self.task.counts.items())
@@ -64,7 +63,7 @@ class Manifest:
         return ", ".join(reasons + [f"{path} altered" for path in self.altered])
 
     def counts(self) -> dict[str, int]:
-        """Clips on this disk in each split or fold, readable or not."""
+        """Counts the clips on this disk in each split or fold, readable or not."""
         here = self.table[self.table.problem != MISSING]
         return here[self.task.column].value_counts().to_dict()
 
@@ -95,7 +94,9 @@ class Manifest:
         task = self.task
         if self.partial and not partial:
             gone = self.missing.file
-            first = f"; first missing: {gone.iloc[0]}" if len(gone) else ""
+            first = ""
+            if len(gone):
+                first = f"; first missing: {gone.iloc[0]}; {explain(self.root, gone)}"
             raise UserError(
                 f"{task.name}: not complete, {self.partial} in {self.root}{first}. Complete it "
                 "(then `python prepare.py` again, for a registered task), or accept a score that "
@@ -112,7 +113,7 @@ class Manifest:
         table = self.table.copy()
         for row, reason in bad.items():
             table.loc[row, "problem"] = reason
-        check_usable(self.task, table[table.problem == ""])
+        check_usable(self.task, self.root, table)
         return replace(self, table=table)
 
 
