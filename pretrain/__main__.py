@@ -42,7 +42,7 @@ def pretrain(
 
     The same command again goes on where an interrupted run was.
     """
-    from evar.parallel import joined_world
+    from evar.parallel import process_group
     from evar.runtime import usable_device
 
     from . import config as config_
@@ -63,7 +63,7 @@ def pretrain(
     )
     text_encoder = stream.captions.text_encoder if stream.captions else ""
     with contextlib.ExitStack() as stack:
-        world, own = stack.enter_context(joined_world(usable_device(device)))
+        world, own = stack.enter_context(process_group(usable_device(device)))
         trainer = Trainer(made, stream, out, text_encoder=text_encoder, world=world, device=own)
         if dry_run:
             from .estimate import estimate
@@ -74,7 +74,7 @@ def pretrain(
             return
         if world.first:
             stack.enter_context(_alone(Path(out)))
-        world.wait()
+        world.barrier()
         trainer.begin(init, init_partial=init_partial)
         watchers = []
         if world.first:

@@ -82,7 +82,7 @@ def backward(
                 objective = objective + (text * slopes[1][part]).sum()
         objective.backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    world.sum([*gradients, total])
+    world.all_reduce([*gradients, total])
     return Losses(config.masked_weight * total + config.clap_weight * clap, total, clap, features)
 
 
@@ -96,7 +96,7 @@ def _contrastive(
     averaged over processes, an encoder gets the true one divided by their number
     ("without_grad"); "paper" is that division by the paper's number, on any number.
     """
-    everything = [world.gathered(x) for x in (audio, text, share.captioned)]
+    everything = [world.all_gather(x) for x in (audio, text, share.captioned)]
     every_audio, every_text = (x.detach().requires_grad_() for x in everything[:2])
     scale = logit_scale.detach().requires_grad_()
     with torch.enable_grad():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from evar.errors import UserError
 from evar.model_adapters.m2d import log_mel, mel_spectrogram
-from evar.parallel import ALONE, World
+from evar.parallel import SINGLE_PROCESS, World
 from evar.precision import full_precision
 
 from . import checkpoint, losses, schedule
@@ -50,7 +50,7 @@ class Trainer:
         out,
         *,
         text_encoder: str = "",
-        world: World = ALONE,
+        world: World = SINGLE_PROCESS,
         device: str = "cpu",
     ):
         if config.batch_size % world.size:
@@ -254,7 +254,7 @@ class Trainer:
                     "about": self.about,
                 },
             )
-        self.world.wait()
+        self.world.barrier()
 
     def _measure(self) -> tuple[float, float]:
         """Mean and deviation of the log-mel over the first clips of the stream."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from evar.data import indexing, manifests, own_sounds
 from evar.data.manifest import Manifest
 from evar.errors import UserError
+from evar.options import number
 from evar.progress import SILENT, Progress
 from evar.task import Task
 from evar.task import get as registered
@@ -41,6 +42,7 @@ def open_task(
     again even where no sound file has changed. captioned: a CSV has captions instead of labels.
     Raises UserError for a task that is unknown, not prepared or not usable.
     """
+    seconds = number("seconds", seconds, above=0.001, optional=True)
     if isinstance(task, Task):
         return _open(task, data, source, reindex, progress)
     if not isinstance(task, (str, Path)):

@@ -11,7 +11,7 @@ from evar.adapter import Adapter, blocks_of
 from evar.errors import UserError, blaming
 from evar.finetuning import augment
 from evar.finetuning.settings import Settings
-from evar.finetuning.streams import For, generator
+from evar.finetuning.streams import Purpose, generator
 
 _HEAD = "evar_head."  # before its tensors' names in a file; an encoder may have a `head` too
 
@@ -74,7 +74,7 @@ class Augment:
         if s.patchout:
             rows, columns = self.encoder.patch_grid(features)
             kept = augment.structured_patchout(
-                rows, columns, s.patchout, generator=generator(For.PATCHOUT, *self.key)
+                rows, columns, s.patchout, generator=generator(Purpose.PATCHOUT, *self.key)
             )
             self.encoder.keep = kept.to(features.device)
         return features
@@ -87,7 +87,7 @@ class Augment:
                 features,
                 freq_mask=s.freq_mask,
                 time_mask=s.time_mask,
-                generator=generator(For.MASK, *self.key),
+                generator=generator(Purpose.MASK, *self.key),
             )
         if s.rrc:
             if len(features) != len(self.places):
@@ -97,7 +97,7 @@ class Augment:
                 )
             crops = [
                 augment.random_resize_crop(
-                    features[i : i + 1], generator=generator(For.CROP, *self.key, place)
+                    features[i : i + 1], generator=generator(Purpose.CROP, *self.key, place)
                 )
                 for i, place in enumerate(self.places)
             ]

@@ -42,8 +42,9 @@ def evaluate(
     from evar.finetuning.checkpoint import run_key
     from evar.finetuning.watch import summary_writer, watching
     from evar.finetuning.waveforms import Waveforms
-    from evar.parallel import joined_world
+    from evar.parallel import process_group
     from evar.progress import SILENT
+    from evar.runtime import Training
     from evar.scoring import summary
 
     training = runtime.training
@@ -55,7 +56,7 @@ def evaluate(
         summary_writer()
     targets.folds_of(manifest)  # a set that cannot be trained on is refused before any work
     waveforms = Waveforms(manifest, model.adapter.sample_rate)
-    with joined_world(runtime.device) as (world, device):
+    with process_group(runtime.device) as (world, device):
         folder = Path(training.folder)
         manifest = jobs.decodable(manifest, waveforms, folder, runtime)
         names = targets.class_names(manifest)
@@ -72,24 +73,23 @@ def evaluate(
             "settings": asdict(settings),
         }
         root = folder / run_key(about)
-        every = [
-            jobs.job_of(manifest, fold, stream, y, seed, settings, root)
-            for seed in seeds
-            for stream, fold in enumerate(folds)
-        ]
+        every = jobs.make_jobs(manifest, folds, y, settings, seeds=seeds, root=root)
         more = {"world": world, "device": device}
         if training.eval_only:
             outcomes = [
-                jobs.scored(job, model.adapter, waveforms, y, settings, **more) for job in every
+                loop.score_exported(job, model.adapter, waveforms, y, settings, **more)
+                for job in every
             ]
         else:
             header = {"evar": json.dumps(about | {"classes": names})}
-            progress = runtime.progress if world.first else SILENT
+            progress, shown = runtime.progress, training
+            if not world.first:
+                progress, shown = SILENT, Training()
             found = {}
             forget = None if training.resume else time.time()
-            with watching(progress, tensorboard=training.tensorboard and world.first) as on_step:
+            with watching(progress, shown) as on_step:
                 for job in jobs.in_turn(every, world, forget=forget):
-                    if not world.agreed(job.place.ended):
+                    if not world.broadcast_object(job.place.ended):
                         loop.train(
                             job,
                             model.adapter,
