@@ -40,9 +40,16 @@ def parse_yaml(content: bytes, where, *, what: str = "a YAML file"):
         value = yaml.load(text, Loader=loader)
         _check_numbers(value)
     except (UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{where}: not {what} ({reason})") from error
+        raise UserError(f"{where}: not {what} ({_reason(error)})") from error
     return value
+
+
+def _reason(error: Exception) -> str:
+    """One line on what is wrong, with the number of the line where YAML names it."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is not None:
+        return f"{error.problem} in line {mark.line + 1}"
+    return (str(error).splitlines() or [""])[0][:200]
 
 
 def _check_depth(events, yaml) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,6 +13,40 @@ from evar.data.clip_table import MISSING, check_usable
 from evar.data.missing import explain
 from evar.errors import BadAudio, UserError
 from evar.task import Task
+
+_LONGER = 1.01  # of the unit: encoders of 30-second clips write 30.01 s
+
+
+@dataclass(frozen=True)
+class Unheard:
+    """How much of a data set an encoder does not hear, because clips are cut to the task's unit.
+
+    longer: clips that are more than 1 % longer than the unit, of `clips` usable ones. share: part
+    of all seconds that lie beyond the unit, in [0, 1]. unit, longest: seconds. own: the unit can
+    be set (a user's own sounds).
+    """
+
+    longer: int
+    clips: int
+    share: float
+    unit: float
+    longest: float
+    own: bool
+
+    def __bool__(self) -> bool:
+        return self.longer > 0
+
+    def __str__(self) -> str:
+        """One sentence with the remedy; "" where every clip is heard whole."""
+        if not self:
+            return ""
+        what = (
+            f"{self.longer:,} of {self.clips:,} clips are longer than the unit of {self.unit:g} s: "
+            f"{100 * self.share:.0f} % of the audio is not heard"
+        )
+        if not self.own:
+            return f"{what} (the published unit)"
+        return f"{what} (--seconds={math.ceil(self.longest)} hears all; or cut them into clips)"
 
 
 @dataclass(frozen=True)
@@ -66,6 +101,17 @@ class Manifest:
         """Counts the clips on this disk in each split or fold, readable or not."""
         here = self.table[self.table.problem != MISSING]
         return here[self.task.column].value_counts().to_dict()
+
+    def unheard(self) -> Unheard:
+        """Returns how many clips are longer than the task's unit, and how much is left out."""
+        good, unit, own = self.good, self.task.seconds, not self.task.counts
+        seconds = good.frames.to_numpy(float) / np.maximum(good.sample_rate.to_numpy(float), 1)
+        if unit is None or not seconds.sum():
+            return Unheard(0, len(good), 0.0, unit or 0.0, seconds.max(initial=0.0), own)
+        beyond = np.clip(seconds - unit, 0, None)
+        longer = int((seconds > _LONGER * unit).sum())
+        share = float(beyond.sum() / seconds.sum())
+        return Unheard(longer, len(good), share, unit, float(seconds.max()), own)
 
     def test_side(self) -> "Manifest":
         """Returns the manifest of the test clips alone (with folds: of all clips).
