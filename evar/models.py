@@ -21,6 +21,7 @@ from evar.errors import UserError, blaming, unknown
 from evar.identity import identity_of
 from evar.trained_on import TaskOverlap, TrainingData, read_entries
 from evar.trained_on import seen_in_training as seen_in_training
+from evar.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from evar.adapter import Adapter
@@ -125,12 +126,7 @@ def config(model: "str | type[Adapter] | Adapter") -> ModelConfig:
 
 
 def _read_yaml(path: Path) -> dict:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error
+    content = read_yaml(path, what="a model's configuration")
     if not isinstance(content, dict) or "adapter" not in content:
         raise UserError(f"{path}: a model's configuration names its `adapter`")
     return content
