@@ -191,8 +191,8 @@ def report(evaluated, results) -> None:
         table, problems = f"table: {rebuilt.paths[-1]}", rebuilt.problems
     except UserError as error:  # this run is saved all the same
         failure, table = error, "tables not rebuilt (see below)"
-    for problem in problems:
-        print(f"note: {problem}")
+    for note in [*text.notes(evaluated.record), *(f"note: {p}" for p in problems)]:
+        print(note)
     print(f"results: {path}, {table}")
     print(text.summary_line(evaluated.record))
     if failure is not None:

@@ -1,8 +1,10 @@
 """A run's score in words: for the last lines of a command and the cells of tables."""
 
+from collections.abc import Mapping
+
 from evar.results import escape
 from evar.results.record import RunRecord
-from evar.scoring import statistics
+from evar.scoring import ranking, statistics
 from evar.scoring.evaluation import Unit
 from evar.scoring.metrics import format_value
 
@@ -106,8 +108,12 @@ def _groups(record: RunRecord) -> str:
 
 
 def notes(record: RunRecord) -> list[str]:
-    """Returns the lines that go before the last one: what its score should be read with."""
-    said = []
+    """Returns the lines before the last one: further metrics, and what makes the score uncertain."""
+    said = [
+        f"{direction.replace('_', ' ')}: {', '.join(_metric(*item) for item in found.items())}"
+        for direction, found in record.metrics.items()
+        if isinstance(found, Mapping)
+    ]
     if record.config.get("checkpoint") == "none given":
         said.append(f"note: no --weights given, so {record.model.name} was built without any")
     score = record.score
@@ -118,16 +124,23 @@ def notes(record: RunRecord) -> list[str]:
         )
     elif score.test_groups and score.test_groups < FEW:
         said.append(
-            f"note: {_groups(record)} are few: the interval over test clips is wide, and covers "
-            "the true score in 91 to 99 % of cases instead of 95 % (docs/results.md)"
+            f"note: {_groups(record)} are few, so that the interval over test clips is wide and "
+            "rough (docs/results.md says how rough)"
         )
     training = training_clips(record)
     if record.seeds and training and training < SMALL:
         said.append(
-            f"note: {training} training clips are few for {record.protocol}: the score depends "
-            "much on the seed. More clips, or more seeds (--seeds=10), make it steadier"
+            f"note: {training} training clips are few for {record.protocol}: the score depends on "
+            "the seed. Add clips, or average more seeds (--seeds=10)"
         )
     return [escape.terminal(line) for line in said]
+
+
+def _metric(name: str, value: float | None) -> str:
+    """ "R@1 37.5 %", "medR 3"."""
+    unit = ranking.unit(name)
+    text = "undefined" if value is None else format_value(value, unit)
+    return f"{name} {text}" + " %" * (unit == "fraction" and value is not None)
 
 
 def training_clips(record: RunRecord) -> int | None:

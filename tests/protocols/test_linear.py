@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-LINE = r"{model}  {task}  linear  {metric} (\d+\.\d) ± (\d+\.\d) % \(95 % CI, 3 runs\)"
+LINE = r"{model}  {task}  linear  {metric} (\d+\.\d) ± (\d+\.\d) % \(± over 3 seeds; [^()]*\)"
 
 
 def last_line(ran, **names):
@@ -118,7 +118,7 @@ def test_a_row_says_which_weights_it_had(clips, new_adapter, lineareval, tmp_pat
     model = new_adapter(WITH_WEIGHTS, "Net")
     assert "note: no --weights given" in lineareval(model, clips.csv).out
     for given in ("random", tmp_path / "mine.pt"):
-        assert "note" not in lineareval(model, clips.csv, f"--weights={given}").out
+        assert "no --weights given" not in lineareval(model, clips.csv, f"--weights={given}").out
     board = (tmp_path / "results/leaderboard.md").read_text()
     assert "| Net (weights=random)" in board
     assert "| Net (weights=mine.pt)" in board
@@ -180,7 +180,8 @@ def test_a_group_makes_the_interval_one_over_groups(clips, simple, lineareval):
     for row in clips.rows:
         row.append(f"{row[2]} {row[0][-5]}")
     ran = lineareval(simple, clips.csv)
-    assert "resampled by group" in ran.out
+    assert "8 test clips of 4 groups" in ran.out
+    assert "no 95 % interval: 4 groups are too few" in ran.out
     assert record_of(ran)["score"]["test_unit"] == "group"
 
 
