@@ -108,7 +108,7 @@ def _groups(record: RunRecord) -> str:
 
 
 def notes(record: RunRecord) -> list[str]:
-    """Returns the lines before the last one: further metrics, and what makes the score uncertain."""
+    """Returns the lines before the last one: further metrics, what makes the score uncertain."""
     said = [
         f"{direction.replace('_', ' ')}: {', '.join(_metric(*item) for item in found.items())}"
         for direction, found in record.metrics.items()
