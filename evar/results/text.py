@@ -116,6 +116,8 @@ def notes(record: RunRecord) -> list[str]:
     ]
     if record.config.get("checkpoint") == "none given":
         said.append(f"note: no --weights given, so {record.model.name} was built without any")
+    if record.task.kind == "tagging" and not record.task.published:
+        said.append("note: several labels per clip, so that the metric is mAP")
     score = record.score
     if score.test95 is None:
         said.append(
