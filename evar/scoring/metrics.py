@@ -121,7 +121,7 @@ def accuracy(truth: ArrayLike, predicted: ArrayLike) -> float:
 
 
 def accuracy_per_class(truth: ArrayLike, predicted: ArrayLike, classes: int) -> NDArray:
-    """Computes the recall of each class, float (C,) in [0, 1]; NaN where the truth has no clip of it."""
+    """Computes the recall of each class (C,), in [0, 1]; NaN where the truth has no clip of it."""
     truth, predicted = validate_labels(truth, predicted)
     if truth.min() < 0 or truth.max() >= classes:
         raise ValueError(f"true classes must lie in [0, {classes})")
@@ -188,7 +188,7 @@ def roc_auc(truth: ArrayLike, scores: ArrayLike) -> NDArray:
 
 
 def d_prime(auc: ArrayLike) -> NDArray:
-    """Computes the sensitivity index of an area under the ROC curve: sqrt(2) times its normal quantile."""
+    """Computes the sensitivity index of an area under the ROC curve: sqrt(2) Phi^-1(area)."""
     from scipy.special import ndtri
 
     return np.sqrt(2.0) * ndtri(np.asarray(auc, dtype=float))

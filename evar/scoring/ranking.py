@@ -138,7 +138,7 @@ def rank_in_blocks(
 
 
 def _distinct(rows: NDArray) -> tuple[NDArray, NDArray]:
-    """The positions of the first of equal rows in (N, E), and for each row (N,) which one it equals."""
+    """Positions of the distinct rows of (N, E), and for each row (N,) which of them it equals."""
     numbers: dict[bytes, int] = {}
     first: list[int] = []
     where = np.empty(len(rows), np.int64)
