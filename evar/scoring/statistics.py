@@ -26,7 +26,7 @@ class Summary:
 
 
 def over_runs(scores: ArrayLike) -> Summary:
-    """Computes the mean of runs (R,) and its Student t interval, mean +- t(0.975, R - 1) s / sqrt(R).
+    """Computes the mean of runs (R,) and its Student t interval, +- t(0.975, R - 1) s / sqrt(R).
 
     One run has no interval. Raises ValueError for no run or a score that is not finite.
     """
