@@ -21,7 +21,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print("usage: evar COMMAND ... (`evar COMMAND --help` explains one)\n")
         for name in commands():
-            print(f"  {name:<12} {inspect.getdoc(_function(name)).splitlines()[0]}")
+            summary, _, _ = (inspect.getdoc(_function(name)) or "").partition("\n")
+            print(f"  {name:<12} {summary}")
         return
     if arguments[0] == "--version":
         print(evar.__version__)

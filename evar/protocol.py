@@ -108,10 +108,7 @@ def names() -> list[str]:
 def get(name: str) -> Protocol:
     """Returns the protocol of this name; UserError with close matches where there is none."""
     registry.require_known("protocol", name, names())
-    found = registry.load("protocols", name).PROTOCOL
-    if found.name != name:
-        raise UserError(f"protocol {name!r} calls itself {found.name!r}: name and file must agree")
-    return found
+    return registry.declared("protocols", name, "PROTOCOL", Protocol)
 
 
 def usable() -> list[Protocol]:

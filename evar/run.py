@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evar import models
 from evar import protocol as protocols
@@ -285,7 +285,7 @@ def _runtime(given: dict, model: "AnyModel") -> Runtime:
 def _overrides(
     chosen: Protocol,
     given: Mapping[str, object],
-    settings: object,
+    settings: Any,
     model: "Model",
     manifest: "Manifest",
     runtime: Runtime,

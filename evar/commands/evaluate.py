@@ -99,7 +99,8 @@ def command_of(protocol: Protocol, extra: Extra | None = None) -> Callable:
         for name, default in options.items()
     ]
     rest = inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD)
-    run.__signature__ = inspect.Signature([*words, *keywords, rest])
+    signature = inspect.Signature([*words, *keywords, rest])
+    vars(run)["__signature__"] = signature  # which Fire and `cli` read
     run.__name__ = run.__qualname__ = command
     run.__doc__ = _help(protocol, command, shared, extra)
     text = {name for name in _TEXT if name in options} | {"model", "task"}

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evar.errors import UserError, unknown
 
@@ -101,7 +101,7 @@ _WORDS = {
     "freeze": FREEZE,
 }
 _REAL = (int, float)
-_RANGES = {
+_RANGES: dict[str, tuple[Any, float, float]] = {  # kind, lowest, highest
     "lr": (_REAL, 1e-12, 1e6),
     "weight_decay": (_REAL, 0, 1e6),
     "layer_decay": (_REAL, 0.01, 1),
@@ -164,8 +164,9 @@ def resolve(given: Mapping[str, object], model: "Model", manifest: "Manifest") -
 
     given = dict(given)
     select = given.pop("select", "auto")
-    if isinstance(given.get("freeze"), str) and given["freeze"].isdecimal():
-        given["freeze"] = int(given["freeze"])
+    freeze = given.get("freeze")
+    if isinstance(freeze, str) and freeze.isdecimal():
+        given["freeze"] = int(freeze)
     adapter = model.adapter
     folds = targets.folds_of(manifest)
     values = usual(manifest.task.name) | given

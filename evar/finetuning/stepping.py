@@ -75,7 +75,9 @@ class Stepper:
         """Sums gradients and loss over the processes."""
         if self.world.size == 1:
             return
+        gradients = []
         for parameter in self.parameters:
             if parameter.grad is None:  # of a process without a row in this batch
                 parameter.grad = torch.zeros_like(parameter)
-        self.world.all_reduce([*(p.grad for p in self.parameters), loss])
+            gradients.append(parameter.grad)
+        self.world.all_reduce([*gradients, loss])

@@ -75,10 +75,11 @@ def evaluate(
         }
         root = folder / run_key(about)
         every = jobs.make_jobs(manifest, folds, y, settings, seeds=seeds, root=root)
-        more = {"world": world, "device": device}
         if training.eval_only:
             outcomes = [
-                loop.score_exported(job, model.adapter, waveforms, y, settings, **more)
+                loop.score_exported(
+                    job, model.adapter, waveforms, y, settings, world=world, device=device
+                )
                 for job in every
             ]
         else:
@@ -99,7 +100,8 @@ def evaluate(
                             settings,
                             about=header,
                             on_step=on_step,
-                            **more,
+                            world=world,
+                            device=device,
                         )
                     found[job] = job.place.outcome()
             outcomes = [found[job] for job in every]

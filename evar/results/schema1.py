@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from evar.results import checks
 
 # The defaults of the protocols that wrote schema 1, as they were then.
-_DEFAULTS = {
+_DEFAULTS: dict[str, dict[str, object]] = {
     "linear": {
         "hidden": [],
         "epochs": 200,

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -54,7 +54,7 @@ class Evaluation:
 
     settings: Mapping[str, object]
     seeds: tuple[int, ...]
-    clips: Mapping[str, object]
+    clips: Mapping[str, Any]
     score: Score
     predictions: "pd.DataFrame"
     metrics: Mapping[str, object] = field(default_factory=dict)

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from evar import registry
-from evar.errors import UserError
 from evar.scoring.evaluation import Unit
 
 Statistic = Callable[[NDArray], float]  # of weights (N,): how often each clip is counted
@@ -75,10 +74,7 @@ def get(name: str) -> Metric:
     if name in METRICS:
         return METRICS[name]
     registry.require_known("metric", name, names())
-    found = registry.plugin("metrics", name)
-    if not isinstance(found, Metric) or found.name != name:
-        raise UserError(f"metric {name!r}: its entry point must lead to a Metric of that name")
-    return found
+    return registry.declared("metrics", name, "METRIC", Metric)
 
 
 def names() -> list[str]:

@@ -184,13 +184,13 @@ def test_the_wrong_projector_is_told_by_name(tiny, tmp_path):
     ],
 )
 def test_an_option_of_another_kind_is_named(option, value, expected):
-    with pytest.raises(UserError, match=f"{option}=.*: it is {expected}"):
+    with pytest.raises(UserError, match=f"{option}=.*: must be {expected}"):
         models.load("m2d", weights="random", **{option: value})
 
 
 def test_a_model_of_32_khz_takes_no_weights_of_16(tiny, tmp_path):
     path = write(tmp_path, "m2d_vit_x-80x608p16x16-1", tiny.backbone.state_dict())
-    with pytest.raises(UserError, match="a network for 16000 Hz, which this model of 32000"):
+    with pytest.raises(UserError, match="a checkpoint for 16000 Hz, but this model is for 32000"):
         models.load("m2d_32k", weights=path)
 
 

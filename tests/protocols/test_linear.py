@@ -134,7 +134,7 @@ def test_what_goes_wrong_in_an_adapter_is_one_line_that_names_the_place(
         "RuntimeError",
         "mine.py:13",
     )
-    refused(lineareval(model, clips.csv, "--bands=abc"), "--bands=abc: it is a whole number")
+    refused(lineareval(model, clips.csv, "--bands=abc"), "--bands=abc: must be a whole number")
     refused(lineareval(model, clips.csv, "--bands=7"), "Net.embed()", "seven bands", "mine.py:19")
     source = "import evar\n\n\nclass Empty(evar.Adapter):\n    sample_rate = embed_dim = 99"
     empty = new_adapter(source, "Empty")
