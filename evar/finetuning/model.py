@@ -133,7 +133,7 @@ class Classifier(nn.Module):
     """An encoder and a head: (B, S) waveforms of so many seconds -> (B, C) logits.
 
     `layers` are the encoder's (`Adapter.layer_parameters`). Of the encoder, exactly the parameters
-    of these layers that `freeze` does not name have a gradient, whatever they had before.
+    of these layers that `freeze` does not name have a gradient, regardless of what they had before.
     """
 
     def __init__(
@@ -227,7 +227,7 @@ def trained_parameters(
     """Returns the encoder's parameters that are trained: all of its layers' but the frozen ones.
 
     freeze: "patch_embed" freezes weight and bias of the first convolution or linear layer, not the
-    tokens or norms beside it (where the first layer has none: all of that layer); N freezes the
+    tokens or norms next to it (where the first layer has none: all of that layer); N freezes the
     first layer and N blocks, "encoder" everything. Raises UserError where nothing would be left to
     train, or there are fewer blocks.
     """
