@@ -31,6 +31,7 @@ def section(name: str, *, measure: bool) -> str:
         "Checkpoint": _weights(config.weights),
         "Licence": config.licence,
         "Probe learning rate": f"{config.lr or cls.lr:g}",
+        "Trained on": _trained_on(config.trained_on),
         "Verified": config.verified,
         "Notes": config.notes,
     }
@@ -52,6 +53,20 @@ def _weights(weights: models.Weights | None) -> str:
     where = weights.url or weights.how
     check = f", sha256 `{weights.sha256}`" if weights.sha256 else ""
     return f"`{weights.file}`: {where}{check}"
+
+
+def _trained_on(entries) -> str:
+    """The data sets of a checkpoint, what was used of them where it was not audio alone, notes."""
+    if entries is None:
+        return "not known"
+    described = (
+        entry.data
+        + (f" with {entry.use}" if entry.use != "audio" else "")
+        + (f" ({entry.note})" if entry.note else "")
+        for entry in entries
+        if isinstance(entry, models.TrainingData)
+    )
+    return "; ".join(described) or "nothing, a fixed formula"
 
 
 def _size(cls, config) -> str:

@@ -56,7 +56,8 @@ class Adapter(nn.Module):
     TINY: dict | None = None  # options of a tiny untrained build, for tests; None: impossible
     blank: float | None = None  # value of masked `features`; None: the mean of each clip
     augment: Callable[[Tensor], Tensor] | None = None  # of (B, F, T) spectrograms, in fine-tuning
-    keep: Tensor | None = None  # (K,) patches of `patch_grid` to encode; None: all
+    keep: Tensor | None = None  # (K,) or (B, K) patches of `patch_grid` to encode; None: all
+    lengths: Tensor | None = None  # (B,) samples before padding, where fine-tuning gives them
 
     def __init_subclass__(cls, **more):
         """Keeps every front end in float32: a log-mel computed in bfloat16 differs too much."""

@@ -19,6 +19,9 @@ from evar import files, registry
 from evar.callable_module import callable_module
 from evar.errors import UserError, blaming, unknown
 from evar.identity import identity_of
+from evar.trained_on import TaskOverlap, TrainingData, read_entries
+from evar.trained_on import seen_in_training as seen_in_training
+from evar.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from evar.adapter import Adapter
@@ -60,6 +63,8 @@ class ModelConfig:
     licence: str = ""
     verified: str = ""
     notes: str = ""
+    # None: not known, which is not "nothing" (an empty list, of a fixed formula).
+    trained_on: tuple[TrainingData | TaskOverlap, ...] | None = None
     checkpoint: str = ""
 
 
@@ -116,16 +121,12 @@ def config(model: "str | type[Adapter] | Adapter") -> ModelConfig:
             raise unknown(f"key in {path.name}:", key, sorted(known))
     if content.get("weights"):
         content["weights"] = Weights(**content["weights"])
+    content["trained_on"] = read_entries(content.get("trained_on"), path.name)
     return ModelConfig(name=model, **content)
 
 
 def _read_yaml(path: Path) -> dict:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error
+    content = read_yaml(path, what="a model's configuration")
     if not isinstance(content, dict) or "adapter" not in content:
         raise UserError(f"{path}: a model's configuration names its `adapter`")
     return content

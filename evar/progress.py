@@ -1,6 +1,7 @@
 """Progress of long steps, shown in a terminal, a notebook, a sweep's table or nowhere."""
 
 import functools
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -27,6 +28,9 @@ class Progress:
         With `iterable` the bar is iterated over, as tqdm's.
         """
         return _NoBar(iterable)
+
+    def note(self, text: str) -> None:
+        """Reports one line that a person should see before a long step."""
 
     def counter(self, stage: str, unit: str) -> Callable[..., Bar]:
         """Returns `bar` for one stage: a function of (iterable, total)."""
@@ -74,6 +78,11 @@ class Terminal(Progress):
             delay=0.5,
             leave=False,
         )
+
+    def note(self, text: str) -> None:
+        from tqdm.auto import tqdm
+
+        tqdm.write(f"{self.title}: {text}" if self.title else text, file=sys.stderr)
 
 
 SILENT = Progress()

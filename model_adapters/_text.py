@@ -78,15 +78,26 @@ class SentenceEncoder:
     def __init__(self, name: str, *, max_length: int = 512):
         self.name, self.max_length = str(name), max_length
 
+    def _network(self, source: str) -> nn.Module:
+        from transformers import AutoModel
+
+        # Half of what is published is stored in half precision: it computes in float32 here.
+        return _transformers.pretrained(AutoModel, source, unused="pooler.")
+
+    def _pooled(self, network: nn.Module, tokens) -> Tensor:
+        """Token ids (N, L) and their mask -> (N, E)."""
+        states = network(**tokens).last_hidden_state  # (N, L, E)
+        mask = tokens["attention_mask"][..., None].to(states)
+        return (states * mask).sum(dim=1) / mask.sum(dim=1)
+
     @cached_property
     def _parts(self):
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoTokenizer
 
         local = weights_folder() / Path(self.name).name
         source = str(local) if local.is_dir() and not Path(self.name).is_dir() else self.name
         try:
-            # Many are published in half precision; here they compute in float32.
-            model = _transformers.pretrained(AutoModel, source, unused="pooler.")
+            model = self._network(source)
             model.eval().requires_grad_(False)
             tokenizer = AutoTokenizer.from_pretrained(source)
         except Exception as error:  # no network, missing or damaged files: many kinds of errors
@@ -116,9 +127,7 @@ class SentenceEncoder:
             max_length=self.max_length,
             return_tensors="pt",
         ).to(device)
-        states = model.to(device)(**tokens).last_hidden_state  # (N, L, E)
-        mask = tokens["attention_mask"][..., None].to(states)
-        return (states * mask).sum(dim=1) / mask.sum(dim=1)
+        return self._pooled(model.to(device), tokens)
 
 
 def _tokenizer_hash(tokenizer, max_length: int) -> str:

@@ -1,13 +1,14 @@
 """AST: a vision transformer on spectrogram patches, supervised on AudioSet."""
 
 import torch
-from torch.nn.functional import interpolate, pad
+from torch.nn.functional import pad
 
 from evar.adapter import Adapter
 from evar.errors import UserError
 
 from . import _published, _transformers
 from ._kaldi import fbank
+from ._vit import centred_positions
 from .logmel import LogMel
 
 _AUDIOSET = -4.2677393, 4.5689974  # mean and standard deviation of AudioSet's filter banks
@@ -87,15 +88,8 @@ class Ast(Adapter):
         return self.net.layernorm(x)
 
     def positions(self, times: int):
-        """Returns positions (1, 2 + 12 * T', D): the learned grid's centre, or interpolated."""
-        learned = self.net.embeddings.position_embeddings
-        grid = learned[:, 2:].transpose(1, 2).unflatten(2, _GRID)  # (1, D, 12, 101)
-        if times <= _GRID[1]:
-            start = _GRID[1] // 2 - times // 2
-            grid = grid[..., start : start + times]
-        else:
-            grid = interpolate(grid, size=(_GRID[0], times), mode="bilinear")
-        return torch.cat([learned[:, :2], grid.flatten(2).transpose(1, 2)], dim=1)
+        """(1, 2 + 12 * T', D): the learned grid, its centre for shorter clips, else stretched."""
+        return centred_positions(self.net.embeddings.position_embeddings, _GRID, times)
 
     def encode(self, features):
         return self.tokens(features)[:, 2:].unflatten(1, (_GRID[0], -1)).mean(dim=1)

@@ -17,11 +17,13 @@ from ._frontend import zero_pad
 from ._m2d_files import Published, joined, newest, read, steps_of
 from ._vit import ViT
 
-NORM_STATS = (-7.1, 4.2)  # mean and standard deviation of the log-mel if a checkpoint has none
-_UNUSED = (  # pre-training's predictor, target network and losses; other heads
+NORM_STATS = (-7.1, 4.2)  # mean and deviation of the log-mel, where a checkpoint has none
+_STORED_SECONDS = 6.1  # least length of the clips behind the original's AudioSet log-mels
+_UNUSED = (  # of pre-training: predictors, the target network, the losses; other heads
     "mask_token",
     "decoder_",
     "target_",
+    "offline_predictor.",
     "logit_scale",
     "audio_proj.",
     "text_proj.",
@@ -60,9 +62,10 @@ class M2D(Adapter):
     the last one is zero-padded to whole patches, after standardisation. `flat` averages over all
     patches instead, 768-d. `weights` is a published folder or a file inside one.
 
-    `chunk_frames`: number of frames encoded at once; default: as many as the network has positions
-    for. Beyond that, positions are interpolated linearly in time, which no reference case confirms.
-    `norm_stats`: mean and standard deviation of the log-mel; overrides those of the checkpoint.
+    `chunk_frames`: encode so many frames at once, as the original's fine-tuning does, and not as
+    many as the network has positions for. An incomplete last patch is then dropped and not padded,
+    and the positions of longer chunks are interpolated in time. `norm_stats`: mean and deviation of
+    the log-mel, before those of the checkpoint.
     """
 
     lr = 3e-5
@@ -103,8 +106,9 @@ class M2D(Adapter):
         bands, high, wide = self.published.input_size[0], *self.published.patch_size
         steps = steps_of(state, self.published)
         self.backbone = ViT((bands, steps * wide), (high, wide), width, depth, heads)
-        self.chunk = -(-chunk_frames // wide) * wide if chunk_frames else steps * wide  # frames
-        # The first MSM-MAE, recognised by its missing key bias, encoded chunks of full length only.
+        self.drops_rest = chunk_frames is not None  # frames that fill no patch
+        self.chunk = wide * (max(1, chunk_frames // wide) if chunk_frames else steps)  # frames
+        # The first MSM-MAE, told by its attention without key bias, saw every chunk in full length.
         self.whole = any(name.endswith(".q_bias") for name in state)
         self.embed_dim = width if flat else width * (bands // high)
         self.frame_seconds = None if flat else 0.01 * wide
@@ -128,27 +132,57 @@ class M2D(Adapter):
 
     def features(self, audio):
         mean, std = self.norm_stats
-        return (self.logmel(audio) - mean) / std
+        logmel = self.logmel(audio) if self.lengths is None else self._stored_logmel(audio)
+        return (logmel - mean) / std
+
+    def _stored_logmel(self, audio: Tensor) -> Tensor:
+        """(B, S) clips of `lengths` samples -> (B, 80, T) as the original's AudioSet log-mels are.
+
+        Clips are silent up to 6.1 s; the rest is 0 in the log-mel itself, not in the waveform.
+        """
+        logmel = self.logmel(audio)
+        for i, length in enumerate(self.lengths.tolist()):
+            heard = max(length, int(_STORED_SECONDS * self.sample_rate))
+            if heard < audio.shape[1]:
+                own = self.logmel(audio[i : i + 1, :heard])[0]
+                logmel[i] = pad(own, (0, logmel.shape[2] - own.shape[1]))
+        return logmel
+
+    def columns(self, frames: int) -> int:
+        """Patches in time of a spectrogram of so many frames."""
+        wide = self.backbone.patch_size[1]
+        return max(1, frames // wide) if self.drops_rest else -(-frames // wide)
 
     def chunks(self, features: Tensor) -> list[Tensor]:
-        """Splits (B, F, T) into pieces of at most `chunk` frames; the last is padded to patches."""
+        """(B, F, T) -> pieces of at most `chunk` frames, the last one padded to whole patches."""
+        features = features[:, :, : self.columns(features.shape[2]) * self.backbone.patch_size[1]]
         whole = self.chunk if self.whole else self.backbone.patch_size[1]
         return [pad(c, (0, -c.shape[2] % whole)) for c in features.split(self.chunk, dim=2)]
 
     def tokens(self, features: Tensor) -> Tensor:
         """Encodes all patches, chunk after chunk: (B, F, T) -> (B, F', T', D)."""
         tokens = torch.cat([self.backbone(chunk) for chunk in self.chunks(features)], dim=2)
-        return tokens[:, :, : -(-features.shape[2] // self.backbone.patch_size[1])]
+        return tokens[:, :, : self.columns(features.shape[2])]
 
     def patch_grid(self, features):
         if not self.flat:  # a frame needs all patches of its time step
             return None
-        return self.backbone.grid[0], -(-features.shape[2] // self.backbone.patch_size[1])
+        return self.backbone.grid[0], self.columns(features.shape[2])
 
     def kept_tokens(self, features: Tensor, keep: Tensor) -> Tensor:
-        """Encodes K patches of `patch_grid` without the others: (B, F, T) -> (B, K, D)."""
+        """(B, F, T) -> (B, K, D): patches of `patch_grid`, encoded without the clip's others.
+
+        keep: (K,), or (B, K) for each clip its own.
+        """
         if not self.flat:
-            raise ValueError("patches can be left out of flat embeddings only: flat=True")
+            raise ValueError("only flat features can do without patches: flat=True")
+        if keep.ndim == 2:
+            chunks, columns = self.chunks(features), self.patch_grid(features)[1]
+            if len(chunks) == 1:
+                return self._kept_of_chunk(chunks[0], keep, columns)
+            # Clips keep different numbers of patches of a chunk, so that each is encoded alone.
+            clips = zip(features.split(1), keep, strict=True)
+            return torch.cat([self.kept_tokens(clip, own) for clip, own in clips])
         rows, columns = self.patch_grid(features)
         row, column = keep // columns, keep % columns
         steps = self.chunk // self.backbone.patch_size[1]
@@ -162,6 +196,14 @@ class M2D(Adapter):
             tokens.append(self.backbone(chunk, torch.cat([kept, padding]))[:, : len(kept)])
             order.append(own)
         return torch.cat(tokens, dim=1)[:, torch.cat(order).argsort()]
+
+    def _kept_of_chunk(self, chunk: Tensor, keep: Tensor, columns: int) -> Tensor:
+        """(B, F, T) with `columns` of sound, (B, K) -> (B, K, D)."""
+        grid = torch.arange(self.backbone.grid[0] * (chunk.shape[2] // self.backbone.patch_size[1]))
+        grid = grid.to(keep.device).view(self.backbone.grid[0], -1)
+        padding = grid[:, columns:].flatten().expand(len(keep), -1)  # heard, where there is any
+        kept = grid[keep // columns, keep % columns]
+        return self.backbone(chunk, torch.cat([kept, padding], dim=1))[:, : keep.shape[1]]
 
     def encode(self, features):
         if self.keep is not None:

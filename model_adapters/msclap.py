@@ -32,8 +32,8 @@ class _MsClap(_text.AudioLanguage):
         raise NotImplementedError
 
 
-def _projected(base: nn.Module, dim: int) -> nn.ModuleDict:
-    """Returns a tower of D = `dim` with its projection, named as in the published files."""
+def projected(base: nn.Module, dim: int) -> nn.ModuleDict:
+    """A tower of D = `dim` with its projection, named as in the published files."""
     return nn.ModuleDict({"base": base, "projection": _text.Projection(dim, _MsClap.joint_dim)})
 
 
@@ -61,10 +61,10 @@ class Clap2022(_MsClap):
         self.seed = seed
         self.mel = LogMel(self.sample_rate)
         net = _cnn14.Cnn14Net(width)
-        self.audio_encoder = _projected(net, net.dim)
+        self.audio_encoder = projected(net, net.dim)
         self.has_text = weights is None or self.find_text(state)
         if self.has_text:
-            self.caption_encoder = _projected(_text.bert(text_width, text_layers), text_width)
+            self.caption_encoder = projected(_text.bert(text_width, text_layers), text_width)
         self.tokenizer = _text.Tokenizer(tokenizer, 30522, max_length=512)
         if weights is not None:
             self.mel.check(state, weights)
@@ -116,10 +116,10 @@ class Clap2023(_MsClap):
         # The model was trained on audio at 44.1 kHz with the mel bands of 32 kHz.
         self.mel = LogMel(32000)
         net = _htsat.build(width, depths)
-        self.audio_encoder = _projected(net, net.config.hidden_size)
+        self.audio_encoder = projected(net, net.config.hidden_size)
         self.has_text = weights is None or self.find_text(state)
         if self.has_text:
-            self.caption_encoder = _projected(_text.gpt2(text_width, text_layers), text_width)
+            self.caption_encoder = projected(_text.gpt2(text_width, text_layers), text_width)
         self.tokenizer = _text.Tokenizer(tokenizer, 50257, max_length=1024, pad_token="!")
         if weights is not None:
             self.mel.check(state, weights)

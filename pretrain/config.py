@@ -3,10 +3,10 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 from evar.errors import UserError, unknown
+from evar.yaml_files import read_yaml
 
 OBJECTIVES = ("m2d_clap", "m2d", "msm_mae")
 GATHER = ("paper", "with_grad", "without_grad")
@@ -144,14 +144,7 @@ def _is(kind: type, value) -> bool:
 
 def read(path) -> Config:
     """The configuration in a YAML file: the defaults, with what it names replaced."""
-    import yaml
-
-    path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path}: no configuration could be read ({reason})") from error
+    content = read_yaml(path, what="a configuration")
     if not isinstance(content, dict):
         raise UserError(f"{path}: a configuration is a list of `name: value`")
     try:

@@ -187,6 +187,7 @@ def _of_csv(path: Path, split: str) -> dict[str, dict]:
             raise UserError(f"{path}: line {line} has no file")
         if split != "all" and row.get("split", split) != split:
             continue
+        files.inside(path.resolve().parent, row["file"], f"{path}: line {line}")
         about = found.setdefault(row["file"], {"labels": "", "captions": []})
         known = about["labels"].split(";")
         new = [label for label in (row.get("label") or "").split(",") if label not in known]

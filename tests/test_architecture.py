@@ -34,6 +34,7 @@ ROOT_MODULES = {
     "runtime": "how an evaluation runs",
     "sources": "the code that a model runs",
     "task": "the declaration of a task",
+    "trained_on": "what checkpoints were trained on",
     "weights": "reading checkpoints",
 }
 

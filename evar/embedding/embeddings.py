@@ -7,7 +7,7 @@ clips, and captions, in the space that both share.
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,12 +65,18 @@ def views(manifest: Manifest, *, sample_rate: int, crop_seed: int) -> list[View]
 
 
 def embed_task(
-    model: Model, manifest: Manifest, runtime: Runtime, *, crop_seed: int = 42
+    model: Model,
+    manifest: Manifest,
+    runtime: Runtime,
+    *,
+    crop_seed: int = 42,
+    kept_in: Callable[[Path, dict], Store] = Store,
 ) -> Embeddings:
     """Embeds every clip of a task, or reads what an earlier run has kept in `runtime.cache`.
 
-    Raises BadAudio for a clip that cannot be decoded, unless `runtime.skip_bad`; UserError where
-    the adapter returns anything but finite (B, D) float32.
+    kept_in: makes the store from the cache's folder and what decides the content. Raises BadAudio
+    for a clip that cannot be decoded, unless `runtime.skip_bad`; UserError where the adapter
+    returns anything but finite (B, D) float32.
     """
     rate = model.adapter.sample_rate
     plan = views(manifest, sample_rate=rate, crop_seed=crop_seed)
@@ -81,7 +87,7 @@ def embed_task(
     }
     unit = manifest.task.unit_samples(rate)
     encoder = Encoder(model.adapter.to(runtime.device), runtime.device, runtime.precision)
-    with _store(runtime.cache, key) as store:
+    with _store(runtime.cache, key, kept_in) as store:
         engine = Engine(
             encoder, manifest, plan, store, runtime, lengths=[unit] * len(plan), samples=unit
         )
@@ -201,11 +207,13 @@ def _key(model: Model, manifest: Manifest, runtime: Runtime) -> dict:
 
 
 @contextlib.contextmanager
-def _store(cache: Path | None, key: dict) -> Iterator[Store]:
+def _store(
+    cache: Path | None, key: dict, kept_in: Callable[[Path, dict], Store] = Store
+) -> Iterator[Store]:
     """The store of a key; without a cache one that is gone afterwards."""
     with contextlib.ExitStack() as stack:
         folder = cache or stack.enter_context(tempfile.TemporaryDirectory(prefix="evar-"))
-        yield Store(Path(folder), key)
+        yield kept_in(Path(folder), key)
 
 
 def of_views(embedded: Embeddings, y: np.ndarray) -> np.ndarray:

@@ -54,7 +54,7 @@ class Engine:
         self.encoder, self.manifest, self.plan, self.store = encoder, manifest, plan, store
         self.runtime, self.samples = runtime, samples
         self.batch_size = runtime.batch_size or (16 if runtime.device == "cpu" else 64)
-        self.starts = _shard_starts(lengths)
+        self.starts = shard_starts(lengths)
         self.workers = os.cpu_count() or 1
         self.steady = runtime.precision != "fp32"  # bfloat16 rounds by the size of a batch
 
@@ -191,7 +191,7 @@ class Engine:
         ]
 
 
-def _shard_starts(lengths: Sequence[int]) -> list[int]:
+def shard_starts(lengths: Sequence[int]) -> list[int]:
     """Where each shard of clips of these lengths (samples) begins in the plan, and the end.
 
     A shard is as many clips as fit into _SHARD_BYTES, one at least and _SHARD_CLIPS at most; no

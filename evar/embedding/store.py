@@ -43,6 +43,8 @@ class Store:
     so that a person can see what they are.
     """
 
+    dtype = np.dtype(np.float32)  # of the rows on disk
+
     def __init__(self, folder, identity: dict):
         text = files.canonical_json(identity)
         self.identity = identity
@@ -81,7 +83,7 @@ class Store:
         from safetensors.numpy import save
 
         bad = np.frombuffer(json.dumps(shard.bad).encode(), dtype=np.uint8)
-        body = save({"rows": np.ascontiguousarray(shard.rows, np.float32), "bad": bad})
+        body = save({"rows": np.ascontiguousarray(shard.rows, self.dtype), "bad": bad})
         files.write_atomic(self.path(number), hashlib.sha256(body).digest() + body)
 
     def _acquire(self, name: str, *, wait: bool) -> filelock.FileLock | None:

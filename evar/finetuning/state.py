@@ -100,6 +100,7 @@ def initial_state(
         lr=settings.lr,
         weight_decay=settings.weight_decay,
         layer_decay=settings.layer_decay,
+        decay_bias=settings.decay_bias,
     )
     optimizer = optim.build(settings.optimizer, groups, lr=settings.lr)
     ema = optim.Ema(model, settings.ema) if settings.ema else None

@@ -28,6 +28,7 @@ def evaluation(
     scores: Sequence[Sequence[NDArray]],
     *,
     settings: Mapping[str, object],
+    probabilities: Sequence[Sequence[NDArray]] | None = None,
     runs: Sequence[Mapping[str, object]] = (),
     seconds: Mapping[str, float] | None = None,
     extra: Mapping[str, object] | None = None,
@@ -40,7 +41,8 @@ def evaluation(
     of the fold's test clips. A run's score is the mean over folds; what is reported is the mean
     over runs. Without seeds there is one run, and predictions have no column for it. threshold:
     multi-label predictions name the classes of this score or more; None names the best class
-    alone. `settings`, `runs`, `seconds`, `extra` and `tables` go into the Evaluation.
+    alone. probabilities: what predictions show where `scores`, which metrics rank by, are logits.
+    `settings`, `runs`, `seconds`, `extra` and `tables` go into the Evaluation.
     Raises ValueError for scores that are not finite.
     """
     metric = metrics.get(manifest.task.metric)
@@ -57,7 +59,9 @@ def evaluation(
         seeds=tuple(seeds),
         clips=count_clips(manifest),
         score=_score(manifest, metric, test, fold_of, y[test], stacked),
-        predictions=_all_predictions(manifest, folds, seeds, names, scores, threshold),
+        predictions=_all_predictions(
+            manifest, folds, seeds, names, probabilities or scores, threshold
+        ),
         metrics={name: _plain(value) for name, value in details.items()},
         per_class={n: _plain(v) for n, v in zip(names[: len(found)], found, strict=True)},
         undefined_classes=metrics.undefined(found),

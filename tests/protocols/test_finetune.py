@@ -347,7 +347,7 @@ def test_kept_weights_give_the_score_again_without_training(clips, command, tmp_
     assert sorted(p.name for p in place.iterdir() if not p.name.startswith(".")) == [
         "best.safetensors",
         "done.json",
-        "scores.npy",
+        "logits.npy",
     ]
 
 

@@ -53,7 +53,9 @@ def test_a_model_that_knows_finds_everything(captioned, retrieval_, tmp_path):
     assert made["clips"]["total"] == 6
     assert made["clips"]["captions"] == 12
     assert made["score"]["metric"] == "text-to-audio mAP@10"
-    assert made["intervals"]["audio_to_text"]["R@1"] == [1.0, 1.0]
+    low, high = made["intervals"]["audio_to_text"]["R@1"]
+    assert high == 1
+    assert 0 < low < 1, "few clips are no certainty, though all are right"
     (path,) = tmp_path.glob("results/runs/*.predictions.csv.gz")
     table = pd.read_csv(io.BytesIO(gzip.decompress(path.read_bytes())))
     assert table.direction.value_counts().to_dict() == {"text_to_audio": 12, "audio_to_text": 6}
@@ -207,7 +209,7 @@ def test_the_same_caption_twice_is_refused(captioned, retrieval_, refused):
 def test_mistakes_are_named(captioned, retrieval_, refused, clips, simple):
     refused(retrieval_("logmel", captioned.csv), "audio-only", "m2d_clap")
     refused(retrieval_(simple, captioned.csv), "audio-only")
-    refused(retrieval_(captioned.model, "demo"), "has classes", "zeroshot.py")
+    refused(retrieval_(captioned.model, "demo"), "has classes", "evar zeroshot")
     refused(retrieval_(captioned.model, "clotho"), "not prepared")
     refused(retrieval_(captioned.model, "absent.csv"), "no such file")
     refused(retrieval_(captioned.model, clips.csv), "needs the columns file and caption")

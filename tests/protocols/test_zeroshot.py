@@ -67,7 +67,7 @@ def demo(tmp_path):
 def test_a_model_that_knows_is_right_on_the_demo_task(zeroshot_, demo, record, table):
     model, rows = demo
     ran = zeroshot_(model, "demo")
-    assert "zeroshot  accuracy 100.0 [100.0, 100.0] % (95 % CI over test clips)" in ran.out
+    assert "zeroshot  accuracy 100.0 % (95 % interval over test clips" in ran.out
     made = record()
     assert made["seeds"] == []
     assert set(made["per_class"].values()) == {1.0}
