@@ -70,11 +70,12 @@ def _aiff_end(file, size: int) -> int:
             frame = channels * -(-bits // 8)
         elif name == b"SSND":
             samples = length - 8
-    known = plain and frame and samples is not None and samples < _OPEN
-    if known and abs(samples - frames * frame) > _SLACK:
-        raise Damaged(
-            f"damaged: its header promises {frames:,} frames, its samples are {samples // frame:,}"
-        )
+    if plain and frame and samples is not None and samples < _OPEN:
+        if abs(samples - frames * frame) > _SLACK:
+            there = f"{samples // frame:,}"
+            raise Damaged(
+                f"damaged: its header promises {frames:,} frames, its samples are {there}"
+            )
     return end
 
 
