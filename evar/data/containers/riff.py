@@ -70,12 +70,12 @@ def _aiff_end(file, size: int) -> int:
             frame = channels * -(-bits // 8)
         elif name == b"SSND":
             samples = length - 8
-    if plain and frame and samples is not None and samples < _OPEN:
-        if abs(samples - frames * frame) > _SLACK:
-            there = f"{samples // frame:,}"
-            raise Damaged(
-                f"damaged: its header promises {frames:,} frames, its samples are {there}"
-            )
+    if not plain or not frame or samples is None or samples >= _OPEN:
+        return end
+    if abs(samples - frames * frame) > _SLACK:
+        raise Damaged(
+            f"damaged: its header promises {frames:,} frames, its samples are {samples // frame:,}"
+        )
     return end
 
 
