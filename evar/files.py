@@ -46,7 +46,7 @@ def make_folder(path) -> Path:
     return Path(path)
 
 
-def write_atomic(path, content: bytes | str) -> None:
+def write_atomic(path, content: bytes | memoryview | str) -> None:
     """Write a file whole or not at all: a temporary file in the same folder, synced, then renamed.
 
     Temporary files of killed processes in that folder are removed. Raises UserError where the

@@ -47,7 +47,7 @@ def pretrain(
 
     from . import config as config_
     from .data import ClipStream
-    from .train import Trainer
+    from .train import Report, Trainer
 
     made = config_.read(config).changed(settings)
     if captions and made.objective != "m2d_clap":
@@ -80,7 +80,13 @@ def pretrain(
         if world.first:
             watchers.append(_tensorboard(Path(out), trainer.step, stack))
             watchers += [] if quiet else [_bar(trainer, stack)]
-        path = trainer.run(lambda report: [watch(report) for watch in watchers if watch])
+
+        def on_step(report: Report) -> None:
+            for watch in watchers:
+                if watch:
+                    watch(report)
+
+        path = trainer.run(on_step)
     if path is None:
         return
     print(f"checkpoint: {path}")

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from evar.errors import UserError, unknown
 from evar.yaml_files import read_yaml
@@ -90,8 +91,8 @@ class Config:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type in (int, float):
-                kind = "a whole number" if field.type is int else "a number"
-                require(_is(field.type, value), f"{field.name} is {kind}, not {value!r}")
+                what = "a whole number" if field.type is int else "a number"
+                require(_is(field.type, value), f"{field.name} is {what}, not {value!r}")
         for names, low, high in _RANGES:
             for name in names:
                 value = getattr(self, name)
@@ -126,7 +127,7 @@ class Config:
         (bands, frames), (high, wide) = self.input_size, self.patch_size
         return (bands // high) * (frames // wide)
 
-    def changed(self, options: Mapping[str, object]) -> "Config":
+    def changed(self, options: Mapping[str, Any]) -> "Config":
         """With single values replaced; UserError for a name that does not exist."""
         known = [field.name for field in fields(self)]
         for name in options:

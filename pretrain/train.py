@@ -78,7 +78,7 @@ class Trainer:
 
     def begin(self, init=None, *, init_partial: bool = False) -> None:
         """Take up an interrupted run, else start from `init` (a checkpoint) or from nothing."""
-        self.about = {"on other shards or captions": self.stream.identity}
+        self.about: dict[str, object] = {"on other shards or captions": self.stream.identity}
         if init is not None:
             self.about["from another --init"] = str(init)
         if self.config.gather == "without_grad":
@@ -92,7 +92,9 @@ class Trainer:
         known = self.config.norm_stats
         if init is not None:
             found = checkpoint.initialise(self.model, init, partial=init_partial)
-            known = known or (found and self.model.norm_stats.tolist())
+            if known is None and found:
+                mean, deviation = self.model.norm_stats.tolist()
+                known = mean, deviation
         self.model.norm_stats.copy_(torch.tensor(known or self._measure()))
 
     def run(self, on_step: Callable[[Report], None] | None = None) -> Path | None:
@@ -197,7 +199,8 @@ class Trainer:
                 self.model.logit_scale.clamp_(max=limit)
             values["contrastive loss"] = found.clap
             values["logit scale"] = self.model.logit_scale.detach().exp()
-            if self.step % _LOOK_EVERY == 0 and len(found.features) > 1:
+            looks = self.step % _LOOK_EVERY == 0
+            if looks and found.features is not None and len(found.features) > 1:
                 values["effective rank"] = losses.effective_rank(found.features)
         return values
 

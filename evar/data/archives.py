@@ -11,6 +11,7 @@ import tarfile
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -206,7 +207,7 @@ def _zip_members(archive: Path):
 
 def _tar_members(archive: Path, opener, max_bytes: int):
     with opener(archive, "rb") as raw:
-        guarded = _Guarded(raw, archive)
+        guarded: Any = _Guarded(raw, archive)  # as much of a file as tarfile reads
         with tarfile.open(fileobj=guarded, mode="r:") as file:
             for info in file:
                 if not (info.isreg() or info.isdir()):

@@ -100,7 +100,7 @@ class Manifest:
     def counts(self) -> dict[str, int]:
         """Counts the clips on this disk in each split or fold, readable or not."""
         here = self.table[self.table.problem != MISSING]
-        return here[self.task.column].value_counts().to_dict()
+        return {str(k): int(n) for k, n in here[self.task.column].value_counts().items()}
 
     def unheard(self) -> Unheard:
         """Returns how many clips are longer than the task's unit, and how much is left out."""
@@ -149,8 +149,8 @@ class Manifest:
                 "says so with --partial."
             )
         if len(self.bad) and not skip_bad:
-            first = self.bad.iloc[0]
-            raise BadAudio(self.root / first.file, first.problem)
+            file, problem = self.bad[["file", "problem"]].iloc[0]
+            raise BadAudio(self.root / file, problem)
 
     def without(self, bad: dict[int, str]) -> "Manifest":
         """Returns the manifest with clips (row: reason) marked bad that could not be decoded."""

@@ -205,8 +205,8 @@ def _end_records(end: _ZipEnd, begin: int, size: int) -> bytes:
     """The end of a zip of one part, whose directory of `size` bytes is at `begin`."""
     records = b""
     if end.entries >= FULL_16 or max(begin, size) >= ZIP64_FROM:
-        fields = (44, 45, 45, 0, 0, end.entries, end.entries, size, begin)
-        records = b"PK\6\6" + struct.pack("<Q2H2I4Q", *fields)
+        large = (44, 45, 45, 0, 0, end.entries, end.entries, size, begin)
+        records = b"PK\6\6" + struct.pack("<Q2H2I4Q", *large)
         records += b"PK\6\7" + struct.pack("<IQI", 0, begin + size, 1)
         begin = FULL_32  # so that every reader looks at the record above
     entries = min(end.entries, FULL_16)
