@@ -21,10 +21,12 @@ class HfModel(Adapter):
     """A transformers model's last hidden state, or other layers, averaged over time.
 
     The folder's own feature extractor is the front end. Of a model that also reads text or speaks,
-    the part that hears is taken; of a codec, what comes before its codes. Where the extractor takes clips of a limited
-    length (Whisper, CLAP, AST), longer ones are taken in windows of it, or of `seconds`; frames
-    that answer to padding are cut off as far as the extractor marks it. Silence follows clips
-    below 0.1 s (where a model needs it, up to 0.8 s) where the extractor does not fill them up itself. `layers` chooses one
+    the part that hears is taken; of a codec, what comes before its codes. Where the extractor
+    takes clips of a limited length (Whisper, CLAP, AST), longer ones are taken in windows of it,
+    or of `seconds`; frames that answer to padding are cut off as far as the extractor marks it.
+    Silence follows clips below 0.1 s (up to 0.8 s where a model needs it) where the extractor does
+    not fill them up itself. Clips of one batch have one length, so that no padding between them
+    reaches a model that would hear it (PE-Audio). `layers` chooses one
     layer (0: before the first block), several, "all" or "mean"; several stand side by side, or
     are averaged with combine="mean". pooling="pooler" takes the model's own pooled output.
     """

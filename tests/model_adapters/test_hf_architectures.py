@@ -37,7 +37,12 @@ EXTRACTORS = {
     # transformers lists Wav2Vec2FeatureExtractor; published folders name this one.
     "wav2vec2-bert": "SeamlessM4TFeatureExtractor",
 }
-MELS = {"WhisperFeatureExtractor": 128, "nemotron3_diarization_audio": 128, "whisper": 80}
+MELS = {
+    "WhisperFeatureExtractor": 128,
+    "canary": 128,
+    "nemotron3_diarization_audio": 128,
+    "whisper": 80,
+}
 CHANGES = {  # where sizes depend on each other
     "clap": {
         "audio_config.patch_embeds_hidden_size": 24,
@@ -60,19 +65,25 @@ CHANGES = {  # where sizes depend on each other
     "qwen3_asr_encoder": {"downsample_hidden_size": 8, "output_dim": 16},
     "wavtokenizer_encoder": {"codebook_dim": 32, "decoder_hidden_size": 32},
 }
-WORKS = """
-audio-spectrogram-transformer audioflamingo3 audioflamingo3_encoder canary clap cohere_asr dac
-data2vec-audio encodec fun_asr_nano fun_asr_nano_encoder gemma3n_audio gemma4_audio glmasr
-glmasr_encoder granite_speech granite_speech_plus granite_speech5_ctc granite_speech5_encoder hubert
-lasr_ctc lasr_encoder mimi mimi_encoder moonshine moss_transcribe_diarize
-moss_transcribe_diarize_audio muse_spark_audio nemotron3_5_asr nemotron3_diarization_audio
-nemotron_asr_streaming nemotron_asr_streaming_encoder omniasr omniasr_audio omniasr_ctc parakeet_ctc
-parakeet_encoder parakeet_rnnt parakeet_tdt pe_audio pe_audio_encoder pocket_tts_audio_tokenizer
-qwen2_audio qwen2_audio_encoder qwen3_asr_encoder seamless_m4t seamless_m4t_v2 sew sew-d
-speech_to_text unispeech unispeech-sat vibevoice_acoustic_tokenizer
-vibevoice_acoustic_tokenizer_encoder voxtral voxtral_encoder voxtral_realtime
-voxtral_realtime_encoder wav2vec2 wav2vec2-bert wav2vec2-conformer wavlm wavtokenizer_encoder whisper
-""".split()
+# fmt: off
+WORKS = [
+    "audio-spectrogram-transformer", "audioflamingo3", "audioflamingo3_encoder", "canary",
+    "clap", "cohere_asr", "dac", "data2vec-audio", "encodec", "fun_asr_nano",
+    "fun_asr_nano_encoder", "gemma3n_audio", "gemma4_audio", "glmasr", "glmasr_encoder",
+    "granite_speech", "granite_speech_plus", "granite_speech5_ctc", "granite_speech5_encoder",
+    "hubert", "lasr_ctc", "lasr_encoder", "mimi", "mimi_encoder", "moonshine",
+    "moss_transcribe_diarize", "moss_transcribe_diarize_audio", "muse_spark_audio",
+    "nemotron3_5_asr", "nemotron3_diarization_audio", "nemotron_asr_streaming",
+    "nemotron_asr_streaming_encoder", "omniasr", "omniasr_audio", "omniasr_ctc",
+    "parakeet_ctc", "parakeet_encoder", "parakeet_rnnt", "parakeet_tdt", "pe_audio",
+    "pe_audio_encoder", "pocket_tts_audio_tokenizer", "qwen2_audio", "qwen2_audio_encoder",
+    "qwen3_asr_encoder", "seamless_m4t", "seamless_m4t_v2", "sew", "sew-d", "speech_to_text",
+    "unispeech", "unispeech-sat", "vibevoice_acoustic_tokenizer",
+    "vibevoice_acoustic_tokenizer_encoder", "voxtral", "voxtral_encoder", "voxtral_realtime",
+    "voxtral_realtime_encoder", "wav2vec2", "wav2vec2-bert", "wav2vec2-conformer", "wavlm",
+    "wavtokenizer_encoder", "whisper",
+]
+# fmt: on
 TEXT_ONLY = "reads text, and no part that hears was found"
 NO_GENERAL = "builds no general model of its kind"
 REFUSED = {
@@ -105,7 +116,7 @@ UNTRIED = {
     "musicgen": "AutoModel cannot build it from its configuration alone",
     "musicgen_melody": "AutoModel cannot build it from its configuration alone",
     "nemo_speechlm": LARGE + "part of it only",
-    "nemotron3_diarization": "sizes depend on each other; what hears is nemotron3_diarization_audio",
+    "nemotron3_diarization": "sizes depend on each other; see nemotron3_diarization_audio",
     "pe_audio_video": "its video model needs timm's weights; what hears is pe_audio",
     "pocket_tts": "it speaks and does not hear",
     "pop2piano": "its extractor needs the packages librosa and essentia",
