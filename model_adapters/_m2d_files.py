@@ -12,7 +12,7 @@ from evar.weights import load_checkpoint
 
 from . import _m2d_clap, _published
 
-_FINE_TUNED = "module.ar.runtime.backbone."
+_FINE_TUNED = "ar.runtime.backbone."
 _ENCODERS = {  # of captions, as folder names abbreviate them
     "A": "thenlper/gte-base",
     "B": "google-bert/bert-base-uncased",
