@@ -67,7 +67,7 @@ def test_captions_equal_the_original_from_text_to_cosine(wav2clip):
 
 
 def test_a_clip_does_not_depend_on_its_batch(wav2clip):
-    """The original's does: by 0.04 to 2 % in a batch of two."""
+    """The original's does: by 0.04 to 1.7 % in a batch of two."""
     moved = standin.relative_error(CASE.outputs["clip_batch_5s"], CASE.outputs["clip_5s"])
     assert moved > 3e-4
     assert_steady(tiny(Wav2Clip))
