@@ -1,6 +1,6 @@
-"""`python docs/make_models.py` writes docs/models.md from the registry.
+"""Writes docs/models.md from the registry: `python docs/make_models.py`.
 
-Sizes are measured on the untrained network; the largest models take some memory for that.
+Sizes are measured on untrained networks; the largest ones need several GB of memory.
 """
 
 from pathlib import Path
@@ -13,18 +13,18 @@ PAGE = Path(__file__).resolve().parent / "models.md"
 
 
 def page(*, measure: bool = True) -> str:
-    """The whole page; `measure=False` leaves the sizes out (what a test compares)."""
+    """Returns the whole page; `measure=False` leaves out the sizes (a test compares the rest)."""
     head = (PAGE.parent / "models.head.md").read_text(encoding="utf-8")
     return head + "\n" + "\n".join(section(name, measure=measure) for name in models.names())
 
 
 def section(name: str, *, measure: bool) -> str:
-    """One model: what it is, its file, its licence, how it was checked."""
+    """Returns the section of one model: title, paper, checkpoint, licence, how it was verified."""
     config = models.config(name)
     cls = models.adapter_class(config.adapter)
     about = (cls.__doc__ or "").strip().splitlines()
     lines = [f"## {name}", "", config.title or (about[0] if about else ""), ""]
-    if measure and cls.TINY is not None:  # else it needs something that is not here
+    if measure and cls.TINY is not None:  # None: it needs an optional package or a file
         lines.append(f"- {_size(cls, config)}")
     facts = {
         "Paper": config.paper,
@@ -36,7 +36,15 @@ def section(name: str, *, measure: bool) -> str:
         "Notes": config.notes,
     }
     lines += [f"- {key}: {' '.join(value.split())}" for key, value in facts.items() if value]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + bibtex(config.citation)
+
+
+def bibtex(citation: str) -> str:
+    """Returns a folded block with a BibTeX entry; nothing without one."""
+    if not citation:
+        return ""
+    entry = citation.strip()
+    return f"\n<details><summary>BibTeX</summary>\n\n```bibtex\n{entry}\n```\n\n</details>\n"
 
 
 def _weights(weights: models.Weights | None) -> str:
