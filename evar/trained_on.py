@@ -7,6 +7,7 @@ from pathlib import Path
 
 from evar import registry
 from evar.errors import UserError, unknown
+from evar.yaml_files import read_yaml
 
 LEVELS = ("test set", "test audio", "train set", "train audio", "same source", "possible")
 UNKNOWN = "unknown"  # nothing is known of the checkpoint's training data, or of the task's clips
@@ -106,7 +107,4 @@ def _is_published(config: "ModelConfig") -> bool:  # noqa: F821
 @cache
 def _table() -> dict:
     """Returns tasks/data/training_sets.yaml."""
-    import yaml
-
-    path = registry.folder("tasks") / "data" / "training_sets.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return read_yaml(registry.folder("tasks") / "data" / "training_sets.yaml")
