@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from evar import registry
 from evar.errors import UserError, unknown
+from evar.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from evar.models import ModelConfig
@@ -110,7 +111,4 @@ def _is_published(config: "ModelConfig") -> bool:
 @cache
 def _table() -> dict:
     """Returns tasks/data/training_sets.yaml."""
-    import yaml
-
-    path = registry.folder("tasks") / "data" / "training_sets.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return read_yaml(registry.folder("tasks") / "data" / "training_sets.yaml")
