@@ -23,7 +23,7 @@ def lines(why: Mapping[Job, str], results) -> list[str]:
     there = {(r.model.name, r.task.name, r.protocol) for r in record.load_runs(results)[0]}
     rows, decoded = [], {}
     for job, reason in why.items():
-        clips = None if reason else _clips(job)
+        clips = None if reason else clips_of(job)
         name = protocol.of_command(job.protocol).name
         done = (_model_name(job), _task_name(job), name) in there
         note = f"cannot run: {reason}" if reason else "has a result" if done else "due"
@@ -43,7 +43,7 @@ def lines(why: Mapping[Job, str], results) -> list[str]:
     ]
 
 
-def _clips(job: Job) -> int | None:
+def clips_of(job: Job) -> int | None:
     """Returns the number of clips that a job embeds; None where it has not been counted."""
     data = dict(job.options).get("data")
     if own_sounds.is_csv(job.task):

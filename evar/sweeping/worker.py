@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from evar.sweeping.job import Job
+from evar.sweeping.logs import Logs
 
 _WATCH_SECONDS = 0.5
 
@@ -22,7 +23,7 @@ def main() -> None:
     channel = os.fdopen(os.dup(1), "w", buffering=1)
     _watch(os.getppid())
     how = json.loads(sys.stdin.readline())
-    logs = _Logs(Path(how["logs"]))
+    logs = Logs(Path(how["logs"]))
     from evar.sweeping.shelf import Shelf
     from evar.sweeping.work import Exhausted, Worker
 
@@ -41,24 +42,6 @@ def main() -> None:
         except Exhausted:  # has been reported; a fresh process goes on
             return
         channel.write(json.dumps({"event": "idle"}) + "\n")
-
-
-class _Logs:
-    """Sends this process' stdout and stderr to the log file of the job that it is at."""
-
-    def __init__(self, folder: Path):
-        self.folder, self.current = folder, ""
-
-    def switch(self, job: Job) -> None:
-        if job.id == self.current:
-            return
-        self.current = job.id
-        sys.stdout.flush()
-        sys.stderr.flush()
-        handle = os.open(self.folder / f"{job.id}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(handle, 1)
-        os.dup2(handle, 2)
-        os.close(handle)
 
 
 def _watch(parent: int) -> None:
