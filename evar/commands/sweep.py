@@ -153,10 +153,9 @@ def _run(folder, why: dict, how: dict) -> bool:
 
     folder.create()
     board = Board(folder, why)
-    for job, reason in why.items():
-        board.set(job, **({"status": BLOCKED, "why": reason} if reason else {}))
-        if reason:
-            print(f"cannot run  {job.name}: {reason}")
+    board.open(why)
+    for job in board.of(BLOCKED):
+        print(f"cannot run  {job.name}: {why[job]}")
     due = [job for job, reason in why.items() if not reason]
     try:
         with display(quiet=how["quiet"]) as shown:

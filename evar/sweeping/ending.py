@@ -12,7 +12,8 @@ def lines(board: Board) -> list[str]:
     runs = [run for run in record.load_runs(folder.results)[0] if run.id in mine]
     rows = table.rows_of_runs(runs)
     if rows:
-        found += [render.markdown(rows).strip()]
+        _, _, tables = render.markdown(rows).partition("\n## ")
+        found.append(f"\n## {tables}")
     found.append(f"{len(board.states)} jobs: {counts(board.states.values())}")
     for job in board.of(FAILED):
         found.append(f"failed  {job.name}: {board.states[job].why} (log: {folder.log(job)})")

@@ -8,7 +8,7 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -87,16 +87,20 @@ class Board:
         self.states = {job: State() for job in jobs}
         self.started = time.time()
 
+    def open(self, why: Mapping[Job, str]) -> None:
+        """Writes down which jobs cannot run, and that those of an earlier sweep wait again."""
+        for job, reason in why.items():
+            if reason:
+                self.set(job, status=BLOCKED, why=reason)
+            elif self.folder.read(job).status != DONE:
+                self.folder.write(job, self.states[job])
+
     def set(self, job: Job, **changes) -> State:
         """Changes the state of a job; what changes its status is written to disk."""
         before = self.states[job]
         after = replace(before, **changes, changed=time.time())
         self.states[job] = after
-        if (after.status, after.stage, after.worker) != (
-            before.status,
-            before.stage,
-            before.worker,
-        ):
+        if any(getattr(after, k) != getattr(before, k) for k in ("status", "stage", "worker")):
             self.folder.write(job, after)
         return after
 

@@ -46,29 +46,28 @@ class Worker:
 
     def do(self, jobs: Sequence[Job]) -> None:
         """Does jobs of one task. Raises Exhausted, after reporting it, where memory ran out."""
-        shared = [job for job in jobs if not trains_encoder(job)]
-        waiting = list(shared)
-        while waiting:
-            ready: dict[Job, Request] = {}
-            while waiting and (waiting[0] in self.shelf or not self.shelf.full):
-                self._prepare(waiting.pop(0), ready)
+        for ready in self._chunks(jobs):
             self._run_all(ready)
-            if waiting:
-                ready.clear()
-                self.shelf.clear()
         for job in jobs:
             if trains_encoder(job):
                 self._train(job)
 
     def fill(self, jobs: Sequence[Job], part: tuple[int, int]) -> None:
         """Embeds part (I, N) of the clips that jobs of one task need."""
-        for job in jobs:
-            if not trains_encoder(job):
-                ready: dict[Job, Request] = {}
-                if self.shelf.full and job not in self.shelf:
-                    self.shelf.clear()
-                self._prepare(job, ready)
-                self._embed(ready, part=part, alone=True)
+        for ready in self._chunks(jobs):
+            self._embed(ready, part=part, alone=True)
+
+    def _chunks(self, jobs: Sequence[Job]) -> Iterator[dict[Job, Request]]:
+        """Yields jobs that are due and share the encoder: as many as there is memory for models."""
+        waiting = [job for job in jobs if not trains_encoder(job)]
+        while waiting:
+            ready: dict[Job, Request] = {}
+            while waiting and (waiting[0] in self.shelf or not self.shelf.full):
+                self._prepare(waiting.pop(0), ready)
+            yield ready
+            if waiting:
+                ready.clear()
+                self.shelf.clear()
 
     def _prepare(self, job: Job, ready: dict[Job, Request]) -> None:
         """Adds a job's request to those that are ready, unless its result is there."""
