@@ -1,5 +1,6 @@
 """One decoding for several encoders: clips of a task reach every model that is due on them."""
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ def fill_together(
         _embed(live, first, range(part[0], first.shards, part[1]), attempt)
         for number, engine in list(live.items()):  # shards that other processes were at
             if any(not engine.store.path(n).exists() for n in _mine(first, part)):
-                attempt(number, lambda engine=engine: engine.fill(part))
+                attempt(number, functools.partial(engine.fill, part))
 
 
 def _mine(engine: Engine, part: tuple[int, int]) -> range:
@@ -72,32 +73,28 @@ def _embed(live: dict[int, Engine], first: Engine, mine: range, attempt: Callabl
     wanted = [n for n in mine if any(n in numbers for numbers in missing.values())]
     total = sum(len(first.views_of(n)) for n in wanted)
     pool = ThreadPoolExecutor(first.workers)
-    decoding = _decoding(live, first, wanted, missing, pool)
-    ahead: list[_Shard] = []
-    try:
-        with first.runtime.progress.bar("decode and embed", "clip", total=total) as bar:
-            while True:
-                found = next(decoding, None)
-                ahead += [found] if found is not None else []
-                if not ahead:
-                    break
-                if found is not None and len(ahead) < 2:
-                    continue
-                shard = ahead[0]
-                for number in shard.locks:
-                    if number in live:
-                        engine, loading = live[number], list(shard.loading)
-                        silent = SILENT.bar("", "")
-                        attempt(
-                            number,
-                            lambda e=engine, f=loading, s=shard, b=silent: e.write(s.number, f, b),
-                        )
-                ahead.pop(0).release()
-                bar.update(len(shard.loading))
-    finally:
-        pool.shutdown(cancel_futures=True)
-        for shard in ahead:
-            shard.release()
+    ahead: list[_Shard] = []  # one being embedded, one being decoded
+
+    def embed() -> None:
+        shard = ahead[0]
+        for number in [n for n in shard.locks if n in live]:
+            write, loading = live[number].write, list(shard.loading)  # which `write` empties
+            attempt(number, functools.partial(write, shard.number, loading, SILENT.bar("", "")))
+        ahead.pop(0).release()
+        bar.update(len(shard.loading))
+
+    with first.runtime.progress.bar("decode and embed", "clip", total=total) as bar:
+        try:
+            for shard in _decoding(live, first, wanted, missing, pool):
+                ahead.append(shard)
+                if len(ahead) == 2:
+                    embed()
+            while ahead:
+                embed()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            for shard in ahead:
+                shard.release()
 
 
 def _decoding(

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import filelock
 
@@ -79,7 +80,7 @@ class Worker:
             if not self._is_there(job, request):
                 ready[job] = request
 
-    def _options(self, job: Job) -> dict:
+    def _options(self, job: Job) -> dict[str, Any]:
         _, rest = split(job)
         rest.pop("weights", None)  # the model is loaded
         return {**rest, "progress": Reported(self.report, job)}
@@ -159,7 +160,7 @@ class Worker:
         with self._blaming(job):
             self.report("at", job, stage="train")
             folder = self.results / protocol.of_command(job.protocol).name
-            options = {**dict(job.options), "progress": Reported(self.report, job)}
+            options: dict[str, Any] = {**dict(job.options), "progress": Reported(self.report, job)}
             request = run.prepare(
                 job.model, job.task, job.protocol, training=Training(folder=folder), **options
             )

@@ -129,8 +129,9 @@ def test_a_clip_that_cannot_be_decoded_fails_every_encoder(loaded, decoded, mani
 
 def test_other_clips_are_refused(loaded, decoded, manifest, new_clips, tmp_path):
     more = new_clips("more")
-    for side in ("train", "test"):
-        more.add(f"{side}.wav", "low", side)
+    for label in ("low", "high"):
+        for side in ("train", "test"):
+            more.add(f"{label}{side}.wav", label, side)
     other = indexing.build(own_sounds.task_from_csv(more.csv), more.root)
     (one,) = loaded("One")
     with contextlib.ExitStack() as stack:
