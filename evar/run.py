@@ -217,6 +217,7 @@ def prepare(
     Arguments and errors are those of `evaluate`. `model` may also be a loaded `evar.models.Model`.
     """
     chosen = protocol if isinstance(protocol, Protocol) else protocols.of_command(protocol)
+    models.config(model)  # an unknown name is refused before any work
     given, runtime, of_adapter = split_options(chosen, model, options)
     chosen.check(given)
     seeds = protocols.seeds_of(chosen, seeds)
