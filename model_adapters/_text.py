@@ -21,11 +21,20 @@ class Tokenizer:
     weights folder comes first. `size`: the number of tokens it must have. Without a network
     transformers may return a tokenizer without vocabulary, which would turn every caption into
     the same few unknown tokens: hence the check. `max_length`: in tokens, longer captions are cut.
+    `whole`: False where the network has more rows than its tokenizer has tokens.
     """
 
-    def __init__(self, name: str, size: int, *, max_length: int, pad_token: str | None = None):
+    def __init__(
+        self,
+        name: str,
+        size: int,
+        *,
+        max_length: int,
+        pad_token: str | None = None,
+        whole: bool = True,
+    ):
         self.name, self.size, self.max_length = str(name), size, max_length
-        self.pad_token = pad_token
+        self.pad_token, self.whole = pad_token, whole
 
     @cached_property
     def _tokenizer(self):
@@ -42,7 +51,7 @@ class Tokenizer:
         except Exception as error:  # no network, no such files, files that are damaged: many kinds
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"{source}: no tokenizer could be read ({reason}) {remedy}") from error
-        if len(tokenizer) != self.size:
+        if not (self.size if self.whole else 1000) <= len(tokenizer) <= self.size:
             raise UserError(
                 f"{source}: a tokenizer of {len(tokenizer):,} tokens, expected {self.size:,}: its "
                 f"vocabulary is missing or another model's. {remedy}"

@@ -34,7 +34,7 @@ class Beats(Adapter):
 
     Chen et al., "BEATs: Audio pre-training with acoustic tokenizers", ICML 2023. Clips have any
     length; silence follows those below one patch, 0.175 s. `config` changes the network that is
-    built where there is no checkpoint.
+    built where there is no checkpoint, or none that brings its own (`cfg`).
     """
 
     sample_rate = 16000
@@ -53,15 +53,16 @@ class Beats(Adapter):
 
     def __init__(self, weights=None, *, config: Mapping | None = None):
         super().__init__(weights)
-        config, state = {**_CONFIG, **(config or {})}, None
+        named, config, state = config, {**_CONFIG, **(config or {})}, None
         if weights is not None:
             content = load_checkpoint(weights)
-            if not {"cfg", "model"} <= set(content):
+            if named is None and not {"cfg", "model"} <= set(content):
                 raise UserError(
                     f"{weights}: not a checkpoint of BEATs: it has no 'cfg' and 'model' "
                     f"(found: {', '.join(map(str, list(content)[:3]))}, ...)"
                 )
-            config, state = content["cfg"], _published.tensors(content, "model")
+            config = content.get("cfg", config)
+            state = _published.tensors(content, "model")
         self.net = _network(config)
         self.embed_dim = self.net.output_size()
         if state is not None:
