@@ -32,8 +32,8 @@ class PeAudioFrame(_text.AudioLanguage):
                 "num_key_value_heads": 2,
                 "head_dim": 8,
                 "dac_config": {
-                    "encoder_hidden_size": 2,
-                    "downsampling_ratios": [2, 8, 10, 12],
+                    "encoder_hidden_size": 1,
+                    "downsampling_ratios": [48, 40],
                     "hidden_size": 16,
                     "codebook_dim": 8,
                 },
