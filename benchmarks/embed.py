@@ -11,20 +11,21 @@ import numpy as np
 import torch
 
 from evar import models
-from evar.embedding import engine
+from evar.embedding.encoder import Encoder
+from evar.precision import full_precision
 
 
 def rate(adapter, clips: np.ndarray, batch: int, device: str, precision: str) -> float:
     started = time.perf_counter()
     for at in range(0, len(clips), batch):
-        engine.embed_batch(adapter, clips[at : at + batch], device, precision)
+        Encoder(adapter, device, precision)(clips[at : at + batch])
     return len(clips) / (time.perf_counter() - started)
 
 
 def main(*, model: str = "m2d", clips: int = 48, batch: int = 16, rounds: int = 3) -> None:
     """Print the figures."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    adapter, _ = models.load(model, weights="random")
+    adapter = models.load(model, weights="random").adapter
     adapter.to(device)
     samples = np.random.default_rng(0).standard_normal((clips, 5 * adapter.sample_rate))
     samples = (0.1 * samples).astype(np.float32)
@@ -33,14 +34,14 @@ def main(*, model: str = "m2d", clips: int = 48, batch: int = 16, rounds: int = 
         f"bfloat16, {batch} at a time": (batch, "bf16"),
         "float32, one at a time": (1, "fp32"),
     }
-    with engine.full_precision():
+    with full_precision():
         for size, precision in ways.values():  # warm up
             rate(adapter, samples[:size], size, device, precision)
         rates = {
             way: np.median([rate(adapter, samples, size, device, how) for _ in range(rounds)])
             for way, (size, how) in ways.items()
         }
-        a, b = (engine.embed_batch(adapter, samples[:4], device, p) for p in ("fp32", "bf16"))
+        a, b = (Encoder(adapter, device, p)(samples[:4]) for p in ("fp32", "bf16"))
     alone = rates["float32, one at a time"]
     print(f"{model} on {device}, 5-s clips:")
     for way, value in rates.items():

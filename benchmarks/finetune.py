@@ -33,13 +33,13 @@ def measure(
     from torch.utils.flop_counter import FlopCounterMode
 
     from evar import models
-    from evar.embedding import engine
     from evar.finetuning import model as model_
     from evar.finetuning import optim
     from evar.finetuning import settings as settings_
+    from evar.precision import full_precision
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    adapter, _ = models.load(model, weights="random", flat=True)
+    adapter = models.load(model, weights="random", flat=True).adapter
     values = settings_.usual("esc50") | {"precision": precision, "compile": compiled}
     settings = settings_.Settings(select="last", **values)
     first = torch.Generator().manual_seed(0)
@@ -63,7 +63,7 @@ def measure(
         loss.backward()
         optimizer.step()
 
-    with engine.full_precision():
+    with full_precision():
         for number in range(2 if not compiled else 8):  # compiling takes several, of several sizes
             step(number)
         counter = FlopCounterMode(display=False)

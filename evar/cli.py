@@ -2,45 +2,49 @@
 
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import evar
-from evar.errors import UserError, unknown
+from evar import protocol
+from evar.errors import UserError, described, unknown
 
-# `evar NAME ...` and `python NAME.py ...` run the function NAME of evar/commands/NAME.py.
-COMMANDS = (
-    "lineareval",
-    "finetune",
-    "zeroshot",
-    "retrieval",
-    "prepare",
-    "leaderboard",
-    "list",
-    "cache",
-    "check",
-)
+_FOLDER = Path(__file__).parent / "commands"
+_NO_COMMANDS = ("__init__", "evaluate")  # evaluate: what the commands of all protocols share
+_SPELLED = {"list_registered": "list"}  # a file that would shadow a built-in name
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The console command `evar COMMAND ...`."""
+    """Runs the console command `evar COMMAND ...`."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print("usage: evar COMMAND ... (`evar COMMAND --help` explains one)\n")
-        for name in COMMANDS:
-            print(f"  {name:<12} {inspect.getdoc(_function(name)).splitlines()[0]}")
+        for name in commands():
+            summary, _, _ = (inspect.getdoc(_function(name)) or "").partition("\n")
+            print(f"  {name:<12} {summary}")
         return
     if arguments[0] == "--version":
         print(evar.__version__)
         return
-    if arguments[0] not in COMMANDS:
-        _exit(unknown("command", arguments[0], COMMANDS))
     run(arguments[0], arguments[1:])
 
 
+def commands() -> list[str]:
+    """Returns the names of all commands: one per protocol, and the files in evar/commands/."""
+    own = [path.stem for path in _FOLDER.glob("*.py") if path.stem not in _NO_COMMANDS]
+    of_protocols = [p.command or p.name for p in protocol.usable()]
+    return [*of_protocols, *sorted({_SPELLED.get(n, n) for n in own} - set(of_protocols))]
+
+
 def run(name: str, arguments: list[str] | None = None) -> None:
-    """Run one command; leaves with exit code 2 and one line for what a user can mend."""
-    call(name, _function(name), arguments)
+    """Runs one command; exits with code 2 and one line for what a user can correct."""
+    try:
+        function = _function(name)
+    except UserError as error:
+        _exit(error)
+    call(name, function, arguments)
 
 
 def call(
@@ -55,23 +59,49 @@ def call(
     `check_more(words, keys, options)` raises UserError for keys that neither the function nor
     what its `**` goes to knows; None takes them for options of the model that the first word is.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments  # an option of every command
+    arguments = [a for a in arguments if a != "--debug"]
     try:
         if any(a in ("-h", "--help") for a in arguments):
-            print(inspect.getdoc(function))
+            print(_help_of(function, arguments))
             return
         arguments = _checked(name, function, arguments, check_more or _check_model_options)
         import fire
 
         fire.Fire(function, command=arguments, name=name)
+        sys.stdout.flush()
     except UserError as error:
+        if debug:
+            raise
         _exit(error)
     except BrokenPipeError:  # `... | head` has read enough
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except KeyboardInterrupt:
-        print("interrupted; the same command goes on from what was kept", file=sys.stderr)
+        print("Interrupted. Run the same command again to resume.", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        print(
+            f"error: {described(error)}. This was not foreseen: --debug shows the traceback",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+def _help_of(function: Callable, arguments: list[str]) -> str:
+    """Returns the help of a command, and of the options of the model that it is asked about."""
+    text = inspect.getdoc(function) or ""
+    words = [a for a in arguments if not a.startswith("-")]
+    if not words or next(iter(inspect.signature(function).parameters), "") != "model":
+        return text
+    from evar import models
+
+    options = models.options_of(words[0])
+    lines = [f"--{name}={value}" for name, value in options.items()] or ["(none)"]
+    return "\n".join([text, "", f"options of {words[0]}, with their values:", *lines])
 
 
 def _exit(error: UserError) -> None:
@@ -80,8 +110,14 @@ def _exit(error: UserError) -> None:
 
 
 def _function(name: str) -> Callable:
-    name = "list_registered" if name == "list" else name
-    return getattr(importlib.import_module(f"evar.commands.{name}"), name)
+    """Returns the function of a command: of evar/commands/NAME.py, or made from a protocol."""
+    file = {spelled: own for own, spelled in _SPELLED.items()}.get(name, name)
+    if (_FOLDER / f"{file}.py").is_file() and file not in _NO_COMMANDS:
+        return getattr(importlib.import_module(f"evar.commands.{file}"), file)
+    if name not in [*commands(), *protocol.names()]:
+        raise unknown("command", name, commands())
+    command_of = importlib.import_module("evar.commands.evaluate").command_of
+    return command_of(protocol.of_command(name))
 
 
 def _checked(
@@ -146,7 +182,7 @@ def _check_model_options(words: list[str], keys: list[str], options: list[str]) 
     """What no command knows must be an option of the model's adapter."""
     from evar import models
 
-    known = models.option_names(models.config(words[0]))
+    known = models.option_names(words[0])
     for key in keys:
         if key.removeprefix("--").replace("-", "_") not in known:
             raise unknown("option", key, [f"--{option}" for option in [*options, *known]])

@@ -1,23 +1,30 @@
-"""From a model's name to a loaded adapter.
+"""From a model's name to a loaded model: adapter, configuration and identity.
 
-A name is a class file in `model_adapters/` (`logmel`), a configuration beside it
-(`beats_iter3.yaml`, which names its class file), a user's own `path/to/file.py:ClassName`, or
-`hf:ORG/NAME` (a transformers model) and `hear:MODULE[:weights]` (a HEAR-API module).
+A name is a class file in `model_adapters/` (`logmel`), a configuration next to it
+(`beats_iter3.yaml`, which names its class file), an installed package's entry point, a user's own
+`path/to/file.py:ClassName`, `hf:ORG/NAME` (a transformers model) or `hear:MODULE[:weights]` (a
+HEAR-API module). From Python, an adapter class or instance serves as well.
 """
 
-import contextlib
 import hashlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import evar.registry as registry
-from evar import files
+from evar import files, registry
+from evar.callable_module import callable_module
 from evar.errors import UserError, blaming, unknown
-from evar.sources import Source, library_versions, module_sources
+from evar.identity import identity_of
+from evar.trained_on import TaskOverlap, TrainingData, read_entries
+from evar.trained_on import seen_in_training as seen_in_training
+from evar.yaml_files import read_yaml
+
+if TYPE_CHECKING:
+    from evar.adapter import Adapter
 
 KIND = "model_adapters"
 PREFIXES = ("hf", "hear")  # hf:NAME is the adapter model_adapters/hf.py with the option source=NAME
@@ -52,21 +59,52 @@ class ModelConfig:
     weights: Weights | None = None  # None: the model needs no file
     title: str = ""
     paper: str = ""
+    citation: str = ""  # BibTeX of the paper
     licence: str = ""
     verified: str = ""
     notes: str = ""
+    # None: not known, which is not "nothing" (an empty list, of a fixed formula).
+    trained_on: tuple[TrainingData | TaskOverlap, ...] | None = None
     checkpoint: str = ""
 
 
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded model.
+
+    adapter: in evaluation mode, on the CPU. config: what is known of it. options: the adapter's
+    options that were given. identity: what its embeddings depend on (`identity_of`).
+    """
+
+    adapter: "Adapter"
+    config: ModelConfig
+    options: Mapping[str, object]
+    identity: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        return self.config.name
+
+    @property
+    def parameters(self) -> int:
+        """Returns the number of the adapter's parameters."""
+        return sum(p.numel() for p in self.adapter.parameters())
+
+
 def names() -> list[str]:
-    """All registered models: every YAML, and every class file that no YAML configures."""
+    """Returns all registered models: YAML files, class files without one, installed plug-ins."""
     configs = {p.stem: p for p in registry.folder(KIND).glob("*.yaml")}
     configured = {_read_yaml(p)["adapter"].partition(":")[0] for p in configs.values()}
-    return sorted({*configs, *(set(registry.module_names(KIND)) - configured - set(PREFIXES))})
+    return sorted({*configs, *(set(registry.names(KIND)) - configured - set(PREFIXES))})
 
 
-def config(model: str) -> ModelConfig:
-    """The configuration of a registered model, of a user's class, or behind a prefix."""
+def config(model: "str | type[Adapter] | Adapter | Model") -> ModelConfig:
+    """Returns the configuration of a registered model, a user's class, or one behind a prefix."""
+    if isinstance(model, Model):
+        return model.config
+    if not isinstance(model, str):
+        cls = model if inspect.isclass(model) else type(model)
+        return ModelConfig(name=cls.__name__, adapter=f"{cls.__module__}:{cls.__qualname__}")
     prefix, colon, source = model.partition(":")
     if colon and prefix in PREFIXES:
         return ModelConfig(name=model, adapter=prefix, options={"source": source})
@@ -85,64 +123,94 @@ def config(model: str) -> ModelConfig:
             raise unknown(f"key in {path.name}:", key, sorted(known))
     if content.get("weights"):
         content["weights"] = Weights(**content["weights"])
+    content["trained_on"] = read_entries(content.get("trained_on"), path.name)
     return ModelConfig(name=model, **content)
 
 
 def _read_yaml(path: Path) -> dict:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error
+    content = read_yaml(path, what="a model's configuration")
     if not isinstance(content, dict) or "adapter" not in content:
         raise UserError(f"{path}: a model's configuration names its `adapter`")
     return content
 
 
-def load(model: str, *, weights=None, **overrides) -> tuple["Adapter", ModelConfig]:  # noqa: F821
-    """Build the adapter of a model, in evaluation mode, on the CPU.
+def load(model: "str | type[Adapter] | Adapter", *, weights=None, **options) -> Model:
+    """Builds a model on the CPU, in evaluation mode.
 
     `weights`: a path; "random" for an untrained model (always the same one); None for the
-    published file, which must lie in the weights folder. `overrides` replace single options of
-    the configuration. Raises UserError for an unknown name or option and for weights that are
-    missing or another model's.
+    published file, which must lie in the weights folder. `options` override single options of the
+    configuration; None means "not given". An adapter instance is taken as it is. Raises UserError
+    for an unknown name or option and for weights that are missing or another model's.
     """
-    import torch
+    from evar.adapter import Adapter
 
+    options = {k: v for k, v in options.items() if v is not None}
     spec = config(model)
-    cls = adapter_class(spec.adapter)
-    options = {**spec.options, **{k: v for k, v in overrides.items() if v is not None}}
-    known = option_names(spec)
-    for key in options:
+    if isinstance(model, Adapter):
+        if options or weights is not None:
+            given = ", ".join([*options, *(["weights"] if weights is not None else [])])
+            raise UserError(f"{spec.name} is built already: {given} cannot be given any more")
+        adapter = model
+    else:
+        cls = class_of(model, spec)
+        _require_options(spec, cls, {**spec.options, **options})
+        built = {**spec.options, **options}
+        spec = replace(spec, checkpoint=_checkpoint(spec, cls, weights))
+        if takes_weights(cls):
+            built["weights"] = _find_weights(spec, weights)
+        adapter = _build(spec, cls, built)
+    _require_attributes(spec, adapter)
+    spec = replace(spec, lr=spec.lr or adapter.lr)
+    adapter = adapter.eval().requires_grad_(False)
+    return Model(adapter, spec, options, identity_of(adapter, {**spec.options, **options}))
+
+
+def class_of(model: "str | type[Adapter]", spec: ModelConfig) -> "type[Adapter]":
+    """Returns the adapter class of a name or of a class."""
+    return model if inspect.isclass(model) else adapter_class(spec.adapter)
+
+
+def _require_options(spec: ModelConfig, cls: type, options: Mapping[str, object]) -> None:
+    parameters = inspect.signature(cls).parameters
+    known = [name for name in parameters if name not in ("weights", "self")]
+    for key, value in options.items():
         if key not in known:
             raise unknown(f"option of {spec.name}:", key, known or ["(it has no options)"])
-        _require_kind(key, options[key], inspect.signature(cls).parameters[key].default)
-    checkpoint = ""
-    if not takes_weights(cls):
-        if weights is not None:
-            raise UserError(f"{spec.name} has no weights to load: leave --weights out")
-        if spec.weights is not None:
-            raise UserError(
-                f"{spec.name}.yaml names weights, but {cls.__name__} takes none: give its __init__ "
-                "an argument `weights` (docs/add-a-model.md), or leave them out of the YAML"
-            )
-    else:
-        options["weights"] = _find_weights(spec, weights)
+        _require_kind(key, value, parameters[key].default)
+
+
+def _checkpoint(spec: ModelConfig, cls: type, weights) -> str:
+    """Returns where the weights are from, as `ModelConfig.checkpoint` describes it."""
+    if takes_weights(cls):
         given = "published" if spec.weights is not None else "none given"
-        checkpoint = given if weights is None else str(weights)
+        return given if weights is None else str(weights)
+    if weights is not None:
+        raise UserError(f"{spec.name} has no weights to load: leave --weights out")
+    if spec.weights is not None:
+        raise UserError(
+            f"{spec.name}.yaml names weights, but {cls.__name__} takes none: give its __init__ "
+            "an argument `weights` (docs/add-a-model.md), or leave them out of the YAML"
+        )
+    return ""
+
+
+def _build(spec: ModelConfig, cls: type, options: Mapping[str, object]) -> "Adapter":
+    import torch
+
     with torch.random.fork_rng(devices=[]), blaming(f"{spec.name} cannot be built"):
         torch.manual_seed(0)  # whatever is initialised at random is the same in every run
-        adapter = cls(**options)
+        return cls(**options)
+
+
+def _require_attributes(spec: ModelConfig, adapter: "Adapter") -> None:
     for attribute in ("sample_rate", "embed_dim"):
         value = getattr(adapter, attribute, None)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            where = spec.adapter if ".py:" in spec.adapter else spec.name
             raise UserError(
-                f"{model}: the adapter must set `{attribute}` to a whole number of 1 or more "
+                f"{where}: the adapter must set `{attribute}` to a whole number of 1 or more "
                 "(docs/add-a-model.md shows a complete one)"
             )
-    spec = replace(spec, lr=spec.lr or adapter.lr, checkpoint=checkpoint)
-    return adapter.eval().requires_grad_(False), spec
 
 
 def _require_kind(option: str, value, default) -> None:
@@ -150,28 +218,61 @@ def _require_kind(option: str, value, default) -> None:
     kinds = {bool: "True or False", int: "a whole number", float: "a number"}
     allowed = (int, float) if type(default) is float else (type(default),)
     if type(default) in kinds and type(value) not in allowed:
-        raise UserError(f"--{option}={value}: it is {kinds[type(default)]}")
+        raise UserError(f"--{option}={value}: must be {kinds[type(default)]}")
 
 
 def takes_weights(cls: type) -> bool:
     """Whether an adapter class does something with `weights`: its own __init__ has the argument."""
     from evar.adapter import Adapter
 
-    inherited = cls.__init__ is Adapter.__init__
+    inherited = inspect.getattr_static(cls, "__init__") is Adapter.__init__
     return not inherited and "weights" in inspect.signature(cls).parameters
 
 
-def option_names(spec: ModelConfig) -> list[str]:
-    """The options of a model's adapter that a command line may set."""
-    parameters = inspect.signature(adapter_class(spec.adapter)).parameters
+def option_names(model: "str | type[Adapter] | Adapter | Model") -> list[str]:
+    """Returns the options of a model's adapter; none of an instance, which is built already."""
+    from evar.adapter import Adapter
+
+    if isinstance(model, (Adapter, Model)):
+        return []
+    parameters = inspect.signature(class_of(model, config(model))).parameters
     return [name for name in parameters if name not in ("weights", "self")]
 
 
-def reads_text(model: str) -> bool:
-    """Whether a model is an audio-language model, told by its class alone."""
-    from evar.adapter import has_both_towers
+def options_of(model: "str | type[Adapter]") -> dict[str, object]:
+    """Returns a model's options with their defaults: the configuration's, else the class'.
 
-    return has_both_towers(adapter_class(config(model).adapter))
+    A required option is "(required)".
+    """
+    spec = config(model)
+    parameters = inspect.signature(class_of(model, spec)).parameters
+    defaults = {
+        name: "(required)" if p.default is p.empty else p.default
+        for name, p in parameters.items()
+        if name not in ("weights", "self")
+    }
+    return {**defaults, **spec.options}
+
+
+def reads_text(model: "str | type[Adapter] | Adapter | Model") -> bool:
+    """Returns whether a model is an audio-language model, as its class alone shows."""
+    from evar.adapter import Adapter, has_both_towers
+
+    if isinstance(model, Model):
+        return model.adapter.reads_text
+    if isinstance(model, Adapter):
+        return model.reads_text
+    return has_both_towers(class_of(model, config(model)))
+
+
+def require_text(model: "str | type[Adapter] | Adapter | Model") -> None:
+    """Raises UserError for an audio-only model, and says which ones read captions."""
+    if not reads_text(model):
+        able = [name for name in names() if reads_text(name)]
+        raise UserError(
+            f"{config(model).name} is an audio-only model: it reads no captions (which takes "
+            f"embed_joint() and embed_text()). Audio-language models are {', '.join(able)}"
+        )
 
 
 def _find_weights(spec: ModelConfig, given) -> Path | None:
@@ -196,8 +297,14 @@ def _find_weights(spec: ModelConfig, given) -> Path | None:
         from tqdm import tqdm
 
         def bar(total=None, initial=0):
-            settings = {"unit": "B", "unit_scale": True, "leave": False}
-            return tqdm(desc=f"download {path.name}", total=total, initial=initial, **settings)
+            return tqdm(
+                desc=f"download {path.name}",
+                total=total,
+                initial=initial,
+                unit="B",
+                unit_scale=True,
+                leave=False,
+            )
 
         return download.fetch(spec.weights, weights_folder(), progress=bar)
     raise UserError(
@@ -206,12 +313,16 @@ def _find_weights(spec: ModelConfig, given) -> Path | None:
     )
 
 
-def adapter_class(reference: str) -> type:
-    """The class of `module`, `module:Class` (both in model_adapters/) or `path/file.py:Class`."""
+def adapter_class(reference: str) -> "type[Adapter]":
+    """Returns the class of `module`, `module:Class` (in model_adapters/) or `file.py:Class`."""
     from evar.adapter import Adapter
 
     place, _, name = reference.rpartition(":") if ":" in reference else (reference, "", "")
     module = _load_file(Path(place)) if place.endswith(".py") else registry.load(KIND, place)
+    if inspect.isclass(module):  # an entry point that names the class itself
+        if not issubclass(module, Adapter):
+            raise UserError(f"{reference}: {module.__name__} must be a subclass of evar.Adapter")
+        return module
     classes = {
         key: value
         for key, value in vars(module).items()
@@ -238,8 +349,10 @@ def _load_file(path: Path):
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path}: cannot be imported as a Python module")
     module = importlib.util.module_from_spec(spec)
-    module.EVAR_SOURCE = content  # what ran, should the file be edited meanwhile
+    vars(module)["EVAR_SOURCE"] = content  # what ran, should the file be edited meanwhile
     sys.modules[name] = module  # so that inspect finds the source
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))  # it may import files that lie beside it
@@ -251,53 +364,9 @@ def _load_file(path: Path):
     return module
 
 
-def identity(adapter, spec: ModelConfig, overrides: Mapping | None = None) -> dict:
-    """What makes this model's embeddings what they are: source, options, weights, libraries."""
-    from evar.weights import state_hash
-
-    options = {**spec.options, **{k: v for k, v in (overrides or {}).items() if v is not None}}
-    sources = sources_of(type(adapter))
-    return {
-        "adapter": type(adapter).__name__,
-        "source": source_hash(sources),
-        "options": options,
-        "files": _file_options(options, adapter.text_options),
-        "weights": state_hash(adapter),
-        "file": file_hash(getattr(adapter, "weights", None)),
-        "libraries": library_versions(sources),
-    }
+def table() -> dict[str, ModelConfig]:
+    """Returns all registered models: name -> what is known of it. `evar.models()` is the same."""
+    return {name: config(name) for name in names()}
 
 
-def _file_options(options: Mapping, known: Iterable[str]) -> dict[str, str]:
-    """Hashes of the files that options name, but of those whose content is `known` elsewhere."""
-    found = {}
-    for name, value in options.items():
-        with contextlib.suppress(OSError, ValueError):  # no path at all
-            if isinstance(value, str) and name not in known and Path(value).is_file():
-                found[name] = file_hash(value)
-    return found
-
-
-def source_hash(sources: Iterable[Source]) -> str:
-    """SHA-256 of sources, whatever their names and order."""
-    # Sorted by content: the names of users' modules hold their folder, and another folder is not
-    # another model.
-    return hashlib.sha256(b"\0".join(sorted(s.content for s in sources))).hexdigest()[:16]
-
-
-def sources_of(cls: type) -> list[Source]:
-    """The sources of a class, of its bases, and of the adapter modules they import."""
-    return module_sources(c.__module__ for c in cls.__mro__)
-
-
-def file_hash(path) -> str | None:
-    """SHA-256 of a weights file, or of the files in a weights folder; None without weights."""
-    if path is None:
-        return None
-    path = Path(path)
-    digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
-        digest.update(file.name.encode())
-        with file.open("rb") as content:
-            digest.update(hashlib.file_digest(content, "sha256").digest())
-    return digest.hexdigest()[:16]
+callable_module(__name__, table)

@@ -1,15 +1,42 @@
 """A task: one data set with its question, its split, its metric and where it comes from."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import evar.registry as registry
-from evar.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SPLITS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of task: what a clip's truth is, and which metrics can score it.
+
+    labels: how many labels a clip has, "one", "several" or "none" (its truth is elsewhere, as
+    captions are). metrics: names in evar.scoring.metrics that fit; the first is the default.
+    """
+
+    name: str
+    labels: Literal["one", "several", "none"]
+    metrics: tuple[str, ...]
+    captions: bool = False  # the task has captions of its clips (`Task.read_captions`)
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("classification", "one", ("accuracy",)),
+        Kind("tagging", "several", ("mAP",)),
+        Kind("retrieval", "none", ("recall",), captions=True),
+    )
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +65,8 @@ class Source:
 class Task:
     """One data set as an evaluation uses it: one literal of this class in `tasks/<name>.py`.
 
-    `read` takes the folder of the unpacked data set and returns a pandas table with one row a clip:
-    `file` (relative to that folder), `label` (several joined by "," in a multi-label task), `split`
+    `read` takes the folder of the unpacked data set and returns a pandas table, one row per clip:
+    `file` (relative to that folder), `label` (several joined by "," in a tagging task), `split`
     ("train", "valid", "test") or `fold`, and, where the data set has them, `group` (speaker,
     recording, ...: what must not be on both sides of a split).
     """
@@ -47,14 +74,14 @@ class Task:
     name: str
     version: str  # written into every result; raise it when scores change
     title: str
-    read: Callable[[Path], "pandas.DataFrame"]  # noqa: F821  (pandas is imported late)
+    read: Callable[[Path], "pd.DataFrame"]
     marker: str | tuple[str, ...]  # what every copy has in its root; of several the first found
     folders: tuple[str, ...] = ()  # what its folder is usually called (patterns)
     metadata: str = ""  # the file that lists the clips; error messages name it
     seconds: float | None  # unit length; None: clips are read whole
     classes: int | None = None  # expected number; None: whatever the data has
-    metric: Literal["accuracy", "mAP", "recall"] = "accuracy"  # recall: audio-text retrieval
-    multi_label: bool = False
+    kind: str = "classification"  # a name in KINDS
+    metric: str = ""  # a metric that fits the kind; "": the kind's default
     folds: tuple[str, ...] = ()  # cross-validation folds; empty: train / valid / test
     counts: Mapping[str, int] = field(default_factory=dict)  # clips of each split or fold
     lr: float | None = None  # of the linear probe for all models, where the usual one is too slow
@@ -63,10 +90,11 @@ class Task:
     silence: bool = False  # the published set holds digital silence, and papers score it
     captions: str | Mapping[str, str] = "{label} can be heard"  # zero-shot; "_" of a label is " "
     titles: Callable[[Path], Mapping[str, str]] | None = None  # what captions call a label
-    read_captions: Callable[[Path], "pandas.DataFrame"] | None = None  # noqa: F821  (retrieval)
+    read_captions: Callable[[Path], "pd.DataFrame"] | None = None  # retrieval
     sources: tuple[Source, ...] = ()
     licence: str = ""
     homepage: str = ""
+    citation: str = ""  # BibTeX of the paper that describes the data set
     notes: tuple[str, ...] = ()  # traps of the data set, for docs/tasks.md
     comparable: str = ""  # why a score of an incomplete copy cannot be compared, where that is so
     trains: bool = True  # False: a test side alone, for zero-shot classification
@@ -78,12 +106,24 @@ class Task:
                 raise ValueError(f"task {self.name!r}: {reason}")
 
         require(self.seconds is None or self.seconds > 0, "seconds must be positive")
-        require(self.metric in ("accuracy", "mAP", "recall"), f"unknown metric {self.metric!r}")
-        require((self.metric == "recall") == bool(self.read_captions), "recall needs captions")
-        require((self.metric == "mAP") == self.multi_label, "mAP goes with multi_label, only")
+        require(self.kind in KINDS, f"unknown kind {self.kind!r}, not one of {', '.join(KINDS)}")
+        kind = KINDS[self.kind]
+        object.__setattr__(self, "metric", self.metric or kind.metrics[0])
+        require(kind.captions == bool(self.read_captions), f"{self.kind} and captions disagree")
         expected = self.folds or SPLITS
         require(set(self.counts) <= set(expected), f"counts must name {expected}")
         object.__setattr__(self, "counts", MappingProxyType(dict(self.counts)))
+        object.__setattr__(self, "citation", inspect.cleandoc(self.citation))
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether a clip can have several labels."""
+        return KINDS[self.kind].labels == "several"
+
+    @property
+    def labelled(self) -> bool:
+        """Whether clips have labels at all."""
+        return KINDS[self.kind].labels != "none"
 
     @property
     def column(self) -> str:
@@ -92,18 +132,17 @@ class Task:
 
     def unit_samples(self, sample_rate: int) -> int:
         """Samples of one unit at this rate, truncated as in the paper's evaluation."""
+        if self.seconds is None:
+            raise ValueError(f"clips of {self.name} are read whole")
         return int(sample_rate * self.seconds)
 
 
 def names() -> list[str]:
     """All registered tasks, by the names of their files."""
-    return registry.module_names("tasks")
+    return registry.names("tasks")
 
 
 def get(name: str) -> Task:
-    """The registered task of this name; UserError with close matches where there is none."""
+    """Returns the task of this name; UserError with close matches where there is none."""
     registry.require_known("task", name, names())
-    task = registry.load("tasks", name).TASK
-    if task.name != name:
-        raise UserError(f"tasks/{name}.py calls itself {task.name!r}: name and file must agree")
-    return task
+    return registry.declared("tasks", name, "TASK", Task)

@@ -1,4 +1,4 @@
-"""Checkpoints, found and read without ever running what is inside them."""
+"""Finds and reads checkpoints without running code from them."""
 
 import argparse
 import hashlib
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from evar import unwrap
 from evar.errors import UserError
 
-# What published checkpoints hold beside their tensors: arguments and NumPy numbers. None of it
-# runs code when it is read.
+# Classes of what published checkpoints hold besides tensors: arguments and NumPy numbers. Reading
+# them runs no code.
 _SAFE = [
     argparse.Namespace,
-    np._core.multiarray.scalar,
+    np._core.multiarray.scalar,  # type: ignore[attr-defined]  # private: named in pickles
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")),
 ]
@@ -34,12 +34,12 @@ _PICKLE = b"\x80"  # how a bare pickle begins; a file of torch.save is a zip arc
 
 
 def weights_folder() -> Path:
-    """Where checkpoints are looked for: $EVAR_WEIGHTS, else ./weights."""
+    """Returns the folder of checkpoints: $EVAR_WEIGHTS, else ./weights."""
     return Path(os.environ.get("EVAR_WEIGHTS", "weights"))
 
 
 def load_checkpoint(path, *, part: str = "") -> dict:
-    """Read a checkpoint (safetensors, or PyTorch with weights_only=True) onto the CPU.
+    """Reads a checkpoint (safetensors, or PyTorch with weights_only=True) onto the CPU.
 
     `path`: a file; or, of a model in parts, its folder or its `*.index.json`. What the file holds
     is returned as it is: `load_strict` takes off what training wrapped around the tensors, and
@@ -129,7 +129,7 @@ def _read(path: Path, part: str):
 
 
 def first_line(error: Exception) -> str:
-    """What a reader of weights says, without PyTorch's advice to read them unsafely."""
+    """Returns an error's first line, without PyTorch's advice to load the file unsafely."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line.partition(" In PyTorch")[0].partition(" Re-running")[0]
 
@@ -137,7 +137,7 @@ def first_line(error: Exception) -> str:
 def load_strict(
     module: nn.Module, state: Mapping[str, Tensor], path, *, ignore: Iterable[str] = ()
 ) -> None:
-    """Load `state` into `module`; every name and shape must agree.
+    """Loads `state` into `module`; every name and shape must match.
 
     `state`: named tensors, or what `load_checkpoint` read: dictionaries of trainers, prefixes of
     wrappers (`module.`, `model.`, `_orig_mod.`) and classifier heads are taken off. Half precision
@@ -181,10 +181,10 @@ def _named(content: Mapping) -> dict[str, Tensor]:
 
 
 def state_hash(module: nn.Module) -> str:
-    """SHA-256 over all parameters and buffers (names, shapes, dtypes, bytes), first 16 digits.
+    """Returns the SHA-256 of all parameters and buffers (names, shapes, dtypes, bytes), 16 digits.
 
-    The identity of the weights themselves: the same tensors in another file format are the same
-    model, and a random initialisation is another one each time.
+    It identifies the weights themselves: the same tensors in another file format are the same
+    model, and another random initialisation is another model.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):

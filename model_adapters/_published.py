@@ -1,4 +1,4 @@
-"""Published checkpoints, brought into the form that strict loading takes."""
+"""Brings published checkpoints into the form that strict loading expects."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from evar import unwrap
 from evar.weights import load_checkpoint, load_strict
 
-# Tables and counters that a module computes itself; not every published file carries them.
+# Tables and counters that a module computes itself; not every published file has them.
 _COMPUTED = ("num_batches_tracked", "relative_position_index")
 
 
 def read(path: Path, container: str = "") -> dict[str, Tensor]:
-    """The named tensors of a checkpoint: those under `container`, or of the file itself."""
+    """Reads the named tensors of a checkpoint: those under `container`, or of the file itself."""
     return tensors(load_checkpoint(path), container)
 
 

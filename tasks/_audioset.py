@@ -21,6 +21,16 @@ _FILES = {
 }
 LICENCE = "lists CC BY 4.0; the audio is not distributed"
 HOMEPAGE = "https://research.google.com/audioset/"
+CITATION = """
+@inproceedings{gemmeke2017audioset,
+  author = {Gemmeke, Jort F. and Ellis, Daniel P. W. and Freedman, Dylan and Jansen, Aren and
+    Lawrence, Wade and Moore, R. Channing and Plakal, Manoj and Ritter, Marvin},
+  title = {Audio Set: An Ontology and Human-Labeled Dataset for Audio Events},
+  booktitle = {IEEE International Conference on Acoustics, Speech and Signal Processing (ICASSP)},
+  year = {2017},
+  pages = {776--780},
+}
+"""
 NOTES = (
     "Every copy is partial and no two are equal: the clips found are counted beside the score.",
     "A clip counts only if its file lies in the folder of its own segment list, or below it.",

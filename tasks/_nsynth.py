@@ -12,6 +12,18 @@ HASHES = {
 }
 LICENCE = "CC BY 4.0"
 HOMEPAGE = "https://magenta.tensorflow.org/datasets/nsynth"
+CITATION = """
+@inproceedings{engel2017nsynth,
+  author = {Engel, Jesse and Resnick, Cinjon and Roberts, Adam and Dieleman, Sander and Norouzi,
+    Mohammad and Eck, Douglas and Simonyan, Karen},
+  title = {Neural Audio Synthesis of Musical Notes with {WaveNet} Autoencoders},
+  booktitle = {International Conference on Machine Learning (ICML)},
+  year = {2017},
+  series = {Proceedings of Machine Learning Research},
+  volume = {70},
+  pages = {1068--1077},
+}
+"""
 
 
 def sources():

@@ -2,6 +2,16 @@
 
 from pathlib import Path
 
+CITATION = """
+@misc{warden2018speech,
+  author = {Warden, Pete},
+  title = {Speech Commands: A Dataset for Limited-Vocabulary Speech Recognition},
+  year = {2018},
+  eprint = {1804.03209},
+  archiveprefix = {arXiv},
+}
+"""
+
 
 def read(root: Path):
     """Every clip of every word; what neither list names is for training."""

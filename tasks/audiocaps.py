@@ -35,7 +35,7 @@ TASK = Task(
     folders=("AudioCaps",),
     metadata="train.csv, val.csv and test.csv",
     seconds=None,
-    metric="recall",
+    kind="retrieval",
     counts={"train": 49838, "valid": 495, "test": 975},
     silence=True,
     sources=(
@@ -49,6 +49,16 @@ TASK = Task(
     ),
     licence="captions MIT; the audio is not distributed",
     homepage="https://audiocaps.github.io",
+    citation="""
+        @inproceedings{kim2019audiocaps,
+          author = {Kim, Chris Dongjoo and Kim, Byeongchang and Lee, Hyunmin and Kim, Gunhee},
+          title = {{AudioCaps}: Generating Captions for Audios in the Wild},
+          booktitle = {Conference of the North American Chapter of the Association for Computational
+            Linguistics: Human Language Technologies (NAACL-HLT)},
+          year = {2019},
+          pages = {119--132},
+        }
+    """,
     notes=(
         "Clip sets differ from user to user (the reference harness had 957 of 975 test clips): "
         "compare only equal sets.",

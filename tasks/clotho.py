@@ -45,7 +45,7 @@ TASK = Task(
     folders=("Clotho",),
     metadata="clotho_captions_*.csv",
     seconds=None,
-    metric="recall",
+    kind="retrieval",
     counts={"train": 3839, "valid": 1045, "test": 1045},
     silence=True,
     sources=(
@@ -66,5 +66,15 @@ TASK = Task(
     ),
     licence="a Creative Commons licence a clip; captions for non-commercial use with attribution",
     homepage="https://zenodo.org/record/4783391",
+    citation="""
+        @inproceedings{drossos2020clotho,
+          author = {Drossos, Konstantinos and Lipping, Samuel and Virtanen, Tuomas},
+          title = {{Clotho}: An Audio Captioning Dataset},
+          booktitle = {IEEE International Conference on Acoustics, Speech and Signal Processing
+            (ICASSP)},
+          year = {2020},
+          pages = {736--740},
+        }
+    """,
     notes=("development is train, validation valid, evaluation test; others swap the last two.",),
 )

@@ -43,6 +43,18 @@ TASK = Task(
     ),
     licence="ODbL 1.0 (database), DbCL 1.0 (content)",
     homepage="https://github.com/CheyneyComputerScience/CREMA-D",
+    citation="""
+        @article{cao2014cremad,
+          author = {Cao, Houwei and Cooper, David G. and Keutmann, Michael K. and Gur, Ruben C. and
+            Nenkova, Ani and Verma, Ragini},
+          title = {{CREMA-D}: Crowd-Sourced Emotional Multimodal Actors Dataset},
+          journal = {IEEE Transactions on Affective Computing},
+          year = {2014},
+          volume = {5},
+          number = {4},
+          pages = {377--390},
+        }
+    """,
     notes=(
         "Four of the repository's 7,442 files are left out, as in the paper; keeping them gives "
         "5,158 / 732 / 1,552 clips.",

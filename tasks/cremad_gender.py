@@ -40,6 +40,7 @@ TASK = Task(
     ),
     licence=EMOTION.licence,
     homepage=EMOTION.homepage,
+    citation=EMOTION.citation,
     notes=(
         "Not part of the paper. The clips and the split are those of cremad.",
         "The sex is that in VideoDemographics.csv, which lies in the repository's root.",

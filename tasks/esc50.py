@@ -48,6 +48,16 @@ TASK = Task(
     ),
     licence="CC BY-NC 3.0",
     homepage="https://github.com/karolpiczak/ESC-50",
+    citation="""
+        @inproceedings{piczak2015esc,
+          author = {Piczak, Karol J.},
+          title = {{ESC}: Dataset for Environmental Sound Classification},
+          booktitle = {ACM International Conference on Multimedia},
+          year = {2015},
+          pages = {1015--1018},
+          doi = {10.1145/2733373.2806390},
+        }
+    """,
     notes=(
         "The zip follows the repository and changes with it: the table inside is what is checked.",
         "There is no validation split: the probe holds out a tenth of each fold's training clips.",

@@ -46,8 +46,7 @@ TASK = Task(
     metadata="FSD50K.ground_truth/dev.csv and eval.csv",
     seconds=7.6358,
     classes=200,
-    metric="mAP",
-    multi_label=True,
+    kind="tagging",
     counts={"train": 36796, "valid": 4170, "test": 10231},
     silence=True,
     sources=tuple(
@@ -56,6 +55,17 @@ TASK = Task(
     ),
     licence="CC BY 4.0; every clip has a Creative Commons licence of its own",
     homepage="https://zenodo.org/record/4060432",
+    citation="""
+        @article{fonseca2022fsd50k,
+          author = {Fonseca, Eduardo and Favory, Xavier and Pons, Jordi and Font, Frederic and
+            Serra, Xavier},
+          title = {{FSD50K}: An Open Dataset of Human-Labeled Sound Events},
+          journal = {IEEE/ACM Transactions on Audio, Speech, and Language Processing},
+          year = {2022},
+          volume = {30},
+          pages = {829--852},
+        }
+    """,
     notes=(
         "The audio comes as split zip archives, which plain unzip cannot read; they are joined "
         "when downloaded by prepare.py.",

@@ -54,6 +54,17 @@ TASK = Task(
     ),
     licence="CC BY or CC0, clip by clip",
     homepage="https://zenodo.org/record/2529934",
+    citation="""
+        @inproceedings{fonseca2019fsdnoisy18k,
+          author = {Fonseca, Eduardo and Plakal, Manoj and Ellis, Daniel P. W. and Font, Frederic
+            and Favory, Xavier and Serra, Xavier},
+          title = {Learning Sound Event Classifiers from Web Audio with Noisy Labels},
+          booktitle = {IEEE International Conference on Acoustics, Speech and Signal Processing
+            (ICASSP)},
+          year = {2019},
+          pages = {21--25},
+        }
+    """,
     notes=(
         "Not part of the paper. The reference harness draws its validation tenth without a seed; "
         "here it is drawn with seed 42 from the sorted names.",

@@ -72,6 +72,17 @@ TASK = Task(
     ),
     licence="none stated; excerpts of copyrighted recordings",
     homepage="http://marsyas.info/downloads/datasets.html",
+    citation="""
+        @article{tzanetakis2002genre,
+          author = {Tzanetakis, George and Cook, Perry},
+          title = {Musical Genre Classification of Audio Signals},
+          journal = {IEEE Transactions on Speech and Audio Processing},
+          year = {2002},
+          volume = {10},
+          number = {5},
+          pages = {293--302},
+        }
+    """,
     notes=(
         "930 of the 1,000 files are used: 443 / 197 / 290.",
         "jazz.00054 is a training clip and cannot be read in some copies: without it there are "

@@ -20,6 +20,7 @@ TASK = Task(
     sources=_nsynth.sources(),
     licence=_nsynth.LICENCE,
     homepage=_nsynth.HOMEPAGE,
+    citation=_nsynth.CITATION,
     notes=(
         "Not part of the paper. Classes are all pitches of the training set.",
         "The caption rule is this project's own.",

@@ -21,6 +21,7 @@ TASK = Task(
     sources=_nsynth.sources(),
     licence=_nsynth.LICENCE,
     homepage=_nsynth.HOMEPAGE,
+    citation=_nsynth.CITATION,
     notes=(
         "Not part of the paper. The five velocities are 25, 50, 75, 100 and 127.",
         "The caption rule is this project's own.",

@@ -21,6 +21,7 @@ TASK = Task(
     sources=_nsynth.sources(),
     licence=_nsynth.LICENCE,
     homepage=_nsynth.HOMEPAGE,
+    citation=_nsynth.CITATION,
     notes=(
         '"synth_lead" is in training only: eleven classes are known, ten are tested.',
         "All notes are kept: byte-identical copies, pitches outside 21 to 108, and the 71 notes of "

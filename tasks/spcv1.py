@@ -1,7 +1,7 @@
 """Speech Commands V1: 30 spoken words (Warden 2017)."""
 
 from evar.task import Source, Task
-from evar.tasks._speech_commands import read
+from evar.tasks._speech_commands import CITATION, read
 
 TASK = Task(
     name="spcv1",
@@ -27,6 +27,7 @@ TASK = Task(
     ),
     licence="CC BY 4.0",
     homepage="http://download.tensorflow.org/data/speech_commands_v0.01.tar.gz",
+    citation=CITATION,
     notes=(
         "Not part of the paper.",
         "The caption rule is this project's own: the paper has no zero-shot figure here.",

@@ -1,7 +1,7 @@
 """Speech Commands V2: 35 spoken words (Warden 2018)."""
 
 from evar.task import Source, Task
-from evar.tasks._speech_commands import read
+from evar.tasks._speech_commands import CITATION, read
 
 TASK = Task(
     name="spcv2",
@@ -29,6 +29,7 @@ TASK = Task(
     ),
     licence="CC BY 4.0",
     homepage="http://download.tensorflow.org/data/speech_commands_v0.02.tar.gz",
+    citation=CITATION,
     notes=(
         "The 4,890-clip, 12-class test archive that goes by the name v0.02 elsewhere is another "
         "task.",

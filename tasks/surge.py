@@ -105,6 +105,15 @@ TASK = Task(
     ),
     licence="see the Zenodo record",
     homepage="https://zenodo.org/record/4677097",
+    citation="""
+        @inproceedings{turian2021torchsynth,
+          author = {Turian, Joseph and Shier, Jordie and Tzanetakis, George and McNally, Kirk and
+            Henry, Max},
+          title = {One Billion Audio Sounds from {GPU}-Enabled Modular Synthesis},
+          booktitle = {International Conference on Digital Audio Effects (DAFx)},
+          year = {2021},
+        }
+    """,
     notes=(
         "The split is by tone: 1,692 / 195 / 197 of them, 88 notes each.",
         "The files are decoded as published; the reference harness encoded them a second time.",

@@ -52,6 +52,15 @@ TASK = Task(
     ),
     licence="CC BY-NC 4.0",
     homepage="https://zenodo.org/record/1203745",
+    citation="""
+        @inproceedings{salamon2014urbansound,
+          author = {Salamon, Justin and Jacoby, Christopher and Bello, Juan Pablo},
+          title = {A Dataset and Taxonomy for Urban Sound Research},
+          booktitle = {ACM International Conference on Multimedia},
+          year = {2014},
+          pages = {1041--1044},
+        }
+    """,
     notes=(
         "The ten given folds are the task: random ones put slices of one recording on both sides "
         "and score some ten points higher.",

@@ -81,6 +81,15 @@ TASK = Task(
     ),
     licence="the speech stays its owners'; the annotations are CC BY 4.0",
     homepage="https://mm.kaist.ac.kr/datasets/voxceleb/",
+    citation="""
+        @inproceedings{nagrani2017voxceleb,
+          author = {Nagrani, Arsha and Chung, Joon Son and Zisserman, Andrew},
+          title = {{VoxCeleb}: A Large-Scale Speaker Identification Dataset},
+          booktitle = {Interspeech},
+          year = {2017},
+          pages = {2616--2620},
+        }
+    """,
     notes=(
         "Both zips are needed: identification uses the 40 test speakers of verification too.",
         "All 1,251 speakers are in all three splits.",

@@ -54,6 +54,16 @@ TASK = Task(
     ),
     licence="CC BY-SA 4.0",
     homepage="https://github.com/YuanGongND/vocalsound",
+    citation="""
+        @inproceedings{gong2022vocalsound,
+          author = {Gong, Yuan and Yu, Jin and Glass, James},
+          title = {{VocalSound}: A Dataset for Improving Human Vocal Sounds Recognition},
+          booktitle = {IEEE International Conference on Acoustics, Speech and Signal Processing
+            (ICASSP)},
+          year = {2022},
+          pages = {151--155},
+        }
+    """,
     notes=(
         "Not part of the paper. The split sizes are from memory of the data set's paper; only "
         "their sum, 21,024, was confirmed.",

@@ -65,6 +65,13 @@ TASK = Task(
     ),
     licence="GPL",
     homepage="http://www.voxforge.org",
+    citation=r"""
+        @misc{voxforge,
+          author = {{VoxForge}},
+          title = {{VoxForge}: Free Speech Corpora and Acoustic Model Repositories},
+          howpublished = {\url{http://www.voxforge.org}},
+        }
+    """,
     comparable="the published split names every clip: with files missing the score is another's",
     notes=(
         "The archives have no checksums of their own; counts are what can be checked.",

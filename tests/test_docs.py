@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from evar import cli, models
-from evar.data import clips
+from evar.data import indexing
 from helpers.miniatures import sound, table
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -63,6 +63,6 @@ def test_example_of_a_task_runs(tmp_path):
             sound(tmp_path / f"wav/{species}{i}.wav", 16000)
             rows.append((f"{species}{i}.wav", species, f"{species} hunter {i}", part))
     table(tmp_path / "birds.csv", ["recording", "species", "recordist", "part"], rows)
-    manifest = clips.build(namespace["TASK"], tmp_path)
+    manifest = indexing.build(namespace["TASK"], tmp_path)
     assert not manifest.partial
     assert manifest.counts() == {"train": 4, "valid": 2, "test": 2}

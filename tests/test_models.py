@@ -7,7 +7,7 @@ from importlib.metadata import version
 import pytest
 import torch
 
-from evar import models, registry
+from evar import identity, models, registry
 from evar.errors import UserError
 
 RANDOM = """
@@ -26,7 +26,7 @@ class Random(Adapter):
 
 
 def source_hash(cls):
-    return models.source_hash(models.sources_of(cls))
+    return identity.source_hash(identity.sources_of(cls))
 
 
 @pytest.mark.parametrize("name", models.names())
@@ -65,7 +65,8 @@ def test_an_unknown_key_of_a_configuration_is_refused(key, tmp_path, monkeypatch
 
 
 def test_loaded_models_are_frozen_and_evaluating(new_adapter):
-    adapter, config = models.load(new_adapter(RANDOM, "Random"))
+    loaded = models.load(new_adapter(RANDOM, "Random"))
+    adapter, config = loaded.adapter, loaded.config
     assert not adapter.training
     assert not adapter.drop.training
     assert not any(p.requires_grad for p in adapter.parameters())
@@ -78,20 +79,21 @@ def test_random_weights_are_always_the_same_and_leave_other_chance_alone(new_ada
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    first, _ = models.load(model)
+    first = models.load(model).adapter
     assert torch.equal(torch.rand(3), expected)
     torch.manual_seed(2)
-    second, _ = models.load(model, weights="random")
+    second = models.load(model, weights="random").adapter
     assert torch.equal(first.net.weight, second.net.weight)
 
 
 def test_options_reach_the_adapter_and_its_identity(new_adapter):
     model = new_adapter(RANDOM, "Random")
-    adapter, config = models.load(model, width=5)
+    loaded = models.load(model, width=5)
+    adapter = loaded.adapter
     assert adapter.net.in_features == 5
-    identity = models.identity(adapter, config, {"width": 5})
+    identity = loaded.identity
     assert identity["options"] == {"width": 5}
-    assert identity != models.identity(*models.load(model))
+    assert identity != models.load(model).identity
 
 
 def test_an_unknown_option_is_answered_with_the_known(new_adapter):
@@ -104,18 +106,18 @@ def test_a_users_file_runs_once(new_adapter, tmp_path):
     log = tmp_path / "imports"
     model = new_adapter(f"open({str(log)!r}, 'a').write('x')\n{RANDOM}", "Random")
     models.config(model)
-    adapter, config = models.load(model)
-    models.identity(adapter, config)
+    loaded = models.load(model)
+    assert loaded.identity["source"]
     assert log.read_text() == "x"
 
 
 def test_an_edited_file_is_another_model_at_once(new_adapter, tmp_path):
     """Even where size and time are the same, which is all that Python's own cache looks at."""
-    first, _ = models.load(new_adapter(RANDOM, "Random"))
+    first = models.load(new_adapter(RANDOM, "Random")).adapter
     status = (tmp_path / "mine.py").stat()
     model = new_adapter(RANDOM.replace("embed_dim = 16000, 2", "embed_dim = 16000, 7"), "Random")
     os.utime(tmp_path / "mine.py", ns=(status.st_atime_ns, status.st_mtime_ns))
-    second, _ = models.load(model)
+    second = models.load(model).adapter
     assert (first.embed_dim, second.embed_dim) == (2, 7)
     assert source_hash(type(first)) != source_hash(type(second))
 
@@ -123,17 +125,17 @@ def test_an_edited_file_is_another_model_at_once(new_adapter, tmp_path):
 @pytest.mark.parametrize("library", ["timm", "transformers", "torchaudio"])
 def test_the_identity_does_not_depend_on_what_else_was_imported(library, new_adapter, monkeypatch):
     """A sweep in one process must find the embeddings, and give the ids, of single runs."""
-    loaded = models.load(new_adapter(RANDOM, "Random"))
+    model = new_adapter(RANDOM, "Random")
     monkeypatch.setitem(sys.modules, library, sys)
-    with_it = models.identity(*loaded)
+    with_it = models.load(model).identity
     monkeypatch.delitem(sys.modules, library)
-    assert models.identity(*loaded) == with_it
+    assert models.load(model).identity == with_it
 
 
 def test_the_identity_is_that_of_the_content_not_of_the_folder(new_adapter, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     here, there = (new_adapter(RANDOM, "Random", file=f) for f in ("a.py", "elsewhere/b.py"))
-    assert models.identity(*models.load(here)) == models.identity(*models.load(there))
+    assert models.load(here).identity == models.load(there).identity
 
 
 @pytest.mark.parametrize("edited", ["helper", "base", "own"])
@@ -152,7 +154,7 @@ def test_the_source_covers_bases_and_helpers_among_the_adapters(edited, tmp_path
     cls = models.adapter_class("own")
     before = source_hash(cls)
     edited = tmp_path / f"{'_helper' if edited == 'helper' else edited}.py"
-    edited.write_text(edited.read_text() + "# edited\n")
+    edited.write_text(edited.read_text() + "EDITED = 1\n")
     assert source_hash(cls) != before
     for name in texts:
         del sys.modules[f"evar.model_adapters.{name}"]
@@ -184,22 +186,23 @@ def with_helper(new_adapter, tmp_path, monkeypatch):
 )
 def test_a_file_beside_the_users_file_is_part_of_the_model(statement, with_helper):
     def source(helper):
-        return models.identity(*models.load(with_helper(helper, statement)))["source"]
+        return models.load(with_helper(helper, statement)).identity["source"]
 
     assert source("SIZE = 1\n") == source("SIZE = 1\n") != source("SIZE = 2\n")
 
 
 def test_what_a_file_beside_the_users_file_imports_is_not_all_source(with_helper):
     model = with_helper("import json\nimport torch\n", "import evar_test_helper")
-    adapter, config = models.load(model)
-    assert len(models.sources_of(type(adapter))) == 2
-    assert set(models.identity(adapter, config)["libraries"]) == {"torch"}
+    loaded = models.load(model)
+    adapter = loaded.adapter
+    assert len(identity.sources_of(type(adapter))) == 2
+    assert set(loaded.identity["libraries"]) == {"torch"}
 
 
 def test_every_library_that_is_imported_is_known_by_its_version(new_adapter):
     statements = "import numpy as np\ndef later():\n    import sklearn.svm, nowhere_to_be_found\n"
     loaded = models.load(new_adapter(f"{statements}\n{RANDOM}", "Random"))
-    versions = models.identity(*loaded)["libraries"]
+    versions = loaded.identity["libraries"]
     assert versions == {n: version(n) for n in ("numpy", "scikit-learn", "torch")}
 
 
@@ -210,9 +213,9 @@ def test_a_file_that_an_option_names_is_part_of_the_model(new_adapter, tmp_path)
     for content in ("1.0", "1.0", "2.0"):
         stats.write_text(content)
         loaded = models.load(model, stats=str(stats))
-        found.append(models.identity(*loaded, {"stats": str(stats)}))
+        found.append(loaded.identity)
     assert found[0] == found[1] != found[2]
-    assert models.identity(*models.load(model))["files"] == {}
+    assert models.load(model).identity["files"] == {}
 
 
 def test_an_adapter_that_reads_no_weights_refuses_them(tmp_path):
@@ -224,7 +227,7 @@ def test_an_adapter_that_reads_no_weights_refuses_them(tmp_path):
 def test_an_adapter_that_inherits_its_beginning_has_no_weights(new_adapter, tmp_path):
     with pytest.raises(UserError, match="has no weights to load"):
         models.load(new_adapter(), weights=tmp_path / "w.pt")
-    assert models.load(new_adapter())[1].checkpoint == ""
+    assert models.load(new_adapter()).config.checkpoint == ""
 
 
 def test_a_configuration_names_weights_for_a_class_that_takes_them_only(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 
 from evar import cli
 from evar import task as tasks
-from evar.data import clip_table, clips, own_sounds, prepare, targets
+from evar.data import clip_table, indexing, own_sounds, prepare, targets
 from evar.errors import UserError
 from evar.tasks import _cremad
 from evar.tasks import gtzan as gtzan_file
@@ -40,7 +40,7 @@ def copies(tmp_path_factory):
 
 def manifest_of(name, copies):
     task = tasks.get(name)
-    return clips.build(task, clips.find_root(copies[0] / name, task.marker))
+    return indexing.build(task, indexing.find_root(copies[0] / name, task.marker))
 
 
 def test_every_task_has_a_miniature():
@@ -145,14 +145,14 @@ def test_no_group_is_on_two_sides(name, copies):
 
 def test_display_names_of_audioset(copies):
     task = tasks.get("as20k")
-    root = clips.find_root(copies[0] / "as20k", task.marker)
+    root = indexing.find_root(copies[0] / "as20k", task.marker)
     assert task.titles(root) == {"/m/04rlf": "Music", "/m/05r6t": "Speech, or so"}
 
 
 def test_captions_of_a_clip_are_kept_together(copies):
     for name in ("clotho", "audiocaps"):
         task = tasks.get(name)
-        captions = task.read_captions(clips.find_root(copies[0] / name, task.marker))
+        captions = task.read_captions(indexing.find_root(copies[0] / name, task.marker))
         assert (captions[captions.split == "test"].groupby("file").size() == 5).all()
 
 
@@ -217,7 +217,7 @@ def test_surge_rule_at_full_size():
 def test_surge_reads_the_published_tones_only(copies, monkeypatch):
     task = tasks.get("surge")
     with pytest.raises(UserError, match="published"):
-        clips.build(task, copies[0] / "surge")
+        indexing.build(task, copies[0] / "surge")
     names = "\n".join(["bass velocity64", "pad velocity64"])
     monkeypatch.setattr(surge_file, "NAMES", hashlib.sha256(names.encode()).hexdigest())
     monkeypatch.setattr(surge_file, "TEST", (1,))
@@ -281,7 +281,7 @@ def test_locate_finds_common_names(copies, tmp_path):
 
 def test_rows_of_fold_11_are_refused(copies, tmp_path):
     task = tasks.get("us8k")
-    root = clips.find_root(copies[0] / "us8k", task.marker)
+    root = indexing.find_root(copies[0] / "us8k", task.marker)
     table = task.read(root)
     table.loc[0, "fold"] = "11"
     with pytest.raises(UserError, match="fold other than"):
@@ -312,7 +312,7 @@ def test_csv_tasks_and_registered_ones_share_the_contract(tmp_path):
 def test_instruments_of_training_are_in_no_other_split(copies):
     """Validation and test of NSynth share some; a note of a training instrument is a leak."""
     task = tasks.get("nsynth")
-    table = task.read(clips.find_root(copies[0] / "nsynth", task.marker))
+    table = task.read(indexing.find_root(copies[0] / "nsynth", task.marker))
     of = {side: table.index[table.split == side][0] for side in ("train", "valid", "test")}
     table.loc[of["test"], "group"] = table.group[of["valid"]]
     clip_table.check_table(task, table)

@@ -21,7 +21,7 @@ def check(model, *, weights=None, **options):
     from evar import check as check_
     from evar import models
 
-    adapter, _ = models.load(model, weights=weights, **options)
+    adapter = models.load(model, weights=weights, **options).adapter
     findings = check_.check(adapter)
     for finding in findings:
         print(finding)

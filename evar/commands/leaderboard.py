@@ -1,5 +1,6 @@
 """`leaderboard`: rebuild the tables from the runs."""
 
+import sys
 from pathlib import Path
 
 from fire.decorators import SetParseFns
@@ -19,5 +20,8 @@ def leaderboard(*, results="results"):
 
     if not Path(results).is_dir():
         raise UserError(f"{results}: no such results folder (--results=DIR)")
-    for path in leaderboard_.rebuild(results):
+    rebuilt = leaderboard_.rebuild(results)
+    for path in rebuilt.paths:
         print(path)
+    for problem in rebuilt.problems:
+        print(f"skipped: {problem}", file=sys.stderr)

@@ -1,11 +1,13 @@
 """`prepare TASK`: index a data set, or download it first. Heavy imports are inside."""
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 from fire.decorators import SetParseFns
 
-from evar.commands._options import data_folder, open_task, progress_bar
 from evar.errors import UserError
+from evar.progress import SILENT, Progress, Terminal
 
 
 @SetParseFns(task=str, source=str, data=str)
@@ -24,10 +26,14 @@ def prepare(task, *, source=None, data=None, download=False, quiet=False):
     --data=DIR     where manifests are kept; default: $EVAR_DATA or data/
     --quiet        no progress bar
     """
+    from evar.data.opening import data_folder, open_task
+
+    data = data_folder(data)
+    progress = SILENT if quiet else Terminal()
     if task == "all":
-        return _prepare_all(source, data_folder(data), quiet)
+        return _prepare_all(source, data, progress)
     from evar import task as tasks
-    from evar.data import clips, own_sounds
+    from evar.data import indexing, own_sounds
     from evar.data import prepare as prepare_
 
     if own_sounds.is_csv(task):
@@ -36,23 +42,36 @@ def prepare(task, *, source=None, data=None, download=False, quiet=False):
             raise UserError(f"{given}: the files of a CSV are beside it; leave it out")
     else:
         registered = tasks.get(task)
-        bytes_ = progress_bar(f"download {task}", "B", quiet, unit_scale=True)
-        folder = Path(source) if source else data_folder(data) / task
+        bytes_ = None if quiet else _bytes(f"download {task}")
+        folder = Path(source) if source else data / task
         if download:
+            if unverified := prepare_.unverified(registered):
+                what = ", ".join(unverified)
+                print(f"{task}: no published checksum, taken as they come: {what}")
             prepare_.fetch_all(registered, folder, bytes_)
         if source or folder.is_dir():
-            root = clips.find_root(folder, registered.marker)
+            root = indexing.find_root(folder, registered.marker)
             prepare_.fetch_tables(registered, root, bytes_)
-    manifest = open_task(task, data_folder(data), None, quiet, source, anew=True)
+    manifest = open_task(task, data=data, source=source, reindex=True, progress=progress)
     name, column = manifest.task.name, manifest.task.column
     counts = manifest.good[column].value_counts().sort_index()
     print(f"{name}: {len(manifest.good):,} clips in {manifest.root}")
     print("  " + ", ".join(f"{column} {side}: {count:,}" for side, count in counts.items()))
     print(f"  manifest {manifest.sha256[:16]}")
+    if unheard := manifest.unheard():
+        print(f"  {unheard}")
     for kind, rows in (("missing", manifest.missing), ("unreadable", manifest.bad)):
         for file, problem in zip(rows.file, rows.problem, strict=True):
             print(f"  {kind}: {file}" + (f": {problem}" if kind != "missing" else ""))
     print(f"  {_verdict(manifest)}")
+
+
+def _bytes(title: str) -> Callable:
+    """Returns a bar for downloads: a function of (total, initial), both in bytes."""
+    from tqdm import tqdm
+
+    more = {"unit": "B", "unit_scale": True, "leave": False, "delay": 0.5}
+    return functools.partial(tqdm, desc=title, **more)
 
 
 def _verdict(manifest) -> str:
@@ -63,11 +82,11 @@ def _verdict(manifest) -> str:
     return "complete"
 
 
-def _prepare_all(source, data: Path, quiet: bool) -> None:
+def _prepare_all(source, data: Path, progress: Progress) -> None:
     """Index every registered data set that lies in a folder; one line each."""
     from evar import task as tasks
-    from evar.data import clips
     from evar.data import prepare as prepare_
+    from evar.data.opening import open_task
 
     if source is None or not Path(source).is_dir():
         raise UserError("prepare all needs --source=DIR, a folder that holds data sets")
@@ -81,8 +100,7 @@ def _prepare_all(source, data: Path, quiet: bool) -> None:
             continue
         try:
             prepare_.fetch_tables(task, root)
-            bar = progress_bar(f"index {name}", "file", quiet)
-            manifest = clips.open_task(task, data, source=root, progress=bar)
+            manifest = open_task(name, data=data, source=root, progress=progress)
         except UserError as error:
             print(f"{name:<14} {'-':>10} {expected:>10}  {error}")
             continue

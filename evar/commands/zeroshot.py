@@ -1,129 +1,76 @@
-"""`zeroshot MODEL TASK`: classes as captions, no training. Heavy imports are inside."""
+"""`zeroshot MODEL TASK`: what its command line has beyond the protocol, answers for a person."""
 
+from dataclasses import replace
 from pathlib import Path
 
-from fire.decorators import SetParseFns
-
-from evar.commands._options import (
-    cache_of,
-    data_folder,
-    device_of,
-    open_task,
-    precision_of,
-    progress_bar,
-    require_reads_text,
-    whole,
-    write_run,
-)
+from evar import protocol
+from evar.commands.evaluate import Extra, command_of
 from evar.errors import UserError
 
+_UNKNOWN = "?"  # the label of a clip of which nothing is known
 
-@SetParseFns(model=str, task=str, weights=str, data=str, cache=str, results=str)
-@SetParseFns(device=str, precision=str, template=str, captions=str, labels=str)
-def zeroshot(
-    model,
-    task,
-    *,
-    template=None,
-    captions=None,
-    labels=None,
-    explain=False,
-    weights=None,
-    data=None,
-    device="auto",
-    precision="fp32",
-    batch_size=None,
-    results="results",
-    cache=None,
-    no_cache=False,
-    partial=False,
-    skip_bad=False,
-    quiet=False,
-    **options,
-):
-    """Classify clips by captions of the classes, without any training.
 
-    usage: zeroshot MODEL TASK [options]
-           zeroshot MODEL path/to/clips --labels="dog bark,siren,rain"
+def _answer(model: str, task: str, options: dict) -> bool:
+    """With --labels: prints a table of clip, best label and scores, and no score of the model."""
+    if options["labels"] is None:
+        _require_task(task)
+        return False
+    from evar import models, run
+    from evar.data import opening, prompts
+    from evar.protocols import zeroshot
+    from evar.runtime import usable_device
 
-    MODEL          an audio-language model: a registered name (`evar list models`) or
-                   path/to/file.py:ClassName
-    TASK           a registered name (`evar list tasks`), the path of a CSV with the columns
-                   file,label,split (or fold), or, with --labels, a sound file or a folder of them
+    names = _labels(options["labels"])
+    models.require_text(model)
+    if not Path(task).exists():
+        raise UserError(f"{task}: no such sound file or folder (--labels is for your own sounds)")
+    aside = ("labels", "explain", "template", "captions", "weights", "data", "results", "partial")
+    how = {k: v for k, v in options.items() if k not in aside and v is not None}
+    how["progress"] = not how.pop("quiet")
+    if how.pop("no_cache"):
+        how["cache"] = None
+    _, runtime, of_adapter = run.split_options(None, model, how)
+    manifest = opening.open_sounds(task, progress=runtime.progress)
+    manifest.require_usable(skip_bad=runtime.skip_bad)
+    runtime = replace(runtime, device=usable_device(runtime.device))
+    rule = prompts.rule_of(manifest, names, template=options["template"], path=options["captions"])
+    captions = rule.captions(names, {})
+    loaded = models.load(model, weights=options["weights"], **of_adapter)
+    classified = zeroshot.classify(loaded, manifest, names, captions, runtime)
+    if options["explain"]:
+        print("\n".join(_nearest(classified.table(), dict(zip(names, captions, strict=True)), {})))
+    table = classified.table()
+    best = [names[i] for i in classified.similarity.argmax(axis=1)]
+    table.insert(1, "best", best, allow_duplicates=True)
+    print(table.to_string(index=False, float_format="%.3f"))
+    for file in classified.manifest.bad.file:
+        print(f"skipped, cannot be decoded: {file}")
+    return True
 
-    --template="a recording of {label}"  caption of every class, instead of the task's rule;
-                   several, with "|" between them, are averaged
-    --captions=FILE.yaml  captions as `templates` and `labels` (docs/zeroshot.md)
-    --labels=LIST  labels with "," between them: prints a table of clip, best label and scores
-    --explain      print the five nearest captions of some clips
-    --weights=PATH checkpoint; default: the published file in $EVAR_WEIGHTS or weights/
-    --data=DIR     where data sets and manifests are; default: $EVAR_DATA or data/
-    --device=auto  cpu, cuda, cuda:1, ...
-    --precision=fp32  or bf16: mixed precision in the audio encoder, behind its front end
-    --batch_size=N clips through the encoder at a time
-    --results=DIR  where results are written; default: results/
-    --cache=DIR    where embeddings are kept; default: $EVAR_CACHE or the user's cache folder
-    --no_cache     keep no embeddings
-    --partial      accept an incomplete data set; the score then says so
-    --skip_bad     leave out clips that cannot be decoded; the score then says so
-    --quiet        no progress bars
-    --NAME=VALUE   an option of the model's adapter
-    """
-    from evar import models
-    from evar.data import prompts
 
-    if template is not None and captions is not None:
-        raise UserError("--template and --captions: give one of them")
-    names = None if labels is None else _labels(labels)
-    precision = precision_of(precision)
-    batch_size = None if batch_size is None else whole("batch_size", batch_size)
-    require_reads_text(model)
-    manifest = _manifest(task, names, data, quiet)
-    from evar import files
-    from evar.data import clips
-    from evar.protocols import zeroshot as protocol
-
-    if manifest.task.metric == "recall":
-        raise UserError(
-            f"{task} has captions, no classes: it is for `python retrieval.py {model} {task}`"
-        )
-    names = names or protocol.class_names(manifest)
-    manifest = clips.test_side(manifest)
-    clips.require_usable(manifest, partial=partial, skip_bad=skip_bad)
-    rule = prompts.of_task(manifest.task)
-    if template is not None:
-        rule = prompts.from_template(template)
-    elif captions is not None:
-        rule = prompts.from_yaml(captions, names, protocol.titles_of(manifest))
-    of_classes = protocol.captions_of(rule, manifest, names)
-    device = device_of(device)
-    if labels is None:
-        files.make_folder(results)
-    adapter, config = models.load(model, weights=weights, **options)
-    identity = models.identity(adapter, config, options)
-    classified = protocol.classify(
-        adapter,
-        identity,
-        manifest,
-        names,
-        of_classes,
-        cache=cache_of(cache, no_cache),
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        skip_bad=skip_bad,
-        clip_progress=progress_bar(f"{model} {task}: decode and embed", "clip", quiet),
-        caption_progress=progress_bar(f"{model} {task}: captions", "caption", quiet),
-    )
+def _explain(run, *, labels, explain: bool) -> None:
+    """With --explain: prints the nearest captions of some clips."""
     if explain:
-        print("\n".join(protocol.explain(classified)))
-    if labels is not None:
-        print(protocol.answer(classified))
-        for file in classified.manifest.bad.file:
-            print(f"skipped, cannot be decoded: {file}")
-        return
-    evaluation = protocol.evaluate(classified, rule, precision=precision)
-    write_run(evaluation, config, identity, classified.manifest, device=device, results=results)
+        truth = dict(zip(run.predictions["clip"], run.predictions["true"], strict=True))
+        captions = run.record.extra["captions"]
+        print("\n".join(_nearest(run.tables["similarities"], captions, truth)))
+
+
+def _nearest(table, captions: dict, truth: dict, count: int = 6, best: int = 5) -> list[str]:
+    """Returns, for clips evenly spread over the table, the captions that are nearest to each."""
+    names, similarity = list(table.columns[1:]), table.iloc[:, 1:].to_numpy()
+    lines, total = [], len(table)
+    for i in range(min(count, total)):
+        at = i * total // min(count, total)
+        clip = table.iloc[at, 0]
+        label = truth.get(clip, _UNKNOWN)
+        known = set() if label == _UNKNOWN else set(label.split(","))
+        lines.append(f"{clip}" + (f" (true: {label})" if known else ""))
+        for number in (-similarity[at]).argsort(kind="stable")[:best]:
+            mark = "*" if names[number] in known else " "
+            caption = " | ".join(captions[names[number]])
+            lines.append(f"  {mark} {similarity[at, number]:+.3f}  {caption}")
+    return lines
 
 
 def _labels(text: str) -> list[str]:
@@ -135,16 +82,25 @@ def _labels(text: str) -> list[str]:
     return names
 
 
-def _manifest(task: str, names: list[str] | None, data, quiet: bool):
-    from evar import task as tasks
-    from evar.data import clips, own_sounds
+def _require_task(task: str) -> None:
+    from evar.data import own_sounds
+    from evar.task import names
 
-    if names is None:
-        if Path(task).exists() and not own_sounds.is_csv(task) and task not in tasks.names():
-            raise UserError(f'{task}: sounds of your own need labels: --labels="dog bark,rain"')
-        return open_task(task, data_folder(data), None, quiet)
-    if not Path(task).exists():
-        raise UserError(f"{task}: no such sound file or folder (--labels is for sounds of yours)")
-    bar = progress_bar(f"index {task}", "file", quiet)
-    own = own_sounds.task_from_sounds(task)
-    return clips.build(own, own.bundled, progress=bar)
+    if Path(task).exists() and not own_sounds.is_csv(task) and task not in names():
+        raise UserError(f'{task}: sounds of your own need labels: --labels="dog bark,rain"')
+
+
+zeroshot = command_of(
+    protocol.get("zeroshot"),
+    Extra(
+        options={"labels": None, "explain": False},
+        help="""
+--labels=LIST  labels with "," between them: prints a table of clip, best label and scores
+--explain      print the five nearest captions of some clips
+""",
+        usage='\n       zeroshot MODEL path/to/clips --labels="dog bark,siren,rain"',
+        text=("labels",),
+        instead=_answer,
+        after=_explain,
+    ),
+)

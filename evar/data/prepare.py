@@ -1,4 +1,4 @@
-"""Getting a data set onto the disk and finding it there."""
+"""Gets data sets onto the disk and finds them there."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
-from evar.data import archives, clip_table, clips, download, split_files
+from evar.data import archives, clip_table, download, indexing, split_files
 from evar.errors import UserError
 from evar.task import Source, Task
 
@@ -21,10 +21,15 @@ def locate(task: Task, source) -> Path | None:
         for candidate in sorted(source.glob(pattern)):
             if candidate.is_dir():
                 try:
-                    return clips.find_root(candidate, task.marker)
+                    return indexing.find_root(candidate, task.marker)
                 except UserError:
                     continue
     return None
+
+
+def unverified(task: Task) -> list[str]:
+    """Returns the files that are downloaded though their publisher names no checksum."""
+    return [s.path for s in task.sources if s.url and not download.has_checksum(s)]
 
 
 def fetch_tables(task: Task, root: Path, progress=None) -> None:
@@ -89,7 +94,7 @@ def _fetch_listed(source: Source, folder: Path) -> str:
             return "not tried"
         packed = file.path.endswith((".tgz", ".tar.gz", ".zip"))
         try:
-            if not (packed and (place / f".extracted-{file.path}").is_file()):
+            if not (packed and archives.is_extracted(file.path, place)):
                 path = download.fetch(file, place, progress=_silent)
                 if packed:
                     archives.extract(path, place)
@@ -133,7 +138,7 @@ def _checksum(source: Source) -> str:
 
 def _complete(task: Task, folder: Path) -> bool:
     try:
-        root = clips.find_root(folder, task.marker)
+        root = indexing.find_root(folder, task.marker)
         found = clip_table.check_table(task, task.read(root))
     except (UserError, OSError):
         return False

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from evar.data.clips import Manifest, label_set
+from evar.data.clip_table import label_set
+from evar.data.manifest import Manifest
 from evar.errors import UserError
 
 

@@ -7,7 +7,7 @@ clips, and captions, in the space that both share.
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +17,15 @@ import torch
 
 from evar.adapter import Adapter
 from evar.data import audio
-from evar.data.clips import Manifest
-from evar.embedding.engine import Engine, View, checked, full_precision
+from evar.data.manifest import Manifest
+from evar.embedding.encoder import Encoder, checked
+from evar.embedding.engine import Engine, View
 from evar.embedding.store import Shard, Store
 from evar.errors import UserError, blaming
 from evar.files import canonical_json
+from evar.models import Model
+from evar.precision import full_precision
+from evar.runtime import Runtime
 
 VERSION = 2  # raise it when decoding, cropping or batching changes what an encoder is given
 
@@ -61,105 +65,116 @@ def views(manifest: Manifest, *, sample_rate: int, crop_seed: int) -> list[View]
 
 
 def embed_task(
-    adapter: Adapter,
-    identity: dict,
+    model: Model,
     manifest: Manifest,
+    runtime: Runtime,
     *,
-    cache: Path | None,
     crop_seed: int = 42,
-    device: str = "cpu",
-    precision: str = "fp32",
-    batch_size: int | None = None,
-    skip_bad: bool = False,
-    progress: Callable | None = None,
+    kept_in: Callable[[Path, dict], Store] = Store,
 ) -> Embeddings:
-    """Embed every clip of a task, or read what an earlier run has kept.
+    """Embeds every clip of a task, or reads what an earlier run has kept in `runtime.cache`.
 
-    `identity` is what the adapter's embeddings depend on (`evar.models.identity`). `cache=None`
-    keeps nothing. `precision`: "fp32", or "bf16" for mixed precision behind the front end.
-    Raises BadAudio for a clip that cannot be decoded, unless `skip_bad`; UserError where the
-    adapter gives anything but finite (B, D) float32.
+    kept_in: makes the store from the cache's folder and what decides the content. Raises BadAudio
+    for a clip that cannot be decoded, unless `runtime.skip_bad`; UserError where the adapter
+    returns anything but finite (B, D) float32.
     """
-    plan = views(manifest, sample_rate=adapter.sample_rate, crop_seed=crop_seed)
-    key = _key(adapter, identity, manifest, precision) | {
-        "seconds": manifest.task.seconds,
-        "sample_rate": adapter.sample_rate,
-        "crop_seed": crop_seed,
-    }
-    unit = manifest.task.unit_samples(adapter.sample_rate)
-    with _store(cache, key) as store:
-        values, bad_views = Engine(
-            adapter.to(device),
-            manifest,
-            plan,
-            store,
-            device,
-            precision,
-            batch_size,
-            skip_bad,
-            progress,
-            samples=unit,
-            lengths=[unit] * len(plan),
-        ).run()
+    with _engine_for_task(model, manifest, runtime, crop_seed, kept_in) as engine:
+        values, bad_views = engine.run()
     first = np.full(len(manifest.table), -1)
     cropped = np.full(len(manifest.table), -1)
-    for number, view in enumerate(plan):
+    for number, view in enumerate(engine.plan):
         (cropped if view.start else first)[view.row] = number
-    bad = {plan[number].row: reason for number, reason in bad_views.items()}
+    bad = {engine.plan[number].row: reason for number, reason in bad_views.items()}
     return Embeddings(values, first, cropped, bad)
 
 
-def embed_whole(
-    adapter: Adapter,
-    identity: dict,
-    manifest: Manifest,
-    rows: Sequence[int],
-    *,
-    cache: Path | None,
-    device: str = "cpu",
-    precision: str = "fp32",
-    batch_size: int | None = None,
-    skip_bad: bool = False,
-    progress: Callable | None = None,
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Joint-space embeddings (N, E) of whole clips, and the bad ones among them (row: reason).
+def fill_task(
+    model: Model, manifest: Manifest, runtime: Runtime, *, part: tuple[int, int] = (0, 1)
+) -> int:
+    """Computes and keeps the embeddings of `embed_task`, or part I of N; returns their number.
 
-    `rows` are rows of the manifest's table. Clips are read from beginning to end; what an encoder
-    does with long ones is its own business. Options and errors are those of `embed_task`.
+    Parts are shards I, I + N, ...: fixed, so that they need no coordination.
     """
+    with _engine_for_task(model, manifest, runtime, 42, Store) as engine:
+        return engine.fill(part)
+
+
+@contextlib.contextmanager
+def _engine_for_task(
+    model: Model,
+    manifest: Manifest,
+    runtime: Runtime,
+    crop_seed: int,
+    kept_in: Callable[[Path, dict], Store],
+) -> Iterator[Engine]:
+    rate = model.adapter.sample_rate
+    plan = views(manifest, sample_rate=rate, crop_seed=crop_seed)
+    key = _key(model, manifest, runtime) | {
+        "seconds": manifest.task.seconds,
+        "sample_rate": rate,
+        "crop_seed": crop_seed,
+    }
+    unit = manifest.task.unit_samples(rate)
+    encoder = Encoder(model.adapter.to(runtime.device), runtime.device, runtime.precision)
+    with _store(runtime.cache, key, kept_in) as store:
+        lengths = [unit] * len(plan)
+        yield Engine(encoder, manifest, plan, store, runtime, lengths=lengths, samples=unit)
+
+
+def embed_whole(
+    model: Model, manifest: Manifest, rows: Iterable[int], runtime: Runtime, *, joint: bool = True
+) -> tuple[np.ndarray, dict[int, str]]:
+    """Returns embeddings of whole clips (N, E), and the bad ones among them (row: reason).
+
+    `rows` are rows of the manifest's table. Clips are read from beginning to end; how an encoder
+    treats long ones is the adapter's business. `joint`: in the space shared with captions, else
+    as `Adapter.embed` gives them. Errors are those of `embed_task`.
+    """
+    with _engine_for_whole(model, manifest, rows, runtime, joint=joint) as (engine, order):
+        sorted_values, bad = engine.run()
+    values = np.empty(sorted_values.shape, np.float32)
+    values[order] = sorted_values
+    return values, {engine.plan[number].row: reason for number, reason in bad.items()}
+
+
+def fill_whole(
+    model: Model, manifest: Manifest, runtime: Runtime, *, part: tuple[int, int] = (0, 1)
+) -> int:
+    """Computes and keeps the joint-space embeddings of the test side's clips, or part I of N."""
+    side = manifest.test_side()
+    rows = side.good.index if side.task.folds else side.good.index[side.good.split == "test"]
+    with _engine_for_whole(model, side, rows, runtime, joint=True) as (engine, _):
+        return engine.fill(part)
+
+
+@contextlib.contextmanager
+def _engine_for_whole(
+    model: Model, manifest: Manifest, rows: Iterable[int], runtime: Runtime, *, joint: bool
+) -> Iterator[tuple[Engine, np.ndarray]]:
+    rate = model.adapter.sample_rate
     chosen = manifest.table.loc[list(rows)]
     lengths = [
-        audio.resampled_length(int(frames), int(rate), adapter.sample_rate)
-        for frames, rate in zip(chosen.frames, chosen.sample_rate, strict=True)
+        audio.resampled_length(int(frames), int(original), rate)
+        for frames, original in zip(chosen.frames, chosen.sample_rate, strict=True)
     ]
     order = np.argsort(lengths, kind="stable")  # clips of one length share a batch
     plan = [View(int(chosen.index[i]), 0) for i in order]
-    key = _key(adapter, identity, manifest, precision) | {
-        "space": "joint",
-        "sample_rate": adapter.sample_rate,
+    key = _key(model, manifest, runtime) | {
+        "space": "joint" if joint else "clip",
+        "sample_rate": rate,
         "clips": hashlib.sha256(repr([view.row for view in plan]).encode()).hexdigest(),
     }
-    with _store(cache, key) as store:
-        sorted_values, bad = Engine(
-            adapter.to(device),
-            manifest,
-            plan,
-            store,
-            device,
-            precision,
-            batch_size,
-            skip_bad,
-            progress,
-            samples=None,
-            lengths=[lengths[i] for i in order],
-        ).run()
-    values = np.empty(sorted_values.shape, np.float32)
-    values[order] = sorted_values
-    return values, {plan[number].row: reason for number, reason in bad.items()}
+    encoder = Encoder(
+        model.adapter.to(runtime.device), runtime.device, runtime.precision, joint=joint
+    )
+    with _store(runtime.cache, key) as store:
+        in_order = [lengths[i] for i in order]
+        engine = Engine(encoder, manifest, plan, store, runtime, lengths=in_order, samples=None)
+        yield engine, order
 
 
 def require_joint_space(adapter: Adapter) -> None:
-    """UserError for an adapter that does not embed both clips and captions."""
+    """Raises UserError for an adapter that does not embed both clips and captions."""
     name = type(adapter).__name__
     if not adapter.reads_text:
         raise UserError(f"{name} is an audio-only model: it reads no captions")
@@ -168,30 +183,24 @@ def require_joint_space(adapter: Adapter) -> None:
 
 
 def embed_captions(
-    adapter: Adapter,
-    identity: dict,
-    captions: Sequence[str],
-    *,
-    cache: Path | None,
-    device: str = "cpu",
-    batch_size: int = 64,
-    progress: Callable | None = None,
+    model: Model, captions: Sequence[str], runtime: Runtime, *, batch_size: int = 64
 ) -> np.ndarray:
-    """Joint-space embeddings (N, E) of captions. `identity` says which text tower reads them.
+    """Returns joint-space embeddings (N, E) of captions, always computed in float32.
 
-    Always in float32. Raises UserError where the adapter gives anything but finite (N, E) float32.
+    Raises UserError where the adapter returns anything but finite (N, E) float32.
     """
-    per_shard = 64 * batch_size
+    adapter = model.adapter
+    per_shard, width = 64 * batch_size, Encoder(adapter, joint=True).dim
     starts = range(0, len(captions), per_shard)
     key = {
-        "model": _content(adapter, identity),
+        "model": _content(model) | adapter.text_identity(),
         "task": f"{len(captions):,} captions",
         "captions": hashlib.sha256(canonical_json(list(captions)).encode()).hexdigest(),
         "batch_size": batch_size,
         "version": VERSION,
     }
-    bar = progress(total=len(captions)) if progress else None
-    with _store(cache, key) as store, full_precision(), bar or contextlib.nullcontext():
+    bar = runtime.progress.bar("captions", "caption", total=len(captions))
+    with _store(runtime.cache, key) as store, full_precision(), bar as shown:
 
         def compute(claims: Iterator[int]) -> None:
             for number in claims:
@@ -201,50 +210,58 @@ def embed_captions(
                     batch = list(part[at : at + batch_size])
                     with torch.inference_mode(), blaming(f"{type(adapter).__name__}.embed_text()"):
                         out = adapter.embed_text(batch)
-                    expected = (len(batch), adapter.joint_dim)
-                    rows.append(checked(out, expected, adapter, "embed_text"))
-                    if bar is not None:
-                        bar.update(len(batch))
+                    rows.append(checked(out, (len(batch), width), adapter, "embed_text"))
+                    shown.update(len(batch))
                 store.write(number, Shard(np.concatenate(rows), {}))
 
-        adapter.to(device)
+        adapter.to(runtime.device)
         store.fill(store.missing(len(starts)), compute)
         return np.array(store.gather(len(starts))[0])
 
 
-def _content(adapter: Adapter, identity: dict) -> dict:
-    """The identity without the options whose content `text_identity` has: mere places of files."""
-    options = identity.get("options", {})
-    kept = {k: v for k, v in options.items() if k not in adapter.text_options}
-    return identity | {"options": kept}
+def _content(model: Model) -> dict:
+    """Returns the identity without options whose content `text_identity` has: places of files."""
+    known = model.adapter.text_options
+    kept = {k: v for k, v in model.identity["options"].items() if k not in known}
+    return {**model.identity, "options": kept}
 
 
-def _key(adapter: Adapter, identity: dict, manifest: Manifest, precision: str) -> dict:
-    """What every embedding of a task's clips depends on."""
+def _key(model: Model, manifest: Manifest, runtime: Runtime) -> dict:
+    """Returns what every embedding of a task's clips depends on."""
     return {
-        "model": _content(adapter, identity),
+        "model": _content(model),
         "task": f"{manifest.task.name} {manifest.task.version}",
         "manifest": manifest.sha256,
-        "precision": precision,
+        "precision": runtime.precision,
         "resampler": f"soxr HQ {soxr.__version__}",
         "version": VERSION,
     }
 
 
 @contextlib.contextmanager
-def _store(cache: Path | None, key: dict) -> Iterator[Store]:
+def _store(
+    cache: Path | None, key: dict, kept_in: Callable[[Path, dict], Store] = Store
+) -> Iterator[Store]:
     """The store of a key; without a cache one that is gone afterwards."""
     with contextlib.ExitStack() as stack:
         folder = cache or stack.enter_context(tempfile.TemporaryDirectory(prefix="evar-"))
-        yield Store(Path(folder), key)
+        yield kept_in(Path(folder), key)
 
 
-def training_rows(embeddings: Embeddings, clips: Sequence[int]) -> np.ndarray:
+def of_views(embedded: Embeddings, y: np.ndarray) -> np.ndarray:
+    """Returns the targets of views (V, ...) from those of clips (N, ...): views share a label."""
+    out = np.zeros((len(embedded.values), *y.shape[1:]), y.dtype)
+    for rows in (embedded.first, embedded.cropped):
+        out[rows[rows >= 0]] = y[rows >= 0]
+    return out
+
+
+def training_rows(embeddings: Embeddings, clips: np.ndarray) -> np.ndarray:
     """Rows of `values` for clips used in training or validation: their random crop, if any."""
     rows = embeddings.cropped[clips]
     return np.where(rows >= 0, rows, embeddings.first[clips])
 
 
-def test_rows(embeddings: Embeddings, clips: Sequence[int]) -> np.ndarray:
+def test_rows(embeddings: Embeddings, clips: np.ndarray) -> np.ndarray:
     """Rows of `values` for clips used in testing: their first unit."""
     return embeddings.first[clips]

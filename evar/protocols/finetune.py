@@ -1,232 +1,171 @@
 """Fine-tuning: an encoder and a head trained end to end, three seeds (docs/finetune.md).
 
-M2D-CLAP (Niizumi et al., Interspeech 2024), Section 4.4. What it writes are the checkpoints it goes
-on from when it is run again; reading options and writing results is the business of the scripts.
+M2D-CLAP (Niizumi et al., Interspeech 2024), Section 4.4. It writes the checkpoints from which it
+resumes, below `runtime.training.folder`.
 """
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import filelock
-import numpy as np
-from numpy.typing import NDArray
+from evar.errors import UserError
+from evar.finetuning.settings import Settings, adapter_options, resolve
+from evar.protocol import Protocol
 
-import evar
-from evar import files
-from evar.adapter import Adapter
-from evar.data import clips, targets
-from evar.data.clips import Manifest
-from evar.errors import BadAudio, UserError
-from evar.finetuning import loop, streams
-from evar.finetuning.batches import Job
-from evar.finetuning.checkpoint import Place, run_key
-from evar.finetuning.loop import Report
-from evar.finetuning.settings import Settings
-from evar.finetuning.streams import For
-from evar.finetuning.waveforms import Waveforms
-from evar.parallel import ALONE, World
-from evar.probing import holdout
-from evar.scoring import summary
-from evar.scoring.summary import Evaluation
+if TYPE_CHECKING:
+    from evar.data.manifest import Manifest
+    from evar.models import Model
+    from evar.runtime import Runtime
+    from evar.scoring.evaluation import Evaluation
 
-NAME = "finetune"
-VERSION = 1  # raise it when scores change
-SEEDS = (43, 44, 45)
+VERSION = 2
 
 
 def evaluate(
-    adapter: Adapter,
-    identity: dict,
-    manifest: Manifest,
+    model: "Model",
+    manifest: "Manifest",
     settings: Settings,
-    *,
-    folder: Path,
-    seeds: Sequence[int] = SEEDS,
-    overrides: dict | None = None,
-    world: World = ALONE,
-    device: str = "cpu",
-    resume: bool = True,
-    eval_only: bool = False,
-    skip_bad: bool = False,
-    decode_progress: Callable | None = None,
-    on_step: Callable[[Report], None] | None = None,
-) -> Evaluation:
-    """Fine-tune copies of an adapter, one a seed and fold, and score their test sets.
+    seeds: tuple[int, ...],
+    runtime: "Runtime",
+) -> "Evaluation":
+    """Fine-tunes copies of an adapter, one per seed and fold, and scores their test sets.
 
-    `settings` and `overrides` are what `evar.finetuning.settings.resolve` gave. `folder` takes the
-    checkpoints; folds that have ended there are not trained again, and those that were interrupted
-    go on, unless `resume` is False. Several processes may work on one folder: each fold is trained
-    by one of them (or by one `world` of them together). `eval_only` scores the weights that are
-    there. Raises UserError for what cannot be trained or scored honestly.
+    Folds that have ended in `runtime.training.folder` are not trained again, and those that were
+    interrupted resume, unless `runtime.training.resume` is False. Several processes may work on
+    one folder: each fold is trained by one of them, or by all processes of one torchrun together.
+    Raises UserError for what cannot be trained or scored honestly.
     """
+    from evar.data import targets
+    from evar.finetuning import jobs, loop
+    from evar.finetuning.checkpoint import run_key
+    from evar.finetuning.model import probabilities
+    from evar.finetuning.watch import summary_writer, watching
+    from evar.finetuning.waveforms import Waveforms
+    from evar.parallel import process_group
+    from evar.progress import SILENT
+    from evar.runtime import Training
+    from evar.scoring import summary
+
+    training = runtime.training
+    if training.folder is None:
+        raise UserError("fine-tuning keeps checkpoints: name a folder (Training.folder)")
+    if training.eval_only and not training.resume:
+        raise UserError("--eval_only scores what --no_resume would forget: give one of them")
+    if training.tensorboard:
+        summary_writer()
     targets.folds_of(manifest)  # a set that cannot be trained on is refused before any work
-    waveforms = Waveforms(manifest, adapter.sample_rate)
-    manifest = _decodable(manifest, waveforms, Path(folder), skip_bad, decode_progress)
-    about = {
-        "protocol": NAME,
-        "version": VERSION,
-        "evar": evar.__version__,
-        "model": identity,
-        "task": f"{manifest.task.name} {manifest.task.version}",
-        "manifest": manifest.sha256,
-        "seconds": manifest.task.seconds,
-        "skipped": summary.count_clips(manifest)["skipped"],
-        "settings": asdict(settings),
-    }
-    root = Path(folder) / run_key(about)
-    names = targets.class_names(manifest)
-    y = targets.encode_labels(manifest, names)
-    folds = targets.folds_of(manifest)
-    jobs = [
-        _job(manifest, fold, stream, y, seed, settings, root)
-        for seed in seeds
-        for stream, fold in enumerate(folds)
-    ]
-    more = {"world": world, "device": device}
-    if eval_only:
-        outcomes = [_scored(job, adapter, waveforms, y, settings, **more) for job in jobs]
-    else:
-        about["classes"] = names
-        header = {"evar": json.dumps(about)}
-        found = {}
-        for job in _in_turn(jobs, world, forget=None if resume else time.time()):
-            if not world.agreed(job.place.ended):
-                loop.train(
-                    job, adapter, waveforms, y, settings, about=header, on_step=on_step, **more
+    waveforms = Waveforms(manifest, model.adapter.sample_rate)
+    with process_group(runtime.device) as (world, device):
+        folder = Path(training.folder)
+        manifest = jobs.decodable(manifest, waveforms, folder, runtime)
+        names = targets.class_names(manifest)
+        y = targets.encode_labels(manifest, names)
+        folds = targets.folds_of(manifest)
+        about = {
+            "protocol": PROTOCOL.name,
+            "version": VERSION,
+            "model": dict(model.identity),
+            "task": f"{manifest.task.name} {manifest.task.version}",
+            "manifest": manifest.sha256,
+            "seconds": manifest.task.seconds,
+            "skipped": summary.count_clips(manifest)["skipped"],
+            "settings": asdict(settings),
+        }
+        root = folder / run_key(about)
+        every = jobs.make_jobs(manifest, folds, y, settings, seeds=seeds, root=root)
+        if training.eval_only:
+            outcomes = [
+                loop.score_exported(
+                    job, model.adapter, waveforms, y, settings, world=world, device=device
                 )
-            found[job] = job.place.outcome()
-        outcomes = [found[job] for job in jobs]
-    return _evaluation(manifest, folds, y, names, settings, seeds, overrides or {}, outcomes)
-
-
-def _decodable(
-    manifest: Manifest, waveforms: Waveforms, folder: Path, skip_bad: bool, progress
-) -> Manifest:
-    """The manifest without clips that do not decode: all are tried once, before any training.
-
-    Raises BadAudio for the first of them unless `skip_bad`.
-    """
-    path = files.make_folder(folder) / f"bad-clips-{manifest.sha256[:16]}.json"
-    with files.writing(path), filelock.FileLock(path.with_suffix(".lock")):
-        if path.exists():  # only those that were bad are tried again: they may have been mended
-            listed = [int(row) for row in json.loads(path.read_text(encoding="utf-8"))]
-            bad = waveforms.bad(listed)
+                for job in every
+            ]
         else:
-            bad = waveforms.bad(progress=progress)
-        files.write_atomic(path, json.dumps(bad))
-    if bad and not skip_bad:
-        row, reason = next(iter(bad.items()))
-        raise BadAudio(manifest.root / waveforms.names[row], reason)
-    return clips.without(manifest, bad)
-
-
-def _job(
-    manifest: Manifest,
-    fold: targets.Fold,
-    stream: int,
-    y: NDArray,
-    seed: int,
-    settings: Settings,
-    root: Path,
-) -> Job:
-    """The sides that a way to select an epoch wants of a fold."""
-    train, valid, how = fold.train, None, "none"
-    if settings.select == "valid":
-        valid, how = fold.valid, "valid split"
-    elif settings.select == "oracle":
-        valid, how = fold.test, "test set"
-    elif settings.select == "holdout":
-        groups = manifest.table.group.to_numpy()[fold.train]
-        kept, held, how = holdout.tenth(
-            y[fold.train], groups, streams.rng(For.HOLD_OUT, seed, stream)
-        )
-        train, valid = fold.train[kept], fold.train[held]
-    if len(train) < 2:
-        remedy = "; --select=last holds none out" if settings.select == "holdout" else ""
-        raise UserError(
-            f"{manifest.task.name}, fold {fold.name}: {len(train)} training clips, and fine-tuning "
-            f"needs two at least{remedy}"
-        )
-    if valid is not None and y.ndim == 2 and not y[valid].any():
-        raise UserError(
-            f"{manifest.task.name}, fold {fold.name}: no validation clip has a class that is "
-            "trained, so that no epoch can be chosen; --select=last chooses none"
-        )
-    place = Place(root / f"seed-{seed}-fold-{stream + 1}")
-    return Job(fold, train, valid, how, seed, stream, place)
-
-
-def _in_turn(jobs: list[Job], world: World, forget: float | None) -> Iterator[Job]:
-    """All jobs, each held by this world alone meanwhile; those that others train come last.
-
-    What was left before the moment `forget` is cleared away, not what others have done since.
-    """
-    waiting = list(jobs)
-    while waiting:
-        locks = ((job, job.place.lock()) for job in waiting)
-        free = ((job, lock) for job, lock in locks if world.agreed(world.first and _held(lock)))
-        job, lock = next(free, (None, None))
-        if job is None:
-            time.sleep(1.0)
-            continue
-        waiting.remove(job)
-        try:
-            if world.first:
-                job.place.tidy()
-                if forget is not None and job.place.older_than(forget):
-                    job.place.clear()
-            world.wait()
-            yield job
-            world.wait()
-        finally:
-            lock.release()
-
-
-def _held(lock: filelock.FileLock) -> bool:
-    """Take a lock, unless another process has it."""
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        return False
-    return True
-
-
-def _scored(job: Job, adapter, waveforms, y, settings, **more) -> tuple[NDArray, dict]:
-    """What the weights that are there score now, with the record of how they were trained."""
-    if not job.place.ended:
-        raise UserError(
-            f"{job.place.path}: no run that has ended. Train first, without --eval_only: what was "
-            "interrupted goes on where it was"
-        )
-    scores = loop.score_exported(job, adapter, waveforms, y, settings, **more)
-    metric = waveforms.manifest.task.metric
-    score = summary.fold_score(metric, y[job.fold.test], scores)
-    return scores, job.place.outcome()[1] | {"score": score}
-
-
-def _evaluation(
-    manifest, folds, y, names, settings, seeds, overrides, outcomes: list[tuple[NDArray, dict]]
-) -> Evaluation:
-    """Scores and records of all seeds and folds, in that order, as a result."""
+            header = {"evar": json.dumps(about | {"classes": names})}
+            progress, shown = runtime.progress, training
+            if not world.first:
+                progress, shown = SILENT, Training()
+            found = {}
+            forget = None if training.resume else time.time()
+            with watching(progress, shown) as on_step:
+                for job in jobs.in_turn(every, world, forget=forget):
+                    if not world.broadcast_object(job.place.ended):
+                        loop.train(
+                            job,
+                            model.adapter,
+                            waveforms,
+                            y,
+                            settings,
+                            about=header,
+                            on_step=on_step,
+                            world=world,
+                            device=device,
+                        )
+                    found[job] = job.place.outcome()
+            outcomes = [found[job] for job in every]
     runs = [outcomes[at : at + len(folds)] for at in range(0, len(outcomes), len(folds))]
-    scores = np.stack([np.concatenate([of_fold for of_fold, _ in run]) for run in runs])
-    record = {
-        "protocol": NAME,
-        "protocol_version": VERSION,
-        "select": settings.select,
-        "settings": asdict(settings),
-        "overrides": overrides,
-        "seeds": list(seeds),
-        "clips": summary.count_clips(manifest),
-        **summary.summarise(manifest, folds, y, names, scores),
-        "runs": [
-            {"seed": seed, "folds": [about for _, about in run]}
-            for seed, run in zip(seeds, runs, strict=True)
+    return summary.evaluation(
+        manifest,
+        folds,
+        seeds,
+        names,
+        y,
+        [[logits for logits, _ in run] for run in runs],
+        settings=asdict(settings),
+        probabilities=[
+            [probabilities(logits, multi_label=manifest.task.multi_label) for logits, _ in run]
+            for run in runs
         ],
-        "seconds": {"train": round(sum(about.get("seconds", 0) for _, about in outcomes), 2)},
-    }
-    by_run = [[of_fold for of_fold, _ in run] for run in runs]
-    return summary.evaluation(record, manifest, folds, seeds, names, by_run)
+        runs=tuple(
+            {"seed": seed, "folds": [record for _, record in run]}
+            for seed, run in zip(seeds, runs, strict=True)
+        ),
+        seconds={"train": round(sum(record.get("seconds", 0) for _, record in outcomes), 2)},
+        extra={"select": settings.select},
+    )
+
+
+PROTOCOL = Protocol(
+    name="finetune",
+    version=VERSION,
+    title="Train an encoder and a head end to end on a task, and score it.",
+    settings=Settings,
+    resolve=resolve,
+    evaluate=evaluate,
+    seeds=(43, 44, 45),
+    needs=frozenset({"gradients"}),
+    adapter_options=adapter_options,
+    help="""
+--select=auto  which epoch counts: valid, the best on the validation split; holdout, on a tenth
+               of the training clips (whole groups); last; oracle, the best on the test set,
+               which the score then says. auto is valid, without such a split holdout
+--optimizer=NAME    sgd, lars, lars_m2d (as M2D's code ran LARS on AudioSet) or adamw
+--lr=RATE           highest learning rate
+--weight_decay=W    of weights
+--decay_bias=True   or False: of biases and other one-dimensional parameters too
+--layer_decay=S     factor of the learning rate from each layer to the one below it
+--batch_size=N      clips per step, of all processes together
+--epochs=N          passes over the training clips
+--warmup=N          epochs in which the rate rises
+--domain=waveform   or spectrogram: where clips are padded and mixed
+--mixup=ALPHA       0: none
+--rrc=True          or False: random resize crop of the spectrogram
+--freq_mask=N       SpecAugment: widest mask in bins; 0: none
+--time_mask=N       SpecAugment: widest mask in frames; 0: none
+--patchout=SHARE    of the patches to leave out in training, in whole rows and columns
+--patchout_form=plain    or m2d: which patches are left out (docs/finetune.md)
+--freeze=WHAT       none, patch_embed, encoder, or N: the first layer and N blocks
+--balanced=True     or False: draw clips of rare classes more often
+--epoch_clips=N     clips per epoch, drawn without replacement
+--valid_crop=first  or random, in each epoch another: unit of longer validation clips
+--precision=fp32    or bf16: mixed precision in the encoder, behind its front end
+--accumulate=N      split each batch into N parts, to save memory
+--clip_grad=L       maximum gradient norm
+--ema=DECAY         score a moving average of the weights
+--early_stop=N      stop N epochs after the best one
+--compile           compile the encoder's blocks (torch.compile)
+               The task's defaults of these are in evar/finetuning/settings.yaml
+""",
+)

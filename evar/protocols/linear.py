@@ -1,152 +1,138 @@
-"""Linear evaluation: frozen embeddings, a linear probe, three seeds (docs/protocols.md).
+"""Linear evaluation: frozen embeddings and a linear probe, three seeds (docs/protocols.md).
 
-A pure function of model, task, settings and seeds; reading options and writing results is the
-business of the scripts.
+M2D-CLAP (Niizumi et al., Interspeech 2024), Section 4.3.
 """
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from time import perf_counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+from evar.options import whole
+from evar.probing import rates
+from evar.protocol import Protocol
 
-from evar import models
-from evar.adapter import Adapter
-from evar.data import clips, targets
-from evar.data.clips import Manifest
-from evar.embedding import embeddings
-from evar.errors import UserError
-from evar.probing import probe
-from evar.probing.probe import ProbeSettings
-from evar.scoring import summary
-from evar.scoring.summary import Evaluation
-from evar.task import Task
-
-NAME = "linear"
-VERSION = 1  # raise it when scores change
+if TYPE_CHECKING:
+    from evar.data.manifest import Manifest
+    from evar.models import Model
+    from evar.probing.prepared import Prepared
+    from evar.probing.probe import Fitted
+    from evar.runtime import Runtime
+    from evar.scoring.evaluation import Evaluation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LinearSettings:
-    """What can be chosen: the probe, the seeds of its runs, the seed of the crops they share."""
+    """Hyper-parameters of the probe, and the seed of the crops that its runs share.
 
-    probe: ProbeSettings = ProbeSettings()
-    seeds: tuple[int, ...] = (42, 43, 44)
-    crop_seed: int = 42
+    lr: learning rate of Adam, constant; "auto": validation chooses within each fold and seed.
+    hidden: widths of hidden layers; none is the linear probe. epochs: maximum number of epochs.
+    patience: epochs without improvement before it stops. batch_size: rows per step.
+    """
+
+    lr: float | str
+    hidden: tuple[int, ...] = ()
+    epochs: int = 200
+    patience: int = field(default=20, metadata={"option": False})
+    batch_size: int = field(default=200, metadata={"option": False})
+    crop_seed: int = field(default=42, metadata={"option": False})
+
+    def __post_init__(self):
+        rates.require_rate(self.lr)
+        for width in self.hidden:
+            whole("hidden", width)
+        whole("epochs", self.epochs)
 
 
-def learning_rate(config: models.ModelConfig, task: Task) -> float:
-    """The probe's rate: the model's for this task, else the task's, else the model's usual one."""
-    return config.lr_by_task.get(task.name) or task.lr or config.lr
+def resolve(given: Mapping[str, Any], model: "Model", manifest: "Manifest") -> LinearSettings:
+    """Returns the settings; the rate is the model's for this task, the task's, or the model's."""
+    hidden = given.get("hidden", ())
+    hidden = hidden if isinstance(hidden, (tuple, list)) else (hidden,)
+    usual = rates.usual_rate(model, manifest)
+    return LinearSettings(**{"lr": usual, **given, "hidden": tuple(hidden)})
 
 
 def evaluate(
-    adapter: Adapter,
-    identity: dict,
-    manifest: Manifest,
+    model: "Model",
+    manifest: "Manifest",
     settings: LinearSettings,
-    *,
-    cache: Path | None = None,
-    device: str = "cpu",
-    precision: str = "fp32",
-    batch_size: int | None = None,
-    skip_bad: bool = False,
-    embed_progress: Callable | None = None,
-    probe_progress: Callable[[int, int], None] | None = None,
-) -> Evaluation:
-    """Embed a task with an adapter, train the probes of all folds and seeds, score the test sets.
+    seeds: tuple[int, ...],
+    runtime: "Runtime",
+) -> "Evaluation":
+    """Embeds a task, trains the probes of all folds and seeds, and scores the test sets.
 
-    `identity` is `evar.models.identity(adapter, config)`. Raises UserError for data that cannot be
-    scored honestly and for adapters that give anything but finite embeddings.
+    Raises UserError for data that cannot be scored honestly and for adapters that return anything
+    but finite embeddings.
     """
-    targets.folds_of(manifest)  # a set that cannot be trained on is refused before any work
-    started = perf_counter()
-    embedded = embeddings.embed_task(
-        adapter,
-        identity,
+    from evar.embedding import embeddings
+    from evar.probing import prepared, probe
+
+    task = prepared.prepare(
         manifest,
-        cache=cache,
-        crop_seed=settings.crop_seed,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        skip_bad=skip_bad,
-        progress=embed_progress,
+        lambda: embeddings.embed_task(model, manifest, runtime, crop_seed=settings.crop_seed),
     )
-    embedding_ended = perf_counter()
-    manifest = clips.without(manifest, embedded.bad)
-    names = targets.class_names(manifest)
-    y = targets.encode_labels(manifest, names)
-    folds = targets.folds_of(manifest)
-    try:
-        fitted = _fit(embedded, y, folds, settings, device, probe_progress)
-    except ValueError as error:
-        raise UserError(f"{manifest.task.name}: {error}") from error
-    probing_ended = perf_counter()
-
-    scores = [[probe.predicted_scores(fit.logits) for fit in run] for run in fitted]
-    record = {
-        "protocol": NAME,
-        "protocol_version": VERSION,
-        "settings": {
-            **asdict(settings.probe),
-            "crop_seed": settings.crop_seed,
-            "precision": precision,
-        },
-        "seeds": list(settings.seeds),
-        "clips": summary.count_clips(manifest),
-        **summary.summarise(
-            manifest, folds, y, names, np.stack([np.concatenate(run) for run in scores])
-        ),
-        "runs": [
-            {"seed": seed, "folds": [_fold_record(*f, y) for f in zip(folds, run, strict=True)]}
-            for seed, run in zip(settings.seeds, fitted, strict=True)
+    with task.probing():
+        tried = _fit(task, settings, seeds, runtime)
+    return task.evaluation(
+        settings,
+        seeds,
+        runtime,
+        [[probe.predicted_scores(t[rates.best(t)].logits) for t in run] for run in tried],
+        runs=[
+            {"seed": seed, "folds": [task.trained_record(i, t) for i, t in enumerate(run)]}
+            for seed, run in zip(seeds, tried, strict=True)
         ],
-        "seconds": {
-            "embed": round(embedding_ended - started, 2),
-            "probe": round(probing_ended - embedding_ended, 2),
-        },
-    }
-    return summary.evaluation(record, manifest, folds, settings.seeds, names, scores)
-
-
-def _fit(embedded, y, folds, settings, device, progress) -> list[list[probe.Fitted]]:
-    """Train one probe a seed and fold, all together: fitted[seed][fold]."""
-    of_views = np.zeros((len(embedded.values), *y.shape[1:]), y.dtype)
-    for rows in (embedded.first, embedded.cropped):  # a clip's views share its label
-        of_views[rows[rows >= 0]] = y[rows >= 0]
-    sides = [
-        (
-            embeddings.training_rows(embedded, fold.train),
-            None if fold.valid is None else embeddings.training_rows(embedded, fold.valid),
-            embeddings.test_rows(embedded, fold.test),
-        )
-        for fold in folds
-    ]
-    jobs = [
-        probe.Job(*rows, seed, stream)
-        for seed in settings.seeds
-        for stream, rows in enumerate(sides)
-    ]
-    fitted = probe.fit(
-        embedded.values,
-        of_views,
-        jobs,
-        settings.probe,
-        device=device,
-        overwrite_x=True,
-        on_epoch=progress,
     )
-    return [fitted[at : at + len(folds)] for at in range(0, len(fitted), len(folds))]
 
 
-def _fold_record(fold: targets.Fold, fit: probe.Fitted, y: np.ndarray) -> dict:
-    return {
-        "fold": fold.name,
-        "score": probe.score(fit.logits, y[fold.test]),
-        "best_epoch": fit.best_epoch,
-        "epochs": fit.epochs,
-        "valid_score": fit.valid_score,
-        "held_out": fit.held_out,
-    }
+def _fit(
+    task: "Prepared", settings: LinearSettings, seeds: tuple[int, ...], runtime: "Runtime"
+) -> "list[list[dict[float, Fitted]]]":
+    """Trains the probes of all seeds, folds and rates together: tried[seed][fold][rate]."""
+    from evar.probing import probe
+
+    grid = rates.rates_of(settings.lr)
+    jobs = [
+        probe.Job(sides.train, sides.valid, sides.test, seed, stream, lr=rate)
+        for seed in seeds
+        for stream, sides in enumerate(task.sides)
+        for rate in grid
+    ]
+    own = asdict(settings) | {"lr": grid[0]}  # every job has its own
+    own.pop("crop_seed")
+    with runtime.progress.bar("probe", "epoch", total=settings.epochs) as bar:
+
+        def on_epoch(_, running: int) -> None:
+            bar.set_postfix({"probes": running}, refresh=False)
+            bar.update()
+
+        fitted = probe.fit(
+            task.embedded.values,
+            task.of_views,
+            jobs,
+            probe.ProbeSettings(**own),
+            metric=task.metric,
+            device=runtime.device,
+            overwrite_x=True,
+            on_epoch=on_epoch,
+        )
+    tried, folds = rates.grouped(fitted, grid), len(task.folds)
+    return [tried[at : at + folds] for at in range(0, len(tried), folds)]
+
+
+PROTOCOL = Protocol(
+    name="linear",
+    version=1,
+    title="Score a frozen encoder on a task with linear probes.",
+    settings=LinearSettings,
+    resolve=resolve,
+    evaluate=evaluate,
+    seeds=(42, 43, 44),
+    averaged=("esc50", "us8k", "spcv2", "vc1", "voxforge", "cremad", "gtzan", "nsynth", "surge"),
+    command="lineareval",
+    help="""
+--lr=RATE      learning rate of the probe; default: the model's. auto: of five rates, the best on
+               validation within each fold and seed, never on test
+--hidden=()    widths of hidden layers, e.g. --hidden=(512,); none is the linear probe
+--epochs=200   maximum number of epochs (early stopping, patience 20)
+""",
+)

@@ -1,139 +1,74 @@
 """Audio-text retrieval: captions find clips, clips find captions (docs/zeroshot.md).
 
-A pure function of model and task. Cosine similarity in the joint space, all pairs of the test
-side, computed in blocks.
+Cosine similarity in the joint space, all pairs of the test side, computed in blocks. Letters: Q
+queries, G gallery, E joint space.
 """
 
-import hashlib
-from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import dataclass
 from time import perf_counter
+from typing import TYPE_CHECKING
 
-import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-
-from evar.adapter import Adapter
-from evar.data import clips
-from evar.data.clips import Manifest
-from evar.data.prompts import digest
-from evar.embedding import embeddings
 from evar.errors import UserError
-from evar.protocols.zeroshot import normalised
-from evar.scoring import ranking, statistics, summary
-from evar.scoring.summary import Evaluation
+from evar.protocol import Protocol
 
-NAME = "retrieval"
-VERSION = 2  # raise it when scores change
-DIRECTIONS = ("text_to_audio", "audio_to_text")
+if TYPE_CHECKING:
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from evar.data.manifest import Manifest
+    from evar.models import Model
+    from evar.runtime import Runtime
+    from evar.scoring.evaluation import Evaluation
+
 HEADLINE = "mAP@10"  # of text to audio, what DCASE's challenge of this task ranks by
-_BLOCK = 2**24  # similarities in memory at a time
 
 
-def rank_in_blocks(
-    queries: NDArray, gallery: NDArray, query_ids: NDArray, gallery_ids: NDArray
-) -> dict[str, NDArray]:
-    """`ranking.per_query` of unit vectors (Q, E) and (G, E), a block of queries at a time.
-
-    Equal vectors of the gallery tie exactly: a matrix product may round them differently.
-    """
-    size = max(1, _BLOCK // len(gallery))
-    first, where = _distinct(gallery)
-    columns = gallery[first].T
-    parts = [
-        ranking.per_query(
-            (queries[at : at + size] @ columns)[:, where], query_ids[at : at + size], gallery_ids
-        )
-        for at in range(0, len(queries), size)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def _distinct(rows: NDArray) -> tuple[NDArray, NDArray]:
-    """The numbers of the first rows of their kind in (N, E), and for each row (N,) which it is."""
-    numbers: dict[bytes, int] = {}
-    first, where = [], np.empty(len(rows), np.int64)
-    for i, row in enumerate(np.ascontiguousarray(rows)):
-        mark = hashlib.blake2b(row.data, digest_size=16).digest()
-        where[i] = numbers.setdefault(mark, len(numbers))
-        if where[i] == len(first):
-            first.append(i)
-    return np.array(first), where
+@dataclass(frozen=True, kw_only=True)
+class RetrievalSettings:
+    """Retrieval has nothing to choose."""
 
 
 def evaluate(
-    adapter: Adapter,
-    identity: dict,
-    manifest: Manifest,
-    *,
-    cache: Path | None = None,
-    device: str = "cpu",
-    precision: str = "fp32",
-    batch_size: int | None = None,
-    skip_bad: bool = False,
-    clip_progress: Callable | None = None,
-    caption_progress: Callable | None = None,
-) -> Evaluation:
-    """Rank all test clips for each caption and all captions for each clip.
+    model: "Model",
+    manifest: "Manifest",
+    settings: RetrievalSettings,
+    seeds: tuple[int, ...],
+    runtime: "Runtime",
+) -> "Evaluation":
+    """Ranks all test clips for each caption and all captions for each clip.
 
-    `manifest`: that of the test side (`clips.test_side`), so that no other clip counts. A clip
-    with several captions is found by any of them, and finds the best-ranked of its own. Raises
-    UserError for data that cannot be scored honestly and for adapters that read no text or give
-    anything but finite embeddings.
+    A clip with several captions is found by any of them, and finds the best-ranked of its own.
+    Raises UserError for data that cannot be scored honestly and for adapters that read no text or
+    return anything but finite embeddings.
     """
-    embeddings.require_joint_space(adapter)
+    import numpy as np
+    import pandas as pd
+
+    from evar.data import prompts
+    from evar.embedding import embeddings
+    from evar.scoring import ranking, summary
+    from evar.scoring.evaluation import Evaluation
+
+    embeddings.require_joint_space(model.adapter)
+    manifest = manifest.test_side()
     started = perf_counter()
     side = manifest.good[manifest.good.split == "test"]
-    audio, bad = embeddings.embed_whole(
-        adapter,
-        identity,
-        manifest,
-        side.index,
-        cache=cache,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        skip_bad=skip_bad,
-        progress=clip_progress,
-    )
+    audio, bad = embeddings.embed_whole(model, manifest, side.index, runtime)
     kept = ~side.index.isin(list(bad))
     files = side.file[kept].to_numpy()
     if len(files) < 2:
         raise UserError(f"{manifest.task.name}: a single test clip: there is nothing to rank")
     captions = captions_of_test(manifest, files)
-    of_text = adapter.text_identity()
     where, distinct = pd.factorize(captions.caption.to_numpy(), sort=True)
-    text = embeddings.embed_captions(
-        adapter,
-        identity | of_text,
-        distinct.tolist(),
-        cache=cache,
-        device=device,
-        progress=caption_progress,
-    )
-    audio, text = normalised(audio[kept]), normalised(text)[where]
+    text = embeddings.embed_captions(model, distinct.tolist(), runtime)
+    audio, text = ranking.normalised(audio[kept]), ranking.normalised(text)[where]
     clip_ids = np.arange(len(files))
     caption_ids = captions.file.map(dict(zip(files, clip_ids, strict=True))).to_numpy()
     found = {
-        "text_to_audio": rank_in_blocks(text, audio, caption_ids, clip_ids),
-        "audio_to_text": rank_in_blocks(audio, text, clip_ids, caption_ids),
+        "text_to_audio": ranking.rank_in_blocks(text, audio, caption_ids, clip_ids),
+        "audio_to_text": ranking.rank_in_blocks(audio, text, clip_ids, caption_ids),
     }
-    used = clips.without(manifest, bad)
-    record = {
-        "protocol": NAME,
-        "protocol_version": VERSION,
-        "settings": {
-            "captions": digest(sorted(captions.itertuples(index=False, name=None))),
-            "reading": "whole clips",
-            "precision": precision,
-            "text": of_text,
-        },
-        "seeds": [],
-        "clips": summary.count_clips(used) | {"captions": len(captions)},
-        **_summarise(found, {"text_to_audio": caption_ids, "audio_to_text": clip_ids}),
-        "seconds": {"embed": round(perf_counter() - started, 2)},
-    }
+    used = manifest.without(bad)
     tables = [
         pd.DataFrame({"direction": "text_to_audio", "clip": captions.file})
         .assign(caption=captions.caption)
@@ -142,16 +77,38 @@ def evaluate(
             **found["audio_to_text"]
         ),
     ]
-    return Evaluation(record, pd.concat(tables, ignore_index=True))
+    score, metrics, intervals = summary.of_queries(
+        found,
+        {"text_to_audio": caption_ids, "audio_to_text": clip_ids},
+        headline=("text_to_audio", HEADLINE),
+    )
+    return Evaluation(
+        score=score,
+        metrics=metrics,
+        seeds=(),
+        extra={"intervals": intervals},
+        settings={
+            "captions": prompts.digest(sorted(captions.itertuples(index=False, name=None))),
+            "reading": "whole clips",
+            "precision": runtime.precision,
+            "text": model.adapter.text_identity(),
+        },
+        clips=summary.count_clips(used) | {"captions": len(captions)},
+        seconds={"embed": round(perf_counter() - started, 2)},
+        predictions=pd.concat(tables, ignore_index=True),
+    )
 
 
-def captions_of_test(manifest: Manifest, files: NDArray) -> pd.DataFrame:
-    """The captions (file, caption) of the test clips in use, in the data set's order.
+def captions_of_test(manifest: "Manifest", files: "NDArray") -> "pd.DataFrame":
+    """Returns the captions (file, caption) of the test clips in use, in the data set's order.
 
     Raises UserError for a clip in use that has none.
     """
+    from evar.data import indexing
+
     task = manifest.task
-    table = clips.own_table(task, task.read_captions, manifest.root)
+    assert task.read_captions is not None  # as for every task of a kind with captions
+    table = indexing.own_table(task, task.read_captions, manifest.root)
     table = table[(table.split == "test") & table.file.isin(files)]
     without = set(files) - set(table.file)
     empty = table.caption.fillna("").str.strip() == ""
@@ -162,27 +119,13 @@ def captions_of_test(manifest: Manifest, files: NDArray) -> pd.DataFrame:
     return table[["file", "caption"]].reset_index(drop=True)
 
 
-def _summarise(found: dict[str, dict], clip_of: dict[str, NDArray]) -> dict:
-    """Metrics of both directions, each with its interval over clips (the gallery is kept)."""
-    shown, intervals = {}, {}
-    for direction in DIRECTIONS:
-        names = list(ranking.summary(found[direction]))
-
-        def statistic(weights, of=found[direction]):
-            return list(ranking.summary(of, weights).values())
-
-        low, high = statistics.bootstrap_clusters(
-            clip_of[direction], statistic, np.random.default_rng(summary.BOOTSTRAP_SEED)
-        )
-        shown[direction] = ranking.summary(found[direction])
-        intervals[direction] = {
-            name: [float(a), float(b)] for name, a, b in zip(names, low, high, strict=True)
-        }
-    main = shown["text_to_audio"][HEADLINE]
-    score = {
-        "metric": f"text-to-audio {HEADLINE}",
-        **asdict(statistics.over_runs([main])),
-        "bootstrap95": intervals["text_to_audio"][HEADLINE],
-        "bootstrap_unit": "clip",
-    }
-    return {"score": score, "metrics": shown, "bootstrap95": intervals}
+PROTOCOL = Protocol(
+    name="retrieval",
+    version=2,
+    title="Find clips by their captions, and captions by their clips.",
+    settings=RetrievalSettings,
+    evaluate=evaluate,
+    needs=frozenset({"text"}),
+    kinds=frozenset({"retrieval"}),
+    trains=False,
+)

@@ -10,7 +10,7 @@ import pytest
 
 from evar import cli
 from evar import task as tasks
-from evar.data import clips, prepare
+from evar.data import indexing, manifests, prepare
 from evar.errors import UserError
 from helpers import miniatures
 
@@ -49,7 +49,7 @@ def test_an_archive_is_fetched_unpacked_and_found(served, tmp_path):
     shutil.make_archive(folder / "ESC-50-master", "zip", tmp_path / "made")
     task = from_here(tasks.get("esc50"), address)
     prepare.fetch_all(task, tmp_path / "data/esc50")
-    manifest = clips.open_task(task, tmp_path / "data")
+    manifest = manifests.open_task(task, tmp_path / "data")
     assert manifest.counts() == dict.fromkeys("12345", 3)
     assert manifest.root.name == "ESC-50-master"
 
@@ -60,8 +60,8 @@ def test_tables_are_fetched_beside_the_audio(served, tmp_path):
     root = tmp_path / "made/vox1"
     (root / "iden_split.txt").rename(folder / "iden_split.txt")
     task = from_here(tasks.get("vc1"), address, kinds=("table",))
-    prepare.fetch_tables(task, clips.find_root(tmp_path / "made", task.marker))
-    assert clips.build(task, root).counts() == {"train": 4, "valid": 2, "test": 2}
+    prepare.fetch_tables(task, indexing.find_root(tmp_path / "made", task.marker))
+    assert indexing.build(task, root).counts() == {"train": 4, "valid": 2, "test": 2}
 
 
 def test_what_cannot_be_downloaded_is_explained(served, tmp_path):

@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 
 from evar import models
-from evar.data import audio, clips, own_sounds
+from evar.data import audio, indexing, own_sounds
+from evar.data.manifest import Manifest
 from evar.embedding import embeddings, engine, store
+from evar.embedding.encoder import Encoder
 from evar.errors import UserError
+from evar.runtime import Runtime
 
 COUNTING = """
 import hashlib
@@ -72,17 +75,16 @@ def test_a_shard_holds_no_more_than_memory_is_meant_to(lengths, starts):
 
 
 def manifest_of(made, **more):
-    return clips.build(own_sounds.task_from_csv(made.csv, **more), made.root)
+    return indexing.build(own_sounds.task_from_csv(made.csv, **more), made.root)
 
 
 def embed(made, model, options=None, **more):
     """Embeddings of a folder of clips, with the cache in ./cache unless told otherwise."""
-    adapter, config = models.load(model, **(options or {}))
-    identity = models.identity(adapter, config, options or {})
-    manifest = made if isinstance(made, clips.Manifest) else manifest_of(made)
-    return embeddings.embed_task(
-        adapter, identity, manifest, **{"cache": store.cache_folder(), "batch_size": 4, **more}
-    )
+    loaded = models.load(model, **(options or {}))
+    manifest = made if isinstance(made, Manifest) else manifest_of(made)
+    seed = more.pop("crop_seed", 42)
+    runtime = Runtime(**{"cache": store.cache_folder(), "batch_size": 4, **more})
+    return embeddings.embed_task(loaded, manifest, runtime, crop_seed=seed)
 
 
 def same(one, other):
@@ -134,12 +136,12 @@ ROWS = (embeddings.training_rows, embeddings.test_rows)
 def test_values_are_those_of_the_right_part(long_and_short, simple):
     """Row for row what the adapter gives for that part of that clip alone."""
     manifest = manifest_of(long_and_short, seconds=0.2)
-    adapter, _ = models.load(simple)
+    adapter = models.load(simple).adapter
     embedded = embed(manifest, simple)
     for row, (file, side) in enumerate(zip(manifest.table.file, manifest.table.split, strict=True)):
         start = 0 if side == "test" else audio.random_start(42, file)
         clip = audio.load_clip(manifest.root / file, sample_rate=16000, samples=3200, start=start)
-        alone = engine.embed_batch(adapter, clip[None])[0]
+        alone = Encoder(adapter)(clip[None])[0]
         at = ROWS[side == "test"](embedded, [row])[0]
         np.testing.assert_allclose(embedded.values[at], alone, rtol=1e-5)
 
@@ -203,14 +205,11 @@ def embed_with(new_adapter, new_clips, tmp_path):
         source = WEIGHTED.format(name="Weighted", load=load, rate=rate) + edit
         model = new_adapter(source, "Weighted", file=more.pop("file", "mine.py"))
         made.rows[0][1] = more.pop("label", "a")
-        adapter, config = models.load(model, weights=tmp_path / "gain.npy", **(options or {}))
-        embeddings.embed_task(
-            adapter,
-            models.identity(adapter, config, options or {}),
-            manifest_of(made, seconds=seconds),
-            cache=tmp_path / "cache",
-            **more,
-        )
+        loaded = models.load(model, weights=tmp_path / "gain.npy", **(options or {}))
+        seed = more.pop("crop_seed", 42)
+        runtime = Runtime(cache=tmp_path / "cache", **more)
+        manifest = manifest_of(made, seconds=seconds)
+        embeddings.embed_task(loaded, manifest, runtime, crop_seed=seed)
 
     return of
 
@@ -221,7 +220,7 @@ def keys(tmp_path):
 
 CHANGES = {
     "weights": {"gain": 2.0},
-    "source": {"edit": "\n# a comment\n"},
+    "source": {"edit": "\nused = 1\n"},
     "options": {"options": {"power": 2}},
     "sample rate": {"rate": 8000},
     "manifest": {"label": "b"},
@@ -331,7 +330,7 @@ def in_a_process(csv, model, cache, options, start_at):
     """What a worker does: wait for the common start, embed, leave the values in <cache>.npy."""
     engine._SHARD_CLIPS = SHARD
     task = own_sounds.task_from_csv(csv)
-    manifest = clips.build(task, Path(csv).parent)
+    manifest = indexing.build(task, Path(csv).parent)
     time.sleep(max(0, start_at - time.time()))
     Path(f"{cache}.started").touch()
     values = embed(manifest, model, options, cache=Path(cache)).values

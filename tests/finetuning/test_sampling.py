@@ -1,10 +1,10 @@
-"""Which clips are trained on: balanced draws, batches, and chance without memory."""
+"""Which clips are trained on: balanced draws, batches, and random streams without state."""
 
 import numpy as np
 import pytest
 
 from evar.finetuning import sampling, streams
-from evar.finetuning.streams import For
+from evar.finetuning.streams import Purpose
 
 
 def rng(seed=0):
@@ -48,10 +48,10 @@ def test_batches_have_the_size_asked_for_and_none_has_one_clip():
     assert [len(b) for b in sampling.batches(order, 200)] == [129]
 
 
-def test_chance_depends_on_nothing_but_its_key():
+def test_a_random_stream_depends_on_nothing_but_its_key():
     def draw(*key):
         return streams.generator(*key).initial_seed(), streams.rng(*key).integers(2**60)
 
-    keys = [(For.MIXUP, 43, 0, 1, 2), (For.MASK, 43, 0, 1, 2), (For.MIXUP, 43, 0, 2, 1)]
+    keys = [(Purpose.MIXUP, 43, 0, 1, 2), (Purpose.MASK, 43, 0, 1, 2), (Purpose.MIXUP, 43, 0, 2, 1)]
     assert [draw(*key) for key in keys] == [draw(*key) for key in keys]
     assert len({draw(*key) for key in keys}) == 3

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from evar.data import audio, own_sounds
-from evar.data import clips as clips_
+from evar.data import audio, manifests, own_sounds
 from evar.errors import BadAudio
 from evar.finetuning.waveforms import Waveforms
 
@@ -18,7 +17,7 @@ def manifest(new_clips, tmp_path):
         seconds, rate = (0.1, 16000) if i % 4 == 0 else (1.0, 22050)
         made.add(f"{i}.wav", ("low", "high")[i % 2], side, seconds=seconds, rate=rate)
     task = own_sounds.task_from_csv(made.csv, seconds=0.25)
-    return clips_.open_task(task, tmp_path / "data", source=made.root)
+    return manifests.open_task(task, tmp_path / "data", source=made.root)
 
 
 @pytest.mark.parametrize("keep_bytes", [0, 10**9])

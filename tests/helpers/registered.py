@@ -16,6 +16,7 @@ TOKENIZERS = {
     "pe_a_frame_small": "bert",
     "pe_a_frame_base": "bert",
     "pe_a_frame_large": "bert",
+    "audioclip": "clip",
 }
 
 PACKAGES = {"muq": ("muq",)}  # of adapters whose class is defined without them
@@ -26,6 +27,12 @@ def text_options(name, folder):
     if name in TOKENIZERS:
         write_tokenizer(folder, TOKENIZERS[name])
         return {"tokenizer": str(folder)}
+    if name == "wav2clip":
+        from evar.model_adapters import _clip
+
+        write_tokenizer(folder, "clip")
+        _clip.build(64, 1).save_pretrained(folder)
+        return {"text_encoder": str(folder)}
     if name.startswith("m2d_clap"):
         from transformers import BertConfig, BertModel
 

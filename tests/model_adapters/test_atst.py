@@ -25,7 +25,7 @@ def clip(tmp_path_factory):
     state["module.head.mlp.0.weight"] = torch.zeros(2, 2)
     path = tmp_path_factory.mktemp("weights") / "base.ckpt"
     torch.save({"teacher": state, "student": {}, "args": argparse.Namespace(arch="base")}, path)
-    adapter, _ = models.load("atst_clip", weights=path)
+    adapter = models.load("atst_clip", weights=path).adapter
     path.unlink()  # several hundred megabytes
     return adapter
 
@@ -36,7 +36,8 @@ def frame(tmp_path_factory):
     state["model.student.encoder.norm_frame.weight"] = torch.zeros(768)
     path = tmp_path_factory.mktemp("weights") / "atstframe_base.ckpt"
     torch.save({"state_dict": state, "hyper_parameters": {"patch_embed": "Linear"}}, path)
-    adapter, config = models.load("atst_frame", weights=path)
+    loaded = models.load("atst_frame", weights=path)
+    adapter, config = loaded.adapter, loaded.config
     assert config.lr == 3e-5
     path.unlink()
     return adapter

@@ -148,15 +148,16 @@ def test_code_in_a_folder_is_not_run(tmp_path):
 def test_settings_beside_the_weights_are_part_of_the_model(file, key, value, wav2vec2, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(wav2vec2, folder)
-    identity = models.identity(*models.load(f"hf:{folder}"))
-    assert identity["weights"] == models.identity(*models.load(f"hf:{wav2vec2}"))["weights"]
+    identity = models.load(f"hf:{folder}").identity
+    assert identity["weights"] == models.load(f"hf:{wav2vec2}").identity["weights"]
     content = json.loads((folder / file).read_text())
     (folder / file).write_text(json.dumps(content | {key: value}))
-    assert models.identity(*models.load(f"hf:{folder}"))["weights"] != identity["weights"]
+    assert models.load(f"hf:{folder}").identity["weights"] != identity["weights"]
 
 
 def test_named_by_its_prefix(wav2vec2):
-    adapter, config = models.load(f"hf:{wav2vec2}", layers=1)
+    loaded = models.load(f"hf:{wav2vec2}", layers=1)
+    adapter, config = loaded.adapter, loaded.config
     assert isinstance(adapter, HfModel)
     assert adapter.layers == [1]
     assert config.name == f"hf:{wav2vec2}"

@@ -143,7 +143,7 @@ def test_a_checkpoint_is_a_model_to_evaluate(sounds, tmp_path, command):
         "checkpoint-3.pth",
     ]
     encoder = tmp_path / "text_encoder"
-    adapter, _ = models.load("m2d_clap", weights=folder, text_encoder=str(encoder))
+    adapter = models.load("m2d_clap", weights=folder, text_encoder=str(encoder)).adapter
     audio = 0.1 * torch.randn(2, 33120)
     with torch.inference_mode():
         patches = trainer.model.patches(trainer.standardised(audio))
@@ -158,7 +158,7 @@ def test_a_checkpoint_is_a_model_to_evaluate(sounds, tmp_path, command):
         "--quiet",
     )
     assert "zeroshot  accuracy" in ran.out, ran.err
-    adapter, _ = models.load("m2d", weights=folder)
+    adapter = models.load("m2d", weights=folder).adapter
     assert adapter.embed_dim == 5 * 24
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from evar import task as tasks
-from evar.data import clip_table, clips
+from evar.data import clip_table, indexing
 from evar.errors import UserError
 from evar.tasks import gtzan as gtzan_file
 from evar.tasks import surge as surge_file
@@ -31,7 +31,7 @@ def test_voxceleb_in_one_folder_or_two(layout, tmp_path):
             lines.append(f"{side} {speaker}/x/{i:05d}.wav")
     lines.append("1 id10002/x/00001.wav")  # a speaker who is missing altogether
     (tmp_path / "iden_split.txt").write_text("\n".join(lines) + "\n")
-    found = clips.build(tasks.get("vc1"), tmp_path)
+    found = indexing.build(tasks.get("vc1"), tmp_path)
     assert found.missing.file.tolist() == ["wav/id10002/x/00001.wav"]
     assert found.counts() == {"train": 2, "valid": 2, "test": 2}
     assert set(found.good.label) == set(places)
@@ -76,7 +76,7 @@ def test_cremad_clips_that_are_listed_but_missing_are_named(tmp_path):
         sound(tmp_path / f"AudioWAV/{name}.wav", 16000)
     rows = list(enumerate([*names, "1006_TIE_NEU_XX"], 1))
     table(tmp_path / "SentenceFilenames.csv", ["Stimulus_Number", "Filename"], rows)
-    found = clips.build(tasks.get("cremad"), tmp_path)
+    found = indexing.build(tasks.get("cremad"), tmp_path)
     assert found.missing.file.tolist() == ["AudioWAV/1001_DFA_SAD_XX.wav"]
     assert len(found.good) == 5
 
@@ -117,7 +117,7 @@ def test_audioset_folders_of_all_shapes(tmp_path):
     (here / "notes on ccccccccccc.txt").touch()
     sound(tmp_path / "eval_segments/eeeeeeeeeee_30.000.wav", 44100)
     task = tasks.get("as20k")
-    found = clips.build(task, tmp_path)
+    found = indexing.build(task, tmp_path)
     assert found.table.file.tolist() == [
         "balanced_train_segments/-aaaaaaaaa__30.000.wav",
         "balanced_train_segments/00/1/bbbbbbbbbbb.flac",
@@ -154,7 +154,7 @@ def test_both_releases_of_vocalsound(folder, tmp_path):
             sound(tmp_path / folder / entry["wav"].rpartition("/")[2], 16000)
         (tmp_path / "datafiles").mkdir(exist_ok=True)
         (tmp_path / f"datafiles/{name}_rev.json").write_text(json.dumps({"data": entries}))
-    found = clips.build(tasks.get("vocalsound"), tmp_path)
+    found = indexing.build(tasks.get("vocalsound"), tmp_path)
     assert len(found.good) == 6
     assert set(found.good.label) == {"Cough", "Sniff"}
 
@@ -191,4 +191,4 @@ def test_a_listed_clip_that_is_not_there_is_missing(tmp_path):
     root = tmp_path / "speech_commands_v0.01"
     name = (root / "testing_list.txt").read_text().split()[0]
     (root / name).unlink()
-    assert clips.build(tasks.get("spcv1"), root).missing.file.tolist() == [name]
+    assert indexing.build(tasks.get("spcv1"), root).missing.file.tolist() == [name]

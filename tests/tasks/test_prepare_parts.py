@@ -12,7 +12,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from evar import task as tasks
-from evar.data import clips, prepare
+from evar.data import indexing, manifests, prepare
 from evar.errors import UserError
 from helpers import miniatures
 
@@ -68,7 +68,11 @@ def test_voxceleb_parts_put_there_by_hand(tmp_path):
         prepare.fetch_all(task, folder)
     (folder / "elsewhere").rename(folder / "vox1_dev_wav_partac")
     prepare.fetch_all(task, folder)
-    assert clips.open_task(task, tmp_path / "data").counts() == {"train": 4, "valid": 2, "test": 2}
+    assert manifests.open_task(task, tmp_path / "data").counts() == {
+        "train": 4,
+        "valid": 2,
+        "test": 2,
+    }
 
 
 def test_voxceleb_in_two_folders_is_found(tmp_path):
@@ -80,8 +84,8 @@ def test_voxceleb_in_two_folders_is_found(tmp_path):
     (root / "wav").rmdir()
     task = tasks.get("vc1")
     for given in (tmp_path, root):
-        assert clips.find_root(given, task.marker) == root
-    assert clips.build(task, root).counts() == {"train": 4, "valid": 2, "test": 2}
+        assert indexing.find_root(given, task.marker) == root
+    assert indexing.build(task, root).counts() == {"train": 4, "valid": 2, "test": 2}
 
 
 def listing(task, address):
@@ -113,7 +117,7 @@ def test_voxforge_archives_are_fetched_and_unpacked(served, tmp_path):
     (folder / "voxforge_urls.txt").write_text("\n".join([*lines, f"{lines[0]}.absent.tgz"]) + "\n")
     task = listing(tasks.get("voxforge"), address)
     prepare.fetch_all(task, tmp_path / "data/voxforge")
-    manifest = clips.open_task(task, tmp_path / "data")
+    manifest = manifests.open_task(task, tmp_path / "data")
     assert manifest.counts() == {"train": 4, "valid": 2, "test": 2}
     assert not list((tmp_path / "data/voxforge").glob("[!.]*.tgz"))
     for path in folder.glob("*.tgz"):
@@ -131,7 +135,7 @@ def test_cremad_files_are_fetched_and_checked(served, tmp_path):
     (folder / "crema_d.txt").write_text("\n".join(names) + "\n")
     task = listing(tasks.get("cremad"), address)
     prepare.fetch_all(task, tmp_path / "data/cremad")
-    manifest = clips.open_task(task, tmp_path / "data")
+    manifest = manifests.open_task(task, tmp_path / "data")
     assert manifest.counts() == {"train": 4, "valid": 2, "test": 2}
 
 

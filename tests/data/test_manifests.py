@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from evar import task as tasks
-from evar.data import audio, own_sounds
-from evar.data import clips as manifests
+from evar.data import audio, indexing, manifests, own_sounds
+from evar.data.clip_table import label_set
 from evar.errors import UserError
 
 
@@ -28,7 +28,7 @@ def looked_at(monkeypatch):
 
 
 def build(made):
-    return manifests.build(own_sounds.task_from_csv(made.csv), made.root)
+    return indexing.build(own_sounds.task_from_csv(made.csv), made.root)
 
 
 def open_task(made, tmp_path):
@@ -248,7 +248,7 @@ def test_several_copies_are_not_guessed_between(sound, tmp_path, command, refuse
 
 def test_us8k_in_ten_folds(sound, tmp_path):
     us8k(tmp_path, sound)
-    manifest = manifests.build(tasks.get("us8k"), tmp_path)
+    manifest = indexing.build(tasks.get("us8k"), tmp_path)
     assert manifest.counts() == dict.fromkeys(map(str, range(1, 11)), 2)
     assert manifest.partial.startswith("20 of 8,732 clips")
     assert manifest.table.file[0] == "audio/fold1/10032-0-0-0.wav"
@@ -263,7 +263,7 @@ def test_us8k_with_an_eleventh_fold_is_refused(sound, tmp_path, command, refused
 
 def test_speech_commands_by_their_lists(sound, tmp_path):
     spcv2(tmp_path, sound)
-    manifest = manifests.build(tasks.get("spcv2"), tmp_path)
+    manifest = indexing.build(tasks.get("spcv2"), tmp_path)
     assert manifest.counts() == {"train": 4, "valid": 4, "test": 4}
     assert set(manifest.table.label) == {"yes", "no"}
     assert set(manifest.table.group[manifest.table.split == "train"]) == {"3c"}
@@ -273,7 +273,7 @@ def test_speech_commands_by_their_lists(sound, tmp_path):
 def test_a_listed_speech_command_that_is_not_there_is_missing(sound, tmp_path):
     spcv2(tmp_path, sound)
     (tmp_path / "yes/2b_nohash_0.wav").unlink()
-    manifest = manifests.build(tasks.get("spcv2"), tmp_path)
+    manifest = indexing.build(tasks.get("spcv2"), tmp_path)
     assert manifest.missing.file.tolist() == ["yes/2b_nohash_0.wav"]
 
 
@@ -281,7 +281,7 @@ def test_a_speaker_on_both_sides_is_refused(sound, tmp_path):
     spcv2(tmp_path, sound)
     sound(tmp_path / "yes/2b_nohash_7.wav")  # in no list: for training, by a test speaker
     with pytest.raises(UserError, match="2b.*speaker on both sides"):
-        manifests.build(tasks.get("spcv2"), tmp_path)
+        indexing.build(tasks.get("spcv2"), tmp_path)
 
 
 def test_a_partial_published_set_is_scored_only_on_request(
@@ -307,12 +307,12 @@ def test_copies_within_a_published_set_stay(sound, tmp_path):
     """Papers score them; refusing them would make another task of it."""
     us8k(tmp_path, sound)
     shutil.copy(tmp_path / "audio/fold1/10032-0-0-0.wav", tmp_path / "audio/fold2/20032-0-0-0.wav")
-    assert len(manifests.build(tasks.get("us8k"), tmp_path).good) == 20
+    assert len(indexing.build(tasks.get("us8k"), tmp_path).good) == 20
 
 
 def test_the_bundled_set_is_complete():
     task = tasks.get("demo")
-    manifest = manifests.build(task, task.bundled)
+    manifest = indexing.build(task, task.bundled)
     assert not manifest.partial
     assert manifest.bad.empty
-    assert len(manifests.label_set(manifest.table.label)) == task.classes
+    assert len(label_set(manifest.table.label)) == task.classes

@@ -1,0 +1,116 @@
+"""Keeps manifests on disk (<data>/manifests/), so that a data set is indexed once."""
+
+import hashlib
+import io
+import json
+import os
+from pathlib import Path
+
+import filelock
+import numpy as np
+import pandas as pd
+
+from evar import files
+from evar.data.indexing import ABSENT, build, find_root, stamp_of
+from evar.data.manifest import Manifest, to_csv
+from evar.errors import UserError
+from evar.task import Task
+
+_FORMAT = 2  # raise it when the columns mean something else
+
+
+def _paths(name: str, data) -> tuple[Path, Path, Path]:
+    base = Path(data) / "manifests"
+    return base / f"{name}.csv", base / f"{name}.stamps.npy", base / f"{name}.json"
+
+
+def save(manifest: Manifest, data, *, name: str | None = None) -> Path:
+    """Write a manifest below the data folder; returns the path of its CSV."""
+    table_path, stamps_path, head_path = _paths(name or manifest.task.name, data)
+    files.make_folder(table_path.parent)
+    head = {
+        "format": _FORMAT,
+        "task": manifest.task.name,
+        "version": manifest.task.version,
+        "root": str(manifest.root.resolve()),
+        "sha256": manifest.sha256,
+        "clips": len(manifest.table),
+        "altered": manifest.altered,
+        "missing": len(manifest.missing),
+        "bad": len(manifest.bad),
+    }
+    stamps = io.BytesIO()
+    np.save(stamps, manifest.stamps)
+    with files.writing(head_path), filelock.FileLock(head_path.with_suffix(".lock")):
+        files.write_atomic(table_path, to_csv(manifest.table))
+        files.write_atomic(stamps_path, stamps.getvalue())
+        files.write_atomic(head_path, json.dumps(head, indent=1) + "\n")
+    return table_path
+
+
+def load(task: Task, data, *, name: str | None = None) -> Manifest | None:
+    """The saved manifest of a task; None where there is none, or it is damaged or outdated."""
+    table_path, stamps_path, head_path = _paths(name or task.name, data)
+    try:
+        head = json.loads(head_path.read_text())
+        content = table_path.read_bytes()
+        stamps = np.load(stamps_path, allow_pickle=False)
+        known = (head["format"], head["version"], head["task"], head["sha256"])
+        root, altered = Path(head["root"]), tuple(head["altered"])
+    except (OSError, ValueError, EOFError, KeyError, TypeError):
+        return None
+    if known != (_FORMAT, task.version, task.name, hashlib.sha256(content).hexdigest()):
+        return None
+    text = dict.fromkeys(("file", "label", task.column, "group", "fingerprint", "problem"), str)
+    table = pd.read_csv(io.BytesIO(content), dtype=text, keep_default_na=False)
+    if stamps.shape != (len(table), 3):
+        return None
+    return Manifest(task, root, table, head["sha256"], stamps, altered)
+
+
+def changed(manifest: Manifest) -> list[str]:
+    """Files whose size or time differs from what the manifest saw, or that came or went."""
+    root = str(manifest.root)
+    names = []
+    for name, stamp in zip(manifest.table.file, manifest.stamps.tolist(), strict=True):
+        try:
+            status = os.stat(os.path.join(root, name))  # noqa: PTH116, PTH118  (300,000 times)
+            now = stamp_of(status)
+        except OSError:
+            now = ABSENT
+        if now != tuple(stamp):
+            names.append(name)
+    return names
+
+
+def open_task(
+    task: Task, data, *, source=None, progress=None, name: str | None = None, anew: bool = False
+) -> Manifest:
+    """The manifest of a task as the disk is now, indexed where that is needed.
+
+    Looks in `source`, else where the last manifest found the data, else in the files that ship
+    with the harness, else in `<data>/<task name>`. Only files that are new or changed are read;
+    `anew` reads the data set's own tables again even where no sound file changed.
+    """
+    previous = load(task, data, name=name)
+    if not anew and source is None and previous is not None and not changed(previous):
+        return previous
+    if source is None:
+        source = task.bundled or (previous.root if previous else Path(data) / task.name)
+        if not Path(source).is_dir():
+            raise UserError(
+                f"{task.name} is not prepared and not in {source} (--data): get it (see "
+                f"{task.homepage or 'docs/tasks.md'}), "
+                f"then run `python prepare.py {task.name} --source=DIR`"
+            )
+    root = find_root(source, task.marker).resolve()
+    manifest = build(task, root, previous=previous, progress=progress)
+    if previous is None or not _same(manifest, previous):  # its folder may be read-only
+        save(manifest, data, name=name)
+    return manifest
+
+
+def _same(a: Manifest, b: Manifest) -> bool:
+    """Whether two manifests would be written alike."""
+    alike = (a.root, a.sha256, a.altered) == (b.root, b.sha256, b.altered)
+    return alike and np.array_equal(a.stamps, b.stamps)

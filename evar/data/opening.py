@@ -1,0 +1,90 @@
+"""From what a user calls a task to its manifest: a name, a CSV, a pandas table or a Task."""
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evar import task as tasks
+from evar.data import indexing, manifests, own_sounds
+from evar.data.manifest import Manifest
+from evar.errors import UserError
+from evar.options import number
+from evar.progress import SILENT, Progress
+from evar.task import Task
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    AnyTask = str | Path | Task | pd.DataFrame
+
+
+def data_folder(given=None) -> Path:
+    """Returns where data sets and manifests are: as given, else $EVAR_DATA, else data/."""
+    return Path(given or os.environ.get("EVAR_DATA", "data"))
+
+
+def open_task(
+    task: "AnyTask",
+    *,
+    data=None,
+    seconds: float | None = None,
+    source=None,
+    reindex: bool = False,
+    captioned: bool = False,
+    progress: Progress = SILENT,
+) -> Manifest:
+    """Returns the manifest of a task as the disk is now.
+
+    task: a registered name, the path of a CSV, an `evar.Task`, or a pandas table with the columns
+    of a CSV (files absolute, or relative to the current folder). seconds: unit length of a user's
+    own sounds; a registered task has its published one. reindex: read the data set's own tables
+    again even where no sound file has changed. captioned: a CSV has captions instead of labels.
+    Raises UserError for a task that is unknown, not prepared or not usable.
+    """
+    seconds = number("seconds", seconds, above=0.001, optional=True)
+    if isinstance(task, Task):
+        return _open(task, data, source, reindex, progress)
+    if not isinstance(task, (str, Path)):
+        found = own_sounds.task_from_table(task, seconds=seconds)
+        return indexing.build(found, found.bundled, progress=_wrap(found, progress))
+    name = str(task)
+    if own_sounds.is_csv(name):
+        if captioned:
+            found = own_sounds.captions_from_csv(name)
+        else:
+            found = own_sounds.task_from_csv(name, seconds=seconds)
+        stored = own_sounds.manifest_name(name)
+        return _open(found, data, found.bundled, reindex, progress, stored)
+    if Path(name).is_dir() and name not in tasks.names():
+        raise UserError(
+            f"{name}: a folder. List its sounds in a CSV (file,label,split) and name that"
+        )
+    if seconds is not None:
+        raise UserError("--seconds is for CSV tasks: a registered task has its published unit")
+    return _open(tasks.get(name), data, source, reindex, progress)
+
+
+def open_sounds(path, *, progress: Progress = SILENT) -> Manifest:
+    """Returns the manifest of a sound file, or of all sounds below a folder: clips without labels.
+
+    Nothing is kept on disk. Raises UserError where there are no sound files.
+    """
+    found = own_sounds.task_from_sounds(path)
+    return indexing.build(found, found.bundled, progress=_wrap(found, progress))
+
+
+def _open(
+    task: Task, data, source, reindex: bool, progress: Progress, stored: str | None = None
+) -> Manifest:
+    return manifests.open_task(
+        task,
+        data_folder(data),
+        source=task.bundled or source,  # what is bundled, or a user's own, is indexed each time
+        progress=_wrap(task, progress),
+        name=stored,
+        anew=reindex,
+    )
+
+
+def _wrap(task: Task, progress: Progress):
+    return progress.counter(f"index {task.name}", "file")

@@ -1,0 +1,95 @@
+"""One adapter on one device: waveforms in, checked embeddings out.
+
+Letters: B clips, S samples, D embedding, E joint space.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evar.adapter import Adapter
+from evar.errors import UserError, blaming
+
+_UNSTEADY = 1e-2  # relative difference; honest encoders are below 1e-4 (evar.check)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoder:
+    """An adapter as the engine runs it. `joint`: `embed_joint` (B, E), else `embed` (B, D)."""
+
+    adapter: Adapter
+    device: str = "cpu"
+    precision: str = "fp32"
+    joint: bool = False
+
+    @property
+    def dim(self) -> int:
+        """Returns the width of an embedding: D, or E in the joint space."""
+        if not self.joint:
+            return self.adapter.embed_dim
+        if self.adapter.joint_dim is None:
+            raise UserError(f"{type(self.adapter).__name__} has no joint space: set joint_dim")
+        return self.adapter.joint_dim
+
+    @property
+    def method(self) -> str:
+        """Returns the name of the adapter's method that computes the embeddings."""
+        return "embed_joint" if self.joint else "embed"
+
+    def start(self, batch: NDArray) -> Tensor:
+        """Hands (B, S) float32 waveforms to the encoder. A GPU returns before it is done."""
+        waveforms = torch.from_numpy(batch)
+        kind = torch.device(self.device).type
+        if kind == "cuda":
+            waveforms = waveforms.pin_memory().to(self.device, non_blocking=True)
+        mixed = torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16")
+        place = f"{type(self.adapter).__name__}.{self.method}() of {tuple(batch.shape)} samples"
+        with torch.inference_mode(), mixed, blaming(place):
+            out = getattr(self.adapter, self.method)(waveforms.to(self.device))
+        return out.float() if self.precision == "bf16" and isinstance(out, Tensor) else out
+
+    def finish(self, out: Tensor, rows: int) -> NDArray:
+        """Returns what `start` gave as a checked (B, D) float32 array; waits for a GPU."""
+        return checked(out, (rows, self.dim), self.adapter, self.method)
+
+    def __call__(self, batch: NDArray) -> NDArray:
+        """Returns the (B, D) float32 embeddings of (B, S) float32 waveforms.
+
+        Raises UserError where the adapter returns another shape or dtype, or values that are not
+        finite.
+        """
+        return self.finish(self.start(batch), len(batch))
+
+    def require_steady(self, batch: NDArray, rows: NDArray) -> None:
+        """Raises UserError where the quietest clip of a batch alone gets another embedding.
+
+        The scores of such an encoder would be random, or depend on the batch size.
+        """
+        quietest = int(np.square(batch).mean(axis=1).argmin())
+        alone = self(batch[quietest, None])[0]
+        norm = max(float(np.linalg.norm(alone)), 1e-12)
+        error = float(np.linalg.norm(alone - rows[quietest])) / norm
+        if error > _UNSTEADY:
+            raise UserError(
+                f"{type(self.adapter).__name__}: the same clip, alone, gets another embedding than "
+                f"in its batch (relative difference {error:.2g}): no score would mean anything. "
+                "`python -m evar.check MODEL` shows what is wrong"
+            )
+
+
+def checked(out: object, expected: tuple[int, int], adapter: Adapter, method: str) -> NDArray:
+    """Returns what an adapter gave as an array; UserError where it is not what was promised."""
+    name = f"{type(adapter).__name__}.{method}"
+    remedy = "`python -m evar.check MODEL` shows where"
+    if not isinstance(out, Tensor):
+        raise UserError(f"{name} gave a {type(out).__name__}, not a tensor; {remedy}")
+    if tuple(out.shape) != expected:
+        raise UserError(f"{name} gave shape {tuple(out.shape)}, not {expected}; {remedy}")
+    if out.dtype != torch.float32:
+        raise UserError(f"{name} gave {out.dtype}, not torch.float32; {remedy}")
+    if not torch.isfinite(out).all():
+        raise UserError(f"{name} gave values that are not finite (NaN or inf); {remedy}")
+    return out.detach().cpu().numpy()

@@ -1,0 +1,25 @@
+"""Checks values of command line options."""
+
+import math
+
+from evar.errors import UserError
+
+
+def whole(name: str, value: object) -> int:
+    """Returns a whole number of 1 or more; UserError for anything else."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"--{name} must be a whole number of 1 or more, not {value!r}")
+    return value
+
+
+def number(name: str, value, *, above: float, optional: bool = False) -> float | None:
+    """Returns a finite number of `above` or more, or None where that is `optional`.
+
+    Raises UserError for anything else.
+    """
+    if value is None and optional:
+        return None
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not number or not value >= above or math.isinf(value):
+        raise UserError(f"--{name} must be a number of {above:g} or more, not {value!r}")
+    return float(value)

@@ -1,0 +1,411 @@
+"""The sentence that this package exists for: evaluate this model on this task.
+
+Everything that scores a model calls `evaluate`: the command lines, pre-training, sweeps, notebooks.
+"""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from evar import files, models
+from evar import protocol as protocols
+from evar.errors import unknown
+from evar.progress import SILENT, Progress, Terminal
+from evar.protocol import Protocol
+from evar.runtime import Runtime, usable_device
+from evar.task import KINDS
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from evar.adapter import Adapter
+    from evar.data.manifest import Manifest
+    from evar.data.opening import AnyTask
+    from evar.models import Model
+    from evar.results.record import RunRecord
+    from evar.scoring.evaluation import Evaluation
+
+    AnyModel = str | type[Adapter] | Adapter | models.Model
+
+_RUNTIME = tuple(f.name for f in fields(Runtime))
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One evaluation: its record, and its tables.
+
+    record: what the JSON holds, typed. evaluation: what the protocol returned.
+    """
+
+    record: "RunRecord"
+    evaluation: "Evaluation"
+
+    @property
+    def predictions(self) -> "pd.DataFrame":
+        """Returns one row per test clip, fold and seed."""
+        return self.evaluation.predictions
+
+    @property
+    def tables(self) -> Mapping[str, "pd.DataFrame"]:
+        """Returns further tables of the protocol by name, such as "confusion"."""
+        return self.evaluation.tables
+
+    @property
+    def score(self) -> float:
+        """Returns the score, a fraction: the mean over runs."""
+        return self.record.score.mean
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Returns the 95 % interval over test clips, as fractions; None for too few of them."""
+        return self.record.score.test95
+
+    def save(self, results="results") -> Path:
+        """Writes the run below a results folder and rebuilds its tables; returns the JSON's path.
+
+        Raises UserError where the folder cannot be written.
+        """
+        from evar.results import leaderboard, record
+
+        path = record.save_run(self.record, self.evaluation, results)
+        leaderboard.rebuild(results)
+        return path
+
+    def __repr__(self) -> str:
+        from evar.results import text
+
+        return f"<Run {self.record.id}: {text.summary_line(self.record)}>"
+
+    def _repr_html_(self) -> str:
+        from evar.results import text
+
+        return text.html(self.record)
+
+
+def evaluate(
+    model: "AnyModel",
+    task: "AnyTask",
+    protocol: str | Protocol = "linear",
+    *,
+    weights=None,
+    seeds: int | Sequence[int] | None = None,
+    seconds: float | None = None,
+    data=None,
+    partial: bool = False,
+    **options,
+) -> Run:
+    """Evaluates a model on a task.
+
+    model: a registered name, "path/file.py:Class", "hf:ORG/NAME", "hear:MODULE", or an
+    `evar.Adapter` class or instance. task: a registered name, the path of a CSV, an `evar.Task`,
+    or a pandas table with the columns of a CSV. protocol: a name in evar/protocols/.
+
+    weights: a checkpoint's path, or "random"; default: the published file. seeds: a number of
+    runs, or the seeds themselves. seconds: unit length of a user's own sounds. data: folder of
+    data sets and manifests; default: $EVAR_DATA or data/. partial: accept an incomplete data set.
+
+    options: settings of the protocol (`lr=1e-3`), fields of `evar.runtime.Runtime` (`device`,
+    `precision`, `batch_size`, `cache`, `skip_bad`, `progress`, `training`), and options of the
+    model's adapter. The device defaults to CUDA where there is one, the cache to $EVAR_CACHE or
+    the user's cache folder; `cache=None` keeps nothing; `progress=True` shows bars.
+
+    Writes nothing but the cache, and checkpoints where the protocol trains the encoder;
+    `Run.save` writes results. Two calls with the same arguments return the same score.
+
+    Raises UserError for everything that a user can correct: unknown names and options, data or
+    weights that are missing, a model that the protocol cannot evaluate, clips that cannot be
+    decoded.
+
+    >>> import evar
+    >>> run = evar.evaluate("logmel", "demo", seeds=1, device="cpu")
+    >>> run.record.task.name, 0.2 < run.score < 0.7
+    ('demo', True)
+    """
+    request = prepare(
+        model,
+        task,
+        protocol,
+        weights=weights,
+        seeds=seeds,
+        seconds=seconds,
+        data=data,
+        partial=partial,
+        **options,
+    )
+    return request.run()
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """An evaluation that has been checked and can run: all that decides its result is known.
+
+    manifest: of the clips that count, all or the test side; whole: of all clips. given: names of
+    the settings that the user gave; usual: the settings that model and task have by default.
+    """
+
+    protocol: Protocol
+    model: "Model"
+    manifest: "Manifest"
+    settings: Any
+    given: tuple[str, ...]
+    usual: Any
+    seeds: tuple[int, ...]
+    runtime: Runtime
+    whole: "Manifest"
+
+    @property
+    def key(self) -> str:
+        """Returns a hash of what was asked for: two requests of one key give the same run."""
+        task = self.manifest.task
+        asked = {
+            "protocol": [self.protocol.name, self.protocol.version],
+            "settings": asdict(self.settings),
+            "seeds": list(self.seeds),
+            "model": {"name": self.model.name, **self.model.identity},
+            "task": [task.name, task.version, task.seconds],
+            "manifest": self.manifest.sha256,
+            "precision": self.runtime.precision,
+        }
+        return hashlib.sha256(files.canonical_json(asked).encode()).hexdigest()[:16]
+
+    @property
+    def overrides(self) -> dict[str, object]:
+        """Returns the settings in which the run differs from the defaults."""
+        own, usual = asdict(self.settings), asdict(self.usual)
+        found = {key: own[key] for key in self.given if own[key] != usual[key]}
+        if self.runtime.precision != "fp32" and "precision" not in own:
+            found["precision"] = self.runtime.precision
+        return found
+
+    def run(self) -> Run:
+        """Evaluates; returns the run."""
+        from evar.results import making
+
+        evaluation = self.protocol.evaluate(
+            self.model, self.whole, self.settings, self.seeds, self.runtime
+        )
+        record = making.make(
+            evaluation,
+            protocol=self.protocol,
+            model=self.model,
+            manifest=self.manifest,
+            device=self.runtime.device,
+            overrides=self.overrides,
+            request=self.key,
+        )
+        return Run(record, evaluation)
+
+
+def prepare(
+    model: "AnyModel",
+    task: "AnyTask",
+    protocol: str | Protocol = "linear",
+    *,
+    weights=None,
+    seeds: int | Sequence[int] | None = None,
+    seconds: float | None = None,
+    data=None,
+    partial: bool = False,
+    **options,
+) -> Request:
+    """Returns an evaluation that can run, without embedding or training anything.
+
+    Arguments and errors are those of `evaluate`. `model` may also be a loaded `evar.models.Model`.
+    """
+    chosen = protocol if isinstance(protocol, Protocol) else protocols.of_command(protocol)
+    given, runtime, of_adapter = split_options(chosen, model, options)
+    chosen.check(given)
+    seeds = protocols.seeds_of(chosen, seeds)
+    if "text" in chosen.needs:
+        models.require_text(model)
+    manifest = open_for(chosen, task, model, data=data, seconds=seconds, progress=runtime.progress)
+    side = manifest if chosen.trains else manifest.test_side()
+    side.require_usable(partial=partial, skip_bad=runtime.skip_bad)
+    runtime = replace(runtime, device=usable_device(runtime.device))
+    loaded = load_for(chosen, model, manifest, weights, given, of_adapter)
+    settings = chosen.settings_for(given, loaded, manifest)
+    usual = chosen.settings_for({}, loaded, manifest) if given else settings
+    return Request(
+        chosen, loaded, side, settings, tuple(given), usual, seeds, runtime, whole=manifest
+    )
+
+
+def embed(
+    model: "AnyModel",
+    sounds: "AnyTask",
+    *,
+    weights=None,
+    seconds: float | None = None,
+    data=None,
+    **options,
+) -> "tuple[pd.DataFrame, np.ndarray]":
+    """Returns a table with one row per clip, and the clips' embeddings (N, D) float32.
+
+    sounds: a folder, a sound file, or a task as `evaluate` takes it. seconds: embed the first so
+    many seconds of each clip, padded with silence; default: clips are read whole. options: fields
+    of `evar.runtime.Runtime` and options of the model's adapter. Clips that cannot be decoded
+    raise BadAudio, or are left out with `skip_bad=True`.
+
+    >>> import evar
+    >>> table, embeddings = evar.embed("logmel", "demo", device="cpu")
+    >>> len(table) == len(embeddings), embeddings.dtype.name
+    (True, 'float32')
+    """
+    from evar.data import opening
+    from evar.embedding import embeddings
+
+    _, runtime, of_adapter = split_options(None, model, options)
+    runtime = replace(runtime, device=usable_device(runtime.device))
+    if isinstance(sounds, (str, Path)) and Path(sounds).exists() and not _is_table(sounds):
+        manifest = opening.open_sounds(sounds, progress=runtime.progress)
+    else:
+        manifest = opening.open_task(sounds, data=data, progress=runtime.progress)
+    manifest.require_usable(partial=True, skip_bad=runtime.skip_bad)
+    loaded = models.load(model, weights=weights, **of_adapter)
+    rows = manifest.good.index
+    if seconds is None:
+        values, bad = embeddings.embed_whole(loaded, manifest, rows, runtime, joint=False)
+    else:
+        whole = replace(manifest.task, seconds=seconds, folds=(), trains=False)
+        table = manifest.table.assign(split="test")
+        first = replace(manifest, task=whole, table=table)
+        embedded = embeddings.embed_task(loaded, first, runtime)
+        values, bad = embedded.values[embedded.first[rows]], embedded.bad
+    kept = ~rows.isin(list(bad))
+    return manifest.table.loc[rows[kept]].reset_index(drop=True), values[kept]
+
+
+def fill_cache(
+    model: "AnyModel",
+    task: "AnyTask",
+    *,
+    part: tuple[int, int] = (0, 1),
+    weights=None,
+    seconds: float | None = None,
+    data=None,
+    partial: bool = False,
+    **options,
+) -> str:
+    """Computes and keeps the embeddings that protocols need of a task; returns what was done.
+
+    Of a task with labels, the units that the probes use; of an audio-language model also its joint
+    embeddings of the test clips. part: (I, N) computes only the I-th of N parts, with no
+    coordination between them. Other arguments are those of `evaluate`.
+    """
+    from evar.data import opening, own_sounds
+    from evar.embedding import embeddings
+    from evar.embedding.store import cache_folder
+
+    _, runtime, of_adapter = split_options(None, model, options)
+    if runtime.cache is None:
+        runtime = replace(runtime, cache=cache_folder())
+    captioned = own_sounds.is_csv(str(task)) and own_sounds.has_captions(task)
+    manifest = opening.open_task(
+        task, data=data, seconds=seconds, captioned=captioned, progress=runtime.progress
+    )
+    manifest.require_usable(partial=partial, skip_bad=runtime.skip_bad)
+    runtime = replace(runtime, device=usable_device(runtime.device))
+    loaded = models.load(model, weights=weights, **of_adapter)
+    done = []
+    if manifest.task.labelled and manifest.task.trains:
+        count = embeddings.fill_task(loaded, manifest, runtime, part=part)
+        done.append(f"{count:,} clips for the probes")
+    if loaded.adapter.reads_text:
+        count = embeddings.fill_whole(loaded, manifest, runtime, part=part)
+        done.append(f"{count:,} whole test clips in the joint space")
+    of = "" if part == (0, 1) else f" (part {part[0]}/{part[1]})"
+    what = ", ".join(done) or "nothing: this model embeds nothing that the task needs"
+    return f"{loaded.name} {manifest.task.name}{of}: {what}, kept in {runtime.cache}"
+
+
+def open_for(
+    chosen: Protocol,
+    task: "AnyTask",
+    model: "AnyModel" = "MODEL",
+    *,
+    data=None,
+    seconds: float | None = None,
+    progress: Progress = SILENT,
+) -> "Manifest":
+    """Returns the manifest of a task that a protocol can score; UserError for any other."""
+    from evar.data import opening
+
+    captioned = all(KINDS[kind].captions for kind in chosen.kinds)
+    manifest = opening.open_task(
+        task,
+        data=data,
+        seconds=seconds,
+        captioned=captioned,
+        reindex=captioned,  # captions are no part of the manifest: the published ones are checked
+        progress=progress,
+    )
+    chosen.require_task(manifest.task, model if isinstance(model, str) else "MODEL")
+    return manifest
+
+
+def load_for(
+    chosen: Protocol,
+    model: "AnyModel",
+    manifest: "Manifest",
+    weights,
+    given: Mapping[str, object],
+    of_adapter: Mapping[str, object],
+) -> "Model":
+    """Returns the model, built with the options that the protocol wants for this task."""
+    if isinstance(model, models.Model):
+        return model
+    wanted: dict = {}
+    if chosen.adapter_options is not None:
+        known = models.option_names(model)
+        wanted = chosen.adapter_options(manifest.task, {**of_adapter, **given}, known)
+    loaded = models.load(model, weights=weights, **{**wanted, **of_adapter})
+    usual = replace(loaded.config, options={**loaded.config.options, **wanted})
+    return replace(loaded, config=usual, options=dict(of_adapter))
+
+
+def is_first_process() -> bool:
+    """Returns whether this process writes results: the only one, or torchrun's first."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _is_table(sounds) -> bool:
+    from evar.data import own_sounds
+    from evar.task import names
+
+    return own_sounds.is_csv(str(sounds)) or str(sounds) in names()
+
+
+def split_options(
+    chosen: Protocol | None, model: "AnyModel", options: Mapping[str, object]
+) -> tuple[dict, Runtime, dict]:
+    """Returns settings of the protocol (if any), the runtime, and options of the adapter.
+
+    Raises UserError for an option that is none of them.
+    """
+    settings = chosen.options() if chosen else ()
+    given = {k: v for k, v in options.items() if k in settings and v is not None}
+    how = {k: v for k, v in options.items() if k in _RUNTIME and k not in settings}
+    rest = {k: v for k, v in options.items() if k not in settings and k not in _RUNTIME}
+    of_adapter = models.option_names(model) if rest else []
+    for key in rest:
+        if key not in of_adapter:
+            known = (*settings, *_RUNTIME, *of_adapter)
+            raise unknown("option", f"--{key}", [f"--{option}" for option in known])
+    return given, _runtime(how, model), {k: v for k, v in rest.items() if v is not None}
+
+
+def _runtime(given: dict, model: "AnyModel") -> Runtime:
+    from evar.embedding.store import cache_folder
+
+    given = {"device": "auto", "cache": cache_folder(), **given}
+    if given["cache"] is not None:
+        given["cache"] = Path(given["cache"])
+    if given.get("progress") is True:
+        given["progress"] = Terminal(str(model) if isinstance(model, str) else "")
+    elif not given.get("progress"):
+        given["progress"] = SILENT
+    return Runtime(**given)

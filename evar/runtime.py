@@ -1,0 +1,76 @@
+"""How an evaluation runs, as opposed to what it measures."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from evar.errors import UserError, unknown
+from evar.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from evar.finetuning.loop import Report
+
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How protocols that train the encoder run: where they keep checkpoints, what they reuse.
+
+    folder: where checkpoints are kept; a protocol that needs one refuses None. resume: continue
+    what was interrupted and reuse what has finished; otherwise start over. eval_only: score the
+    weights of an earlier run without training. tensorboard: write curves for TensorBoard. on_step:
+    called with a `evar.finetuning.loop.Report` after every step and every epoch.
+    """
+
+    folder: Path | None = None
+    resume: bool = True
+    eval_only: bool = False
+    tensorboard: bool = False
+    on_step: "Callable[[Report], None] | None" = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """How an evaluation runs. Of these, only `precision` and `skip_bad` can change a score.
+
+    device: "cpu", "cuda", "cuda:1", ... precision: "fp32", or "bf16" for mixed precision behind
+    the encoder's front end. batch_size: clips per forward pass (None: chosen by device). cache: the
+    folder where embeddings are kept (None keeps nothing). skip_bad: leave out clips that cannot
+    be decoded, and say so in the result. progress: where progress is shown.
+    """
+
+    device: str = "cpu"
+    precision: str = "fp32"
+    batch_size: int | None = None
+    cache: Path | None = None
+    skip_bad: bool = False
+    progress: Progress = SILENT
+    training: Training = field(default_factory=Training)
+
+    def __post_init__(self):
+        if self.precision not in PRECISIONS:
+            raise unknown("precision", str(self.precision), PRECISIONS)
+        size = self.batch_size
+        if size is not None and (type(size) is not int or size < 1):
+            raise UserError(f"--batch_size must be a whole number of 1 or more, not {size!r}")
+
+
+def usable_device(name: str) -> str:
+    """Returns the device that a name stands for: "auto" is CUDA where there is one, else the CPU.
+
+    Raises UserError for a device that does not work on this machine.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"--device={name}: not usable here ({reason}); usual ones are cpu, cuda and cuda:1"
+        ) from error
+    return name
