@@ -136,6 +136,8 @@ def _frames(state) -> int:
 
 
 def _rename(state):
+    if "embeddings.cls_token" in state:
+        return state  # transformers' names already
     renamed = {}
     for name, value in state.items():
         name = name.removeprefix("v.")
