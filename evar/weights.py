@@ -30,7 +30,7 @@ _IN_FOLDER = (  # where a folder keeps its weights, in the order of transformers
     "pytorch_model.bin.index.json",
 )
 _PART = re.compile(r"-\d{5}-of-(\d{5})(?=\.)")
-_PICKLE = b"\x80"  # how a bare pickle begins; a file of torch.save is a zip archive
+_PICKLE = b"\x80"  # first byte of a bare pickle; torch.save writes a zip archive
 
 
 def weights_folder() -> Path:
@@ -88,7 +88,7 @@ def _joined(index: Path, part: str) -> dict[str, Tensor]:
         raise UserError(f"{index}: not an index of weights ({first_line(error)})") from error
     if any(not isinstance(n, str) or Path(n).name != n for n in names):
         raise UserError(f"{index}: names a part outside of its folder")
-    state = {}
+    state: dict[str, Tensor] = {}
     for name in names:
         file = index.with_name(name)
         if not file.is_file():

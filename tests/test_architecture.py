@@ -35,7 +35,7 @@ ROOT_MODULES = {
     "sources": "the code that a model runs",
     "task": "the declaration of a task",
     "trained_on": "what checkpoints were trained on",
-    "unwrap": "what training wrapped around a checkpoint's tensors",
+    "unwrap": "what training wraps around tensors",
     "weights": "reading checkpoints",
     "yaml_files": "reading YAML within limits",
 }
