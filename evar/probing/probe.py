@@ -89,7 +89,7 @@ def fit(
     metric: Metric | None = None,
     device: str = "cpu",
     overwrite_x: bool = False,
-    on_epoch: Callable[[int, int], None] | None = None,
+    on_epoch: Callable[[int, int], object] | None = None,
 ) -> list[Fitted]:
     """Trains all jobs and computes the logits of their test rows.
 
