@@ -42,7 +42,7 @@ class TaskRecord:
 
     seconds: the unit length; None where clips were read whole. published: whether the task has
     published clip counts, so that everybody's copy is the same. usual_seconds: the unit length a
-    run gets by default. kind: a name in evar.task.KINDS, "" in old records.
+    run gets by default; None in old records. kind: a name in evar.task.KINDS, "" in old records.
     """
 
     name: str
@@ -220,7 +220,7 @@ def _task(data: checks.Fields) -> TaskRecord:
         version=data("version", checks.text),
         seconds=data("seconds", seconds),
         published=data("published", checks.flag),
-        usual_seconds=data("usual_seconds", seconds, data("seconds", seconds)),
+        usual_seconds=data("usual_seconds", seconds, None),
         kind=data("kind", checks.text, ""),
     )
 

@@ -1,20 +1,33 @@
 """A run's score in words: for the last lines of a command and the cells of tables."""
 
+from html import escape
+
 from evar.results.record import RunRecord
+from evar.scoring.evaluation import Unit
+from evar.scoring.metrics import format_value
+
+
+def value_text(
+    value: float,
+    unit: Unit = "fraction",
+    *,
+    ci95: float | None = None,
+    interval: tuple[float, float] | None = None,
+    digits: int = 1,
+) -> str:
+    """Returns a score with the interval that it has: "71.3 ± 0.8" or "71.3 [69.0, 73.5]"."""
+    text = format_value(value, unit, digits)
+    if interval is not None:
+        low, high = (format_value(end, unit, digits) for end in interval)
+        return f"{text} [{low}, {high}]"
+    return text if ci95 is None else f"{text} ± {format_value(ci95, unit, digits)}"
 
 
 def percent(record: RunRecord, digits: int = 1) -> str:
-    """Returns the score in percent with its interval.
-
-    "71.3 ± 0.8" is the half width over runs; "71.3" a single run of several possible ones, which
-    has none. "71.3 [69.0, 73.5]" is the interval over test clips, where nothing is random.
-    """
+    """Returns a run's score with its interval over runs, or, without seeds, over test clips."""
     score = record.score
-    text = f"{100 * score.mean:.{digits}f}"
-    if not record.seeds:
-        low, high = (f"{100 * value:.{digits}f}" for value in score.bootstrap95)
-        return f"{text} [{low}, {high}]"
-    return text if score.ci95 is None else f"{text} ± {100 * score.ci95:.{digits}f}"
+    interval = None if record.seeds else score.bootstrap95
+    return value_text(score.mean, score.unit, ci95=score.ci95, interval=interval, digits=digits)
 
 
 def caveats(record: RunRecord) -> list[str]:
@@ -45,3 +58,24 @@ def summary_line(record: RunRecord) -> str:
         *(f"[{caveat}]" for caveat in caveats(record)),
     ]
     return "  ".join(parts)
+
+
+def notes(record: RunRecord) -> list[str]:
+    """Returns the lines that go before the last one: what the score should be read with."""
+    low, high = (100 * value for value in record.score.bootstrap95)
+    said = [
+        f"95 % interval over test clips, by {record.score.bootstrap_unit}: {low:.1f}-{high:.1f} %"
+    ]
+    if record.config.get("checkpoint") == "none given":
+        said.insert(0, f"note: no --weights given, so {record.model.name} was built without any")
+    return said
+
+
+def html(record: RunRecord) -> str:
+    """Returns the run as a fragment of HTML: score, interval, caveats, values of the classes."""
+    rows = [("score", summary_line(record)), *(("note", note) for note in notes(record))]
+    rows += [
+        (name, "undefined" if v is None else f"{v:.3f}") for name, v in record.per_class.items()
+    ]
+    cells = (f"<tr><th>{escape(a)}</th><td>{escape(b)}</td></tr>" for a, b in rows)
+    return f"<table>{''.join(cells)}</table>"

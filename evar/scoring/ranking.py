@@ -10,8 +10,11 @@ import hashlib
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from evar.scoring.evaluation import Unit
+
 RECALL_AT = (1, 5, 10)
 TOP = 10  # of mAP@10
+RANKS = frozenset({"medR"})  # metrics that are ranks, not fractions: the lower, the better
 _BLOCK = 2**24  # similarities in memory at a time
 
 
@@ -97,6 +100,16 @@ def summary(found: dict[str, NDArray], weights: ArrayLike | None = None) -> dict
     weights = np.ones(count, int) if weights is None else np.asarray(weights)
     means = {k: float(np.average(v, weights=weights)) for k, v in found.items() if k != "rank"}
     return means | {"medR": float(np.median(np.repeat(found["rank"], weights)))}
+
+
+def unit(metric: str) -> Unit:
+    """Returns whether a metric of this module is a fraction or a plain number."""
+    return "plain" if metric in RANKS else "fraction"
+
+
+def higher_is_better(metric: str) -> bool:
+    """Returns the direction of a metric of this module."""
+    return metric not in RANKS
 
 
 def normalised(x: NDArray) -> NDArray:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from evar import protocol
 from evar.errors import UserError
 from evar.results import leaderboard
 
@@ -85,7 +86,7 @@ def test_the_newest_run_of_a_cell_counts(ids, board):
     assert [row["esc50"] for row in board(old, new)] == ["40.0 ± 1.2"]
 
 
-NINE = leaderboard.AVERAGED["linear"]
+NINE = protocol.get("linear").averaged
 
 
 def tuned(of, *, chosen="holdout", valid=0, **more):
@@ -133,6 +134,22 @@ def test_scores_of_another_unit_length_stand_in_another_column(board):
     old = record(task={"seconds": 0.5}, mean=0.2, finished="2024-01-01T00:00:00+00:00")
     (row,) = board(old, record())
     assert (row["esc50"], row["esc50 (0.5 s)"]) == ("50.0 ± 1.2", "20.0 ± 1.2")
+
+
+@pytest.mark.parametrize("usual", [5.0, 0.5])
+def test_the_usual_unit_length_has_the_plain_name_even_where_another_is_newer(usual, board):
+    old = record(task={"seconds": 0.5, "usual_seconds": usual}, mean=0.2)
+    new = record(task={"usual_seconds": usual}, finished="2025-06-01T00:00:00+00:00")
+    (row,) = board(old, new)
+    plain, other = ("50.0 ± 1.2", "20.0 ± 1.2") if usual == 5.0 else ("20.0 ± 1.2", "50.0 ± 1.2")
+    assert row["esc50"] == plain
+    assert row["esc50 (0.5 s)" if usual == 5.0 else "esc50 (5 s)"] == other
+
+
+def test_a_protocol_that_is_not_installed_has_a_table_without_an_average(board, tmp_path):
+    found = board(record(protocol="elsewhere"))
+    assert [(row["protocol"], row["esc50"]) for row in found] == [("elsewhere", "50.0 ± 1.2")]
+    assert "## elsewhere" in (tmp_path / "results/leaderboard.md").read_text()
 
 
 def test_scores_of_an_older_protocol_stand_in_another_row(board):

@@ -1,5 +1,7 @@
 """One JSON a run, named by what the run was."""
 
+import copy
+import csv
 import gzip
 import io
 import json
@@ -8,8 +10,8 @@ import re
 import pandas as pd
 import pytest
 
-from evar.errors import UserError
-from evar.results import record
+from evar.results import record, render, table, text
+from helpers import records
 
 
 @pytest.fixture
@@ -29,7 +31,7 @@ def run(clips, simple, lineareval, tmp_path):
 
 def test_the_record_says_what_the_run_was(run, clips):
     record = run("--seeds=2")
-    assert record["schema"] == 1
+    assert record["schema"] == 2
     assert record["protocol"] == "linear"
     assert record["model"]["name"] == "Simple"
     assert {"source", "weights", "options", "libraries"} <= set(record["model"])
@@ -55,6 +57,10 @@ def test_the_record_says_what_the_run_was(run, clips):
     assert {"torch", "numpy", "soxr"} <= set(record["libraries"])
     assert record["device"] == "cpu"
     assert "git" in record
+    assert record["task"]["kind"] == "classification"
+    assert record["model"]["width"] == 3
+    assert record["model"]["parameters"] is None
+    assert record["variant"]["seeds"] == [42, 43]
 
 
 def test_the_same_run_has_the_same_id_and_score(run):
@@ -109,51 +115,7 @@ def test_a_later_run_leaves_earlier_ones_alone(run, tmp_path):
     content = path.read_bytes()
     run("--lr=0.02")
     assert path.read_bytes() == content
-    assert record.load_runs(tmp_path / "results")[0]["id"] == first["id"], "oldest first"
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "",
-        "{",
-        "[]",
-        "null",
-        '{"schema": 0}',
-        '{"schema": 1}',
-        '{"schema": 1, "finished": "x"}',
-        "é",
-    ],
-)
-def test_a_file_that_is_no_result_is_named(content, command, refused, tmp_path):
-    path = tmp_path / "broken/runs/0123456789abcdef.json"
-    path.parent.mkdir(parents=True)
-    path.write_text(content, encoding="latin-1")
-    refused(command("leaderboard", f"--results={tmp_path / 'broken'}"), str(path), "Move it away")
-    with pytest.raises(UserError, match=str(path)):
-        record.load_runs(tmp_path / "broken")
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("seeds", None), ("manifest", None), ("clips", {}), ("score", {"mean": None}), ("task", 3)],
-)
-def test_a_record_that_lacks_what_tables_need_is_named_and_the_next_run_not_lost(
-    key, value, run, lineareval, simple, clips, tmp_path
-):
-    record = run()
-    path = tmp_path / f"results/runs/{record['id']}.json"
-    broken = path.with_name("0123456789abcdef.json")
-    if value is None:
-        del record[key]
-    else:
-        record[key] = value
-    broken.write_text(json.dumps(record))
-    ran = lineareval(simple, clips.csv, "--lr=0.02")
-    assert ran.code == 2
-    assert f"{broken.name}: not a run's result" in ran.err
-    assert "accuracy" in ran.out.splitlines()[-1], "the score is told all the same"
-    assert len(list(tmp_path.glob("results/runs/*.json"))) == 3
+    assert record.load_runs(tmp_path / "results")[0][0].id == first["id"], "oldest first"
 
 
 @pytest.mark.parametrize("seeds", ["99999999999", "99999999999999999999,", "-1,"])
@@ -161,32 +123,185 @@ def test_seeds_that_no_generator_takes_are_refused(seeds, simple, clips, lineare
     refused(lineareval(simple, clips.csv, f"--seeds={seeds}"), "--seeds")
 
 
-@pytest.mark.parametrize(
-    ("seeds", "score", "expected"),
-    [
-        ([42, 43], {"mean": 0.7126, "ci95": 0.0081}, "71.3 ± 0.8"),
-        ([42, 43], {"mean": 1.0, "ci95": 0.0}, "100.0 ± 0.0"),
-        ([42], {"mean": 0.5, "ci95": None}, "50.0"),
-        ([], {"mean": 0.5, "ci95": None, "bootstrap95": [0.4, 0.55]}, "50.0 [40.0, 55.0]"),
-    ],
-)
-def test_percent(seeds, score, expected):
-    assert record.percent({"seeds": seeds, "score": score}) == expected
+BROKEN = [
+    b"",
+    b"{",
+    b"[]",
+    b"null",
+    b'{"schema": 0}',
+    b'{"schema": 1}',
+    b'{"schema": 3}',
+    b'{"schema": 2, "finished": "x"}',
+    b"\xe9",
+    b'{"a": ' * 100_000,
+    b'{"schema": ' + b"1" * 5000 + b"}",
+]
 
 
-@pytest.mark.parametrize(
-    ("clips", "expected"),
-    [
-        ({"partial": "", "skipped": []}, []),
-        ({"partial": "3 of 4 clips", "skipped": []}, ["partial: 3 of 4 clips"]),
-        ({"partial": "", "skipped": [1]}, ["1 bad clip skipped"]),
-        ({"partial": "a", "skipped": [1, 2]}, ["partial: a", "2 bad clips skipped"]),
-    ],
-)
-def test_caveats(clips, expected):
-    assert record.caveats({"clips": clips}) == expected
-    assert record.caveats({"clips": clips, "select": "oracle"}) == ["oracle", *expected]
-    assert record.caveats({"clips": clips, "select": "last"}) == expected
+@pytest.mark.parametrize("content", BROKEN, ids=range(len(BROKEN)))
+def test_a_file_that_is_no_result_is_skipped_and_named_once(content, command, tmp_path):
+    folder = tmp_path / "results"
+    (good,) = records.write(folder, records.record())
+    broken = folder / "runs/0123456789abcdef.json"
+    broken.write_bytes(content)
+    runs, problems = record.load_runs(folder)
+    assert [run.id for run in runs] == [good.stem]
+    assert len(problems) == 1
+    assert problems[0].startswith(f"{broken}: not a run's result (")
+    assert problems[0].endswith("Move it away.")
+    ran = command("leaderboard", f"--results={folder}")
+    assert ran.code == 0
+    assert ran.err == f"skipped: {problems[0]}\n"
+
+
+def test_what_is_no_regular_file_is_skipped(tmp_path):
+    import os
+
+    records.write(tmp_path, records.record())
+    (tmp_path / "runs/folder.json").mkdir()
+    os.mkfifo(tmp_path / "runs/pipe.json")
+    runs, problems = record.load_runs(tmp_path)
+    assert (len(runs), len(problems)) == (1, 2)
+
+
+def test_a_broken_file_does_not_stop_the_next_run(lineareval, simple, clips, tmp_path):
+    broken = tmp_path / "results/runs/0123456789abcdef.json"
+    broken.parent.mkdir(parents=True)
+    broken.write_text("{}")
+    ran = lineareval(simple, clips.csv, "--seeds=1")
+    assert ran.code == 0
+    assert f"{broken.name}: not a run's result" in ran.out + ran.err
+    assert len(rows(tmp_path / "results/scores.csv")) == 1
+
+
+def rows(path):
+    return list(csv.DictReader(path.open(encoding="utf-8")))
+
+
+def test_a_run_under_two_file_names_counts_once(tmp_path):
+    (path,) = records.write(tmp_path, records.record())
+    path.with_name("0copy.json").write_bytes(path.read_bytes())
+    path.with_name("zcopy.json").write_bytes(path.read_bytes())
+    runs, problems = record.load_runs(tmp_path)
+    assert (len(runs), problems) == (1, [])
+
+
+def test_a_record_is_the_same_after_reading(tmp_path):
+    made = records.record(select="valid", captions={"dog": ["a dog"]})
+    read = record.from_json(made)
+    assert read.to_json() == made
+    assert record.from_json(read.to_json()) == read
+    assert read.model.identity == {"adapter": "Net"}
+    assert read.extra == {"captions": {"dog": ["a dog"]}}
+    assert read.clips.sides == {"train": 8, "test": 4}
+
+
+IMPOSSIBLE = [
+    ({"score": {"mean": float("nan")}}, "NaN is not a JSON number"),
+    ({"score": {"mean": 1.5}}, "score.mean: 1.5 is not between 0 and 1"),
+    ({"score": {"mean": None}}, "score.mean: not a number"),
+    ({"score": {"mean": "0.5"}}, "score.mean: not a number"),
+    ({"score": {"mean": True}}, "score.mean: not a number"),
+    ({"score": {"ci95": -0.1}}, "score.ci95: -0.1 is below 0"),
+    ({"score": {"runs": 0}}, "score.runs: not a whole number of 1 or more"),
+    ({"score": {"bootstrap95": [0.6, 0.4]}}, "score.bootstrap95: not a low and a high end"),
+    ({"score": {"unit": "percent"}}, "score.unit: not one of fraction, plain"),
+    ({"seeds": [42, "x"]}, "seeds[1]: not a whole number"),
+    ({"task": {"seconds": 0}}, "task.seconds: 0 is not positive"),
+    ({"task": 3}, "task: not an object"),
+    ({"model": {"name": " "}}, "model.name: empty"),
+    ({"model": {"name": "\ud800"}}, "model.name: not valid Unicode"),
+    ({"manifest": "no hash"}, "manifest: not a hash"),
+    ({"finished": "yesterday"}, "finished: not a date"),
+    ({"clips": {"skipped": [1]}}, "clips.skipped[0]: not an object"),
+    ({"clips": {"test": -1}}, "clips.test: not a whole number"),
+    ({"per_class": {"dog": "x"}}, "per_class.dog: not a number"),
+    ({"metrics": {"a": {"b": []}}}, "metrics.a.b: not a number"),
+    ({"libraries": []}, "libraries: not an object"),
+]
+
+
+@pytest.mark.parametrize(("change", "reason"), IMPOSSIBLE, ids=[str(c) for c, _ in IMPOSSIBLE])
+def test_an_impossible_value_is_named(change, reason, tmp_path):
+    records.write(tmp_path, records.record(**change))
+    runs, problems = record.load_runs(tmp_path)
+    assert runs == []
+    assert reason in problems[0]
+
+
+def places(value, at=()):
+    """The paths of all values in a JSON value."""
+    yield at
+    if isinstance(value, (dict, list)):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield from places(value[key], (*at, key))
+
+
+WRONG = [None, True, -1, 10**30, 1e300, float("inf"), "", "x", "=1+1\n", [], [[]], {}, {"": {}}]
+
+
+@pytest.mark.parametrize("schema", [1, 2])
+def test_no_change_of_one_field_ends_in_a_traceback(schema, tmp_path):
+    """Every field of a record missing, or of every wrong kind: it is read, or skipped and named."""
+    original = records.record(captions={"dog": ["a dog"]}, schema=schema, select="last")
+    changed = 0
+    for place in list(places(original))[1:]:
+        for value in ["(missing)", *WRONG]:
+            made = copy.deepcopy(original)
+            holder = made
+            for key in place[:-1]:
+                holder = holder[key]
+            if value == "(missing)":
+                del holder[place[-1]]
+            else:
+                holder[place[-1]] = value
+            path = tmp_path / f"runs/{changed:05}.json"
+            path.parent.mkdir(exist_ok=True)
+            if place != ("id",):
+                made["id"] = f"{changed:016x}"
+            path.write_text(json.dumps(made))
+            changed += 1
+    runs, problems = record.load_runs(tmp_path)
+    assert changed > 800
+    assert len(problems) > 300
+    assert all(problem.startswith(str(tmp_path / "runs")) for problem in problems)
+    assert table.rows_of_runs(runs)
+    render.markdown(table.rows_of_runs(runs)).encode()
+    render.scores_csv(runs).encode()
+    for run in runs:
+        assert text.summary_line(run)
+        assert text.html(run)
+
+
+SCHEMA_1 = {
+    "schema": 1,
+    "settings": {"lr": 1e-3, "hidden": [512], "epochs": 200, "precision": "fp32"},
+    "config": {"lr": 3e-4, "options": {"layer": 1}, "checkpoint": "/elsewhere/mine.pt"},
+    "model": {"options": {"layer": 2}},
+    "seeds": [1],
+    "skipped": [],
+}
+
+
+def test_schema_1_still_loads():
+    old = records.record(**SCHEMA_1)
+    for key in ("variant", "select", "undefined_classes", "clips_per_second"):
+        del old[key]
+    for key in ("unit", "higher_is_better"):
+        del old["score"][key]
+    for key in ("usual_seconds", "kind"):
+        del old["task"][key]
+    read = record.from_json(old)
+    assert read.variant == {
+        "lr": 1e-3,
+        "hidden": [512],
+        "weights": "mine.pt",
+        "seeds": [1],
+        "layer": 2,
+    }
+    assert (read.score.unit, read.task.usual_seconds) == ("fraction", None)
+    assert read.to_json()["schema"] == 2
+    assert "skipped" not in read.to_json()
 
 
 def test_one_run_says_that_it_has_no_interval(run, lineareval, clips, simple):

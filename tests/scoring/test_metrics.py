@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, roc_auc_score
 
+from evar.errors import UserError
 from evar.scoring import metrics
+from evar.task import KINDS
 
 
 def random_case(n, classes, *, ties, seed):
@@ -79,3 +81,69 @@ def test_d_prime_by_hand():
 def test_wrong_input_is_refused(function, arguments, reason):
     with pytest.raises(ValueError, match=reason):
         function(*arguments)
+
+
+def test_a_metric_is_found_by_name():
+    assert metrics.get("mAP") is metrics.METRICS["mAP"]
+    assert metrics.names() == sorted(metrics.METRICS)
+    with pytest.raises(UserError, match="did you mean accuracy"):
+        metrics.get("accuracy_")
+
+
+def test_every_metric_fits_a_kind_of_task_that_names_it():
+    for metric in metrics.METRICS.values():
+        assert metric.kinds
+        for kind in metric.kinds:
+            assert metric.name in KINDS[kind].metrics
+
+
+def run_of(metric, runs=2, seed=0, clips=40):
+    """Truth and the scores (R, N, C) of some runs, with ties."""
+    rng = np.random.default_rng(seed)
+    scores = np.round(rng.standard_normal((runs, clips, 6)), 1)
+    if "tagging" in metric.kinds:
+        return (rng.random((clips, 6)) < 0.3).astype(int), scores
+    return rng.integers(0, 6, clips), scores
+
+
+@pytest.mark.parametrize("metric", metrics.METRICS.values(), ids=lambda metric: metric.name)
+def test_the_weighted_value_is_that_of_repeated_clips(metric):
+    truth, scores = run_of(metric)
+    weights = np.random.default_rng(1).integers(0, 4, len(truth))
+    repeated = np.repeat(truth, weights, axis=0)
+    expected = [metric.value(repeated, np.repeat(run, weights, axis=0)) for run in scores]
+    statistic = metric.weighted(truth, scores)
+    assert statistic(weights) == pytest.approx(np.mean(expected), rel=1e-12)
+    once = [metric.value(truth, run) for run in scores]
+    assert statistic(np.ones(len(truth), int)) == pytest.approx(np.mean(once), rel=1e-12)
+
+
+@pytest.mark.parametrize("metric", metrics.METRICS.values(), ids=lambda metric: metric.name)
+def test_a_metric_refuses_scores_that_are_not_finite(metric):
+    truth, scores = run_of(metric)
+    metric.validate(truth, scores[0])
+    scores[0, 3, 2] = np.nan
+    with pytest.raises(ValueError, match="finite"):
+        metric.validate(truth, scores[0])
+
+
+def test_what_a_metric_leaves_out_is_made_from_its_value():
+    top = metrics.Metric(
+        name="top-2",
+        title="share of clips with the true class among the best two",
+        kinds=frozenset({"classification"}),
+        value=lambda t, s: float((np.argsort(-s, axis=1)[:, :2] == t[:, None]).any(1).mean()),
+        validate=metrics.METRICS["accuracy"].validate,
+    )
+    truth = np.array([0, 1, 2])
+    scores = np.array([[[3.0, 2, 1], [3, 2, 1], [3, 2, 1]], [[1, 2, 3], [1, 2, 3], [1, 2, 3]]])
+    assert top.details(truth, scores) == {"top-2": pytest.approx(2 / 3)}
+    # Clip 0 twice, clip 2 once: right are 2 of 3 in the first run, 1 of 3 in the second.
+    assert top.weighted(truth, scores)(np.array([2, 0, 1])) == pytest.approx((2 / 3 + 1 / 3) / 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "expected"), [(0.963, "fraction", "96.3"), (3.5, "plain", "3.5")]
+)
+def test_a_value_is_printed_in_its_unit(value, unit, expected):
+    assert metrics.format_value(value, unit) == expected

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evar.scoring import metrics, statistics
+from evar.scoring import statistics
 
 
 def test_interval_over_runs_is_students():
@@ -65,18 +65,3 @@ def test_strata_keep_their_size():
     rng = np.random.default_rng(0)
     statistics.bootstrap_clusters(np.arange(40), statistic, rng, strata=strata, replicates=20)
     assert set(seen) == {(30, 10)}
-
-
-def test_weighted_map_is_that_of_repeated_clips():
-    rng = np.random.default_rng(0)
-    truth = (rng.random((40, 6)) < 0.3).astype(int)
-    scores = np.round(rng.standard_normal((40, 6)), 1)
-    weights = rng.integers(0, 4, 40)
-    statistic = statistics.weighted_average_precision(truth, scores)
-    repeated = metrics.mean_average_precision(
-        np.repeat(truth, weights, axis=0), np.repeat(scores, weights, axis=0)
-    )
-    assert statistic(weights) == pytest.approx(repeated, rel=1e-12)
-    assert statistic(np.ones(40, int)) == pytest.approx(
-        metrics.mean_average_precision(truth, scores), rel=1e-12
-    )
