@@ -80,7 +80,7 @@ def heatmap(values: Values, order: Sequence[str]) -> dict:
                 "field": "share",
                 "type": "quantitative",
                 "title": "% of class",
-                "scale": {"scheme": "blues", "domain": [0, 100]},
+                "scale": {"domain": [0, 100]},
                 "legend": {"orient": "bottom", "gradientLength": 160},
             },
             "tooltip": [
@@ -95,20 +95,21 @@ def heatmap(values: Values, order: Sequence[str]) -> dict:
 
 def points_of_runs(values: Values, *, title: str) -> dict:
     """Scores of seeds and folds as points; values: seed, fold, score (percent)."""
+    below = {"orient": "bottom"}
     return _chart(
         values,
         height={"step": 28},
         mark={"type": "point", "filled": True, "size": 90, "opacity": 0.8},
         encoding={
-            "y": {"field": "fold", "type": "nominal", "title": "fold", "axis": {"labelLimit": 120}},
+            "y": {"field": "fold", "type": "nominal", "title": None, "axis": {"labelLimit": 120}},
             "x": {
                 "field": "score",
                 "type": "quantitative",
                 "title": title,
                 "scale": {"zero": False, "nice": True, "padding": 12},
             },
-            "color": {"field": "seed", "type": "nominal", "title": "seed"},
-            "shape": {"field": "seed", "type": "nominal", "title": "seed"},
+            "color": {"field": "seed", "type": "nominal", "title": "seed", "legend": below},
+            "shape": {"field": "seed", "type": "nominal", "title": "seed", "legend": below},
             "tooltip": [
                 {"field": "seed"},
                 {"field": "fold"},

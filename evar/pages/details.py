@@ -74,7 +74,7 @@ def classes(
 
 
 def _of_accuracy(table: pd.DataFrame, found: PerClip) -> Mapping[str, tuple]:
-    labels = dict(zip(zip(table.fold, table.clip, strict=True), table.true, strict=True))
+    labels = dict(zip(zip(table.fold, table["clip"], strict=True), table.true, strict=True))
     truth = np.array(
         [labels[key] for key in zip(found.folds, found.clips, strict=True)], dtype=object
     )
@@ -138,12 +138,12 @@ def mistakes(table: pd.DataFrame, *, near: pd.DataFrame | None = None) -> list[S
     said = table[~right].groupby(["clip", "predicted"], sort=True)
     said = said.agg(score=("score", "mean"), times=("score", "size")).reset_index()
     said = said.sort_values(["times", "score"], ascending=False).drop_duplicates("clip")
-    said = said[said.clip.map(wrong)].sort_values(["score", "clip"], ascending=[False, True])
+    said = said[said["clip"].map(wrong)].sort_values(["score", "clip"], ascending=[False, True])
     truth = table.drop_duplicates("clip").set_index("clip").true
     nearest = _nearest(near)
     return [
         Shown(c, truth[c], p, float(s), nearest(c))
-        for c, p, s in zip(said.clip, said.predicted, said.score, strict=True)
+        for c, p, s in zip(said["clip"], said.predicted, said.score, strict=True)
     ]
 
 

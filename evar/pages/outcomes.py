@@ -75,16 +75,16 @@ def per_clip(table: pd.DataFrame | None, run: RunRecord, metric: str = "") -> Pe
 
 def _of_queries(table: pd.DataFrame, metric: str) -> PerClip:
     """Captions of one text are told apart by their clip; all captions of a clip are a group."""
-    order = np.lexsort((table.caption.to_numpy(str), table.clip.to_numpy(str)))
+    order = np.lexsort((table.caption.to_numpy(str), table["clip"].to_numpy(str)))
     table = table.iloc[order]
-    names = (table.clip + ": " + table.caption).to_numpy(str)
+    names = (table["clip"] + ": " + table.caption).to_numpy(str)
     values = table[metric].to_numpy(float)
-    return PerClip(names, np.full(len(names), "test"), values, table.clip.to_numpy(str))
+    return PerClip(names, np.full(len(names), "test"), values, table["clip"].to_numpy(str))
 
 
 def _means(table: pd.DataFrame, values: NDArray) -> PerClip:
     """Means over seeds, one row per fold and clip, sorted by both."""
-    keys = pd.MultiIndex.from_arrays([table.fold, table.clip])
+    keys = pd.MultiIndex.from_arrays([table.fold, table["clip"]])
     codes, unique = pd.factorize(keys, sort=True)
     counts = np.bincount(codes)
     means = np.bincount(codes, values) / counts
@@ -124,11 +124,11 @@ def class_scores(results, run: RunRecord, table: pd.DataFrame | None) -> Scores 
     skip = 2 if len(first.columns) > 1 and first.columns[1].startswith("fold") and run.seeds else 1
     names = tuple(_unmangled(name, first.columns) for name in first.columns[skip:])
     one = table[table.seed == table.seed.iloc[0]] if "seed" in table else table
-    if len(one) != len(first) or not np.array_equal(one.clip.to_numpy(), first.iloc[:, 0]):
+    if len(one) != len(first) or not np.array_equal(one["clip"].to_numpy(), first.iloc[:, 0]):
         return None
     return Scores(
         names=names,
-        clips=one.clip.to_numpy(str),
+        clips=one["clip"].to_numpy(str),
         folds=one.fold.to_numpy(str),
         truth=_truth(one.true, names),
         scores=np.stack([part.iloc[:, skip:].to_numpy(float) for part in found]),

@@ -15,6 +15,8 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from evar.results import escape
+
 _HERE = Path(__file__).parent
 _CHARTS = ("vega.min.js", "vega-lite.min.js", "vega-embed.min.js")
 _TABLES = ("dataTables.min.js",)
@@ -26,18 +28,17 @@ def render(
     *,
     scripts: Iterable[str],
     data: object,
-    charts: bool = True,
-    tables: bool = False,
+    sortable: bool = False,
     links_to_sounds: bool = False,
     **context: object,
 ) -> str:
     """Returns the page of a template in evar/pages/templates/.
 
-    scripts: names in evar/pages/static/. data: JSON values that the scripts read. charts, tables:
-    whether the libraries for them are needed. links_to_sounds: allow sounds from files on this
+    scripts: names in evar/pages/static/. data: JSON values that the scripts read. sortable:
+    whether it has tables to sort and filter. links_to_sounds: allow sounds from files on this
     disk, not only those inside the page.
     """
-    vendored = (*(_CHARTS if charts else ()), *(_TABLES if tables else ()))
+    vendored = (*_CHARTS, *(_TABLES if sortable else ()))
     code = [_script(f"vendor/{name}") for name in vendored]
     code += [_script(name) for name in ("common.js", *scripts)]
     style = _static("page.css")
@@ -104,13 +105,5 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["visible"] = _visible
+    environment.filters["visible"] = escape.terminal
     return environment
-
-
-def _visible(text: object) -> str:
-    """Shows control characters and marks that reverse the direction of writing as "\\x1b"."""
-    return "".join(
-        c if c.isprintable() or c in "\u200c\u200d" else c.encode("unicode_escape").decode("ascii")
-        for c in str(text)
-    )

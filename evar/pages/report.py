@@ -12,7 +12,7 @@ from evar.pages import charts, clips, details, embedding_map, outcomes, page
 from evar.pages.clips import Sounds
 from evar.pages.details import OfClass, Shown
 from evar.results.record import RunRecord
-from evar.results.summary import caveats, line, value_text
+from evar.results.text import caveats, summary_line, value_text
 from evar.scoring.metrics import format_value
 
 _MATRIX = 60  # classes of a confusion matrix that can be read
@@ -77,7 +77,7 @@ def _context(run: RunRecord, results, sounds: Sounds, cache) -> dict:
         "data": {"charts": drawings, "sounds": heard},
         "run": run,
         "title": f"{run.model.name} on {run.task.name}",
-        "line": line(run),
+        "line": summary_line(run),
         "score": _score(run),
         "caveats": caveats(run),
         "classes": [_class_row(of_class) for of_class in listed],
@@ -261,7 +261,7 @@ def _labels(table: pd.DataFrame | None) -> tuple[Mapping, Mapping, Mapping]:
     if table is None or not {"true", "predicted"} <= set(table):
         return {}, {}, {}
     first = table.drop_duplicates("clip").set_index("clip")
-    hit = (table.true == table.predicted).groupby(table.clip).mean() >= 0.5
+    hit = (table.true == table.predicted).groupby(table["clip"]).mean() >= 0.5
     return first.true.to_dict(), first.predicted.to_dict(), hit.to_dict()
 
 
