@@ -1,6 +1,7 @@
 """The leaderboard page: one tab per protocol, every number in static HTML, ties shown."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,13 +36,7 @@ def write(results) -> Path:
     """Writes leaderboard.html into a results folder, from its runs and the published figures."""
     path = Path(results) / NAME
     runs, _ = record.load_runs(results)
-    rows = [*table.rows_of_runs(runs), *table.rows_published(Path(results) / "published.csv")]
-    known = {run.id: run for run in runs}
-    reports = {report.stem for report in (Path(results) / "reports").glob("*.html")}
-    panels = [
-        _panel(protocol, [row for row in rows if row.protocol == protocol], results, known, reports)
-        for protocol in dict.fromkeys(sorted(row.protocol for row in rows))
-    ]
+    panels = [panel(results, protocol, runs) for protocol in _protocols(_rows(results, runs))]
     data = {
         "charts": {
             f"{name}-{i}": spec
@@ -63,13 +58,21 @@ def write(results) -> Path:
     return path
 
 
-def _panel(
-    protocol: str,
-    rows: Sequence[Row],
-    results,
-    known: Mapping[str, RunRecord],
-    reports: set[str],
-) -> dict:
+def _protocols(rows: Sequence[Row]) -> list[str]:
+    """All protocols, those with most own runs first."""
+    own = Counter(row.protocol for row in rows if row.origin == "run")
+    return sorted({row.protocol for row in rows}, key=lambda name: (-own[name], name))
+
+
+def _rows(results, runs: Sequence[RunRecord]) -> list[Row]:
+    return [*table.rows_of_runs(runs), *table.rows_published(Path(results) / "published.csv")]
+
+
+def panel(results, protocol: str, runs: Sequence[RunRecord]) -> dict:
+    """Returns what the template shows of one protocol: columns, rows, cells with their ranks."""
+    rows = [row for row in _rows(results, runs) if row.protocol == protocol]
+    known = {run.id: run for run in runs}
+    reports = {report.stem for report in (Path(results) / "reports").glob("*.html")}
     shown_columns = table.columns(rows)
     averaged = _averaged(protocol, shown_columns)
     columns = [
@@ -87,6 +90,8 @@ def _panel(
         "rows": lines,
         "families": sorted({line["family"] for line in lines}),
         "sized": any(line["parameters"] for line in lines),
+        "timed": any(line["speed"] for line in lines),
+        "wide": any(line["bytes"] for line in lines),
         "paired": sum(column["paired"] for column in columns),
         "charts": _charts(lines, means),
         "data": _data(protocol, rows, columns, lines),
@@ -211,6 +216,7 @@ def _line(row: Row, number: int, columns: Sequence[dict], known) -> dict:
     return {
         "number": number,
         "name": render.row_text(row),
+        "model": row.model,
         "origin": row.origin,
         "family": family(row.model),
         "parameters": parameters,

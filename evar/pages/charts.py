@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 
 Values = Sequence[Mapping[str, object]]
 _SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
-_PERCENT = {"format": ".0f"}
 _MAX_LABEL = 180  # pixels
 
 
@@ -254,40 +253,65 @@ def differences(values: Values, *, title: str) -> dict:
     return _chart(values, height={"step": 22}, layer=[zero, span, dot])
 
 
-def critical_difference(values: Values, bars: Values, *, critical: float) -> dict:
-    """Mean ranks on a line (Demsar 2006, Figure 1); values: model, rank, row; bars: from, to, row.
+def class_differences(values: Values) -> dict:
+    """Differences of classes as bars around zero; values: name, value, a, b (percent)."""
+    return _chart(
+        values,
+        height={"step": 20},
+        mark={"type": "bar", "height": {"band": 0.68}},
+        encoding={
+            "y": {
+                "field": "name",
+                "type": "nominal",
+                "sort": [row["name"] for row in values],
+                "title": None,
+                "axis": {"labelLimit": _MAX_LABEL, "ticks": False, "domain": False},
+            },
+            "x": {"field": "value", "type": "quantitative", "title": "difference in points"},
+            "opacity": {
+                "condition": {"test": "datum.value < 0", "value": 0.55},
+                "value": 1,
+            },
+            "tooltip": [
+                {"field": "name", "title": "class"},
+                {"field": "value", "title": "difference", "format": "+.1f"},
+                {"field": "a", "title": "first", "format": ".1f"},
+                {"field": "b", "title": "second", "format": ".1f"},
+            ],
+        },
+    )
 
-    Bars join models that Nemenyi's test does not separate.
+
+def critical_difference(values: Values, bars: Values, *, critical: float) -> dict:
+    """Models by mean rank (after Demsar 2006, Figure 1); bars: the same and bar.
+
+    values: model, rank. Lines join models that Nemenyi's test does not separate.
     """
     most = max(float(row["rank"]) for row in values)
     x = {
+        "field": "rank",
         "type": "quantitative",
-        "title": f"mean rank, critical difference {critical:.2f}",
+        "title": f"mean rank (critical difference {critical:.2f})",
         "scale": {"domain": [1, max(2.0, most)], "nice": False, "padding": 20},
     }
-    y = {"type": "ordinal", "axis": None}
-    order = {"sort": [row["model"] for row in values]}
-    names = {"axis": {"labelLimit": _MAX_LABEL, "ticks": False, "domain": False}, "title": None}
-    return _chart(
-        values,
-        height={"step": 22},
-        layer=[
-            {
-                "data": {"values": list(bars)},
-                "mark": {"type": "rule", "strokeWidth": 4, "style": "interval"},
-                "encoding": {
-                    "x": {"field": "from", **x},
-                    "x2": {"field": "to"},
-                    "y": {"field": "model", **y, **names, **order},
-                },
-            },
-            {
-                "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
-                "encoding": {
-                    "x": {"field": "rank", **x},
-                    "y": {"field": "model", **y, **names, **order},
-                    "tooltip": [{"field": "model"}, {"field": "rank", "format": ".2f"}],
-                },
-            },
-        ],
-    )
+    y = {
+        "field": "model",
+        "type": "nominal",
+        "title": None,
+        "sort": [row["model"] for row in values],
+        "axis": {"labelLimit": _MAX_LABEL, "ticks": False, "domain": False, "grid": True},
+    }
+    joined = {
+        "data": {"values": list(bars)},
+        "mark": {"type": "line", "strokeWidth": 5, "opacity": 0.45},
+        "encoding": {"x": x, "y": y, "detail": {"field": "bar"}},
+    }
+    dots = {
+        "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
+        "encoding": {
+            "x": x,
+            "y": y,
+            "tooltip": [{"field": "model"}, {"field": "rank", "format": ".2f"}],
+        },
+    }
+    return _chart(values, height={"step": 24}, layer=[joined, dots])

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from evar.scoring import statistics
+from evar.scoring.metrics import Metric
+
 REPLICATES = 10_000
 
 
@@ -68,6 +71,36 @@ def paired_bootstrap(
     >>> d.mean, d.groups
     (0.5, 4)
     """
+    return paired_draws(a, b, rng, groups=groups, strata=strata, replicates=replicates).difference()
+
+
+@dataclass(frozen=True, eq=False)
+class Draws:
+    """A difference and its bootstrap replicates (R,); clips and groups that were drawn from."""
+
+    mean: float
+    drawn: NDArray
+    clips: int
+    groups: int
+
+    def difference(self) -> Difference:
+        """Returns mean, percentile interval and p-value."""
+        low, high = np.nanpercentile(self.drawn, [2.5, 97.5])
+        tail = int(min((self.drawn <= 0).sum(), (self.drawn >= 0).sum()))
+        p = min(1.0, 2 * (1 + tail) / (1 + len(self.drawn)))
+        return Difference(self.mean, float(low), float(high), p, self.clips, self.groups)
+
+
+def paired_draws(
+    a: ArrayLike,
+    b: ArrayLike,
+    rng: np.random.Generator,
+    *,
+    groups: ArrayLike | None = None,
+    strata: ArrayLike | None = None,
+    replicates: int = REPLICATES,
+) -> Draws:
+    """Draws the replicates of `paired_bootstrap`; the arguments are the same."""
     a, b = validate(a, b)
     strata = np.zeros(len(a)) if strata is None else np.asarray(strata)
     groups = np.arange(len(a)) if groups is None else np.asarray(groups)
@@ -79,15 +112,60 @@ def paired_bootstrap(
         drawn += _draw_means(sums, sizes, rng, replicates) / len(names)
         means.append(sums.sum() / sizes.sum())
         count += len(sums)
-    return summarise(float(np.mean(means)), drawn, clips=len(a), groups=count)
+    return Draws(float(np.mean(means)), drawn, len(a), count)
 
 
-def summarise(mean: float, drawn: NDArray, *, clips: int, groups: int) -> Difference:
-    """Returns mean, percentile interval and p-value of replicated differences (R,)."""
-    low, high = np.nanpercentile(drawn, [2.5, 97.5])
-    tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
-    p = min(1.0, 2 * (1 + int(tail)) / (1 + len(drawn)))
-    return Difference(mean, float(low), float(high), p, clips, groups)
+def metric_draws(
+    metric: Metric,
+    truth: NDArray,
+    a: NDArray,
+    b: NDArray,
+    rng: np.random.Generator,
+    *,
+    groups: ArrayLike | None = None,
+    strata: ArrayLike | None = None,
+) -> Draws:
+    """Draws the difference of a metric that is no mean over clips, such as mAP.
+
+    truth: (N,) or (N, C). a, b: scores (R, N, C) of two models. groups, strata (N,): as in
+    `paired_bootstrap`. Both models see the same clips in every replicate.
+    """
+    count = len(truth)
+    groups = np.arange(count) if groups is None else np.asarray(groups)
+    strata = np.zeros(count) if strata is None else np.asarray(strata)
+    parts = [
+        (here, *(metric.weighted(truth[here], scores[:, here]) for scores in (a, b)))
+        for here in (strata == name for name in np.unique(strata))
+    ]
+    drawn = []
+
+    def difference(weights: NDArray) -> float:
+        found = [of_a(weights[here]) - of_b(weights[here]) for here, of_a, of_b in parts]
+        drawn.append(float(np.mean(found)))
+        return drawn[-1]
+
+    mean = difference(np.ones(count, np.int64))
+    drawn.clear()
+    statistics.bootstrap_clusters(
+        groups, difference, rng, strata=strata, replicates=metric.replicates
+    )
+    pairs = {(s, g) for s, g in zip(strata.tolist(), groups.tolist(), strict=True)}
+    return Draws(mean, np.array(drawn), count, len(pairs))
+
+
+def over_tasks(found: Sequence[Draws], rng: np.random.Generator) -> Draws:
+    """Averages differences over tasks, which are drawn independently of each other."""
+    size = max(len(draws.drawn) for draws in found)
+    even = [
+        draws.drawn if len(draws.drawn) == size else rng.choice(draws.drawn, size)
+        for draws in found
+    ]
+    return Draws(
+        mean=float(np.mean([draws.mean for draws in found])),
+        drawn=np.mean(even, axis=0),
+        clips=sum(draws.clips for draws in found),
+        groups=sum(draws.groups for draws in found),
+    )
 
 
 def _group_sums(values: NDArray, groups: NDArray) -> tuple[NDArray, NDArray]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from evar.scoring import comparison
+from evar.scoring import comparison, metrics
 
 
 def test_the_bootstrap_agrees_with_a_plain_one():
@@ -118,3 +118,28 @@ def test_cliques_are_the_longest_stretches():
     assert comparison.cliques([1, 1.5, 2, 4], 1.1) == [(0, 2)]
     assert comparison.cliques([1, 2, 3], 0.5) == []
     assert comparison.cliques([1, 2, 3], 1) == [(0, 1), (1, 2)]
+
+
+def test_a_metric_drawn_by_clips_is_the_bootstrap_of_its_mean():
+    """Of accuracy both ways must agree: as a metric of scores, and as a mean over clips."""
+    rng = np.random.default_rng(0)
+    truth, groups = rng.integers(0, 3, 120), np.repeat(np.arange(40), 3)
+    a, b = rng.random((2, 2, 120, 3))
+    found = comparison.metric_draws(
+        metrics.get("accuracy"), truth, a, b, np.random.default_rng(1), groups=groups
+    ).difference()
+    right = [(scores.argmax(axis=2) == truth).mean(axis=0) for scores in (a, b)]
+    expected = comparison.paired_bootstrap(*right, np.random.default_rng(2), groups=groups)
+    assert found.mean == pytest.approx(expected.mean, abs=1e-12)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.03)
+    assert (found.clips, found.groups) == (expected.clips, expected.groups)
+
+
+def test_over_tasks_the_mean_of_means_and_a_narrower_interval():
+    rng = np.random.default_rng(0)
+    draws = [comparison.Draws(m, rng.normal(m, 0.1, 4000), 10, 5) for m in (0.1, 0.3)]
+    draws.append(comparison.Draws(0.2, rng.normal(0.2, 0.1, 200), 10, 5))
+    found = comparison.over_tasks(draws, rng)
+    assert found.mean == pytest.approx(0.2)
+    assert found.drawn.std() == pytest.approx(0.1 / np.sqrt(3), rel=0.1)
+    assert (found.clips, found.groups) == (30, 15)

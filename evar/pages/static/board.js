@@ -1,17 +1,19 @@
 // Leaderboard: tabs, sorting (DataTables), filters, chosen tasks, details on hover and focus.
 "use strict";
 (() => {
-  const FIRST = 3; // columns before those of the tasks: model, average, parameters
-
   class Panel {
     constructor(element, number) {
       this.number = number;
+      this.section = element;
+      this.first = Number(element.dataset.first); // columns before those of the tasks
       this.data = page.data.panels[number];
       this.form = element.querySelector("form");
       this.status = element.querySelector("[data-status]");
       this.element = element.querySelector("table.board");
       this.rows = [...this.element.tBodies[0].rows];
       this.means = [];
+      // Cells by row and task; they stay the same elements when columns are hidden or sorted.
+      this.cells = this.rows.map((row) => [...row.cells].slice(this.first));
       this.drawn = false;
       this.form.hidden = false;
       this.listen();
@@ -28,13 +30,16 @@
         order: [[1, "desc"]],
         orderMulti: false,
         layout: { topStart: null, topEnd: null, bottomStart: null, bottomEnd: null },
-        columnDefs: [{ targets: "_all", orderSequence: ["desc", "asc"] },
-          { targets: 0, orderSequence: ["asc", "desc"] }],
+        columnDefs: [
+          { targets: 0, orderSequence: ["asc", "desc"] },
+          { targets: "_all", orderSequence: ["desc", "asc"] },
+        ],
         language: { zeroRecords: "No model fits these filters." },
       });
       this.table.search.fixed("filters", (_, __, index) => this.fits(this.rows[index]));
       this.update();
-      this.charts();
+      const charts = this.section.querySelector(".charts");
+      if (charts) page.shown(charts, () => this.charts());
     }
 
     listen() {
@@ -82,11 +87,11 @@
       const only = this.form.elements.only.checked;
       this.averages(chosen);
       this.boxes().forEach((box, i) => {
-        const column = this.table.column(FIRST + i);
+        const column = this.table.column(this.first + i);
         const visible = !only || box.checked;
         if (column.visible() !== visible) column.visible(visible, false);
       });
-      this.table.rows().invalidate("dom");
+      this.table.cells(null, 1).invalidate("dom");
       this.table.draw();
       this.visible = new Set(this.rows.filter((row) => this.fits(row)).map((row) => +row.dataset.row));
       this.shade();
@@ -121,23 +126,18 @@
         const times = {};
         for (const rank of ranks.values()) times[rank] = (times[rank] || 0) + 1;
         for (const [number, rank] of ranks) {
-          const cell = this.cell(number, column);
+          const cell = this.cells[number][column];
           cell.className = rank <= 3 ? `r${rank}` : "r";
-          const text = rank + (times[rank] > 1 ? "=" : "");
-          cell.querySelector(".rank").textContent = text;
-          const line = [...cell.querySelectorAll(".tip span")].find((s) => s.textContent.startsWith("rank "));
+          cell.querySelector(".rank").textContent = rank + (times[rank] > 1 ? "=" : "");
+          const line = cell.querySelector(".tip .of");
           line.textContent = `rank ${rank}, ${times[rank] > 1 ? "shared" : "alone"}, of ${numbers.length} shown`;
         }
       });
     }
 
-    cell(number, column) {
-      return this.table.cell(number, FIRST + column).node();
-    }
-
     shown() {
       const order = this.table.rows({ order: "applied", search: "applied" }).indexes().toArray();
-      const columns = this.data.columns.flatMap((_, i) => (this.table.column(FIRST + i).visible() ? [i] : []));
+      const columns = this.data.columns.flatMap((_, i) => (this.table.column(this.first + i).visible() ? [i] : []));
       return { order, columns };
     }
 
@@ -188,11 +188,11 @@
         const key = `${name}-${this.number}`;
         const element = document.querySelector(`[data-chart="${key}"]`);
         if (!element) continue;
-        page.draw(element, key, (spec) => {
-          spec.data.values = spec.data.values
-            .filter((row) => this.visible.has(row.row) && this.means[row.row] !== null)
-            .map((row) => ({ ...row, value: 100 * this.means[row.row] }));
-        });
+        const rows = page.data.charts[key].data.values
+          .filter((row) => this.visible.has(row.row) && this.means[row.row] !== null)
+          .map((row) => ({ ...row, value: 100 * this.means[row.row] }));
+        if (rows.length) page.draw(element, key, (spec) => { spec.data.values = rows; });
+        else page.clear(element, key, "None of the models shown has all chosen tasks and this number.");
       }
       this.drawn = true;
     }

@@ -18,11 +18,11 @@ const page = (() => {
       view: { stroke: null },
       axis: { ...labels, domainColor: line, tickColor: line, gridColor: line, labelFontSize: 11 },
       legend: { ...labels, labelFontSize: 11 },
-      mark: { color: accent },
+      aria: false, // the element around a chart names it; its numbers stand in a table
+      mark: { color: accent, aria: false },
       style: { interval: { stroke: text }, name: { fill: quiet } },
       rule: { color: quiet },
       range: { heatmap: dark.matches ? ["#1d2836", "#7cbaff"] : ["#edf4fb", "#08488f"] },
-      aria: false, // the figure around a chart names it; its numbers stand in a table
     };
   }
 
@@ -42,7 +42,15 @@ const page = (() => {
     };
     const made = await vegaEmbed(element, spec, options);
     views[name] = made;
+    const drawing = element.querySelector("svg, canvas");
+    if (drawing) drawing.setAttribute("aria-hidden", "true");
     return made.view;
+  }
+
+  function clear(element, name, text) {
+    if (views[name]) views[name].finalize();
+    delete views[name];
+    element.textContent = text;
   }
 
   function save(name, kind, text) {
@@ -64,5 +72,5 @@ const page = (() => {
     observer.observe(element);
   }
 
-  return { data, dark, draw, save, shown };
+  return { data, dark, draw, clear, save, shown };
 })();
