@@ -21,7 +21,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print("usage: evar COMMAND ... (`evar COMMAND --help` explains one)\n")
         for name in commands():
-            print(f"  {name:<12} {inspect.getdoc(_function(name)).splitlines()[0]}")
+            summary, _, _ = (inspect.getdoc(_function(name)) or "").partition("\n")
+            print(f"  {name:<12} {summary}")
         return
     if arguments[0] == "--version":
         print(evar.__version__)
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> None:
 def commands() -> list[str]:
     """Returns the names of all commands: one per protocol, and the files in evar/commands/."""
     own = [path.stem for path in _FOLDER.glob("*.py") if path.stem not in _NO_COMMANDS]
-    of_protocols = [p.command or p.name for p in map(protocol.get, protocol.names())]
+    of_protocols = [p.command or p.name for p in protocol.usable()]
     return [*of_protocols, *sorted({_SPELLED.get(n, n) for n in own} - set(of_protocols))]
 
 
@@ -86,13 +87,10 @@ def _function(name: str) -> Callable:
     file = {spelled: own for own, spelled in _SPELLED.items()}.get(name, name)
     if (_FOLDER / f"{file}.py").is_file() and file not in _NO_COMMANDS:
         return getattr(importlib.import_module(f"evar.commands.{file}"), file)
-    from evar.commands.evaluate import command_of
-
-    known = {p.command or p.name: p for p in map(protocol.get, protocol.names())}
-    known |= {p.name: p for p in known.values()}
-    if name not in known:
+    if name not in [*commands(), *protocol.names()]:
         raise unknown("command", name, commands())
-    return command_of(known[name])
+    command_of = importlib.import_module("evar.commands.evaluate").command_of
+    return command_of(protocol.of_command(name))
 
 
 def _checked(

@@ -1,4 +1,4 @@
-"""Several processes train one model: each has a share of every batch (started by torchrun)."""
+"""Several processes that train one model together, each on its part of every batch (torchrun)."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -14,22 +14,26 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, and which of them this one is. Without others, nothing is sent."""
+    """The processes of a run and the rank of this one.
+
+    Every process must call the same collectives in the same order. In a world of one process they
+    return at once.
+    """
 
     rank: int = 0
     size: int = 1
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is rank 0, the process that writes files."""
         return self.rank == 0
 
-    def share(self, items: NDArray) -> NDArray:
-        """This process' part of (N,) items; all parts together are the items in order."""
+    def shard(self, items: NDArray) -> NDArray:
+        """Returns this process' part of (N,) items; the parts in rank order are the items."""
         return np.array_split(items, self.size)[self.rank]
 
-    def sum(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors of one dtype by their sums over all processes."""
+    def all_reduce(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces tensors of one dtype by their sums over all processes, in one message."""
         if self.size == 1 or not tensors:
             return
         flat = torch.cat([t.reshape(-1) for t in tensors])
@@ -38,24 +42,24 @@ class World:
         for tensor, total in zip(tensors, sums, strict=True):
             tensor.copy_(total.view_as(tensor))
 
-    def joined(self, part: NDArray) -> NDArray:
-        """The rows of all processes, in order of their ranks."""
-        if self.size == 1:
-            return part
-        parts: list = [None] * self.size
-        dist.all_gather_object(parts, part)
-        return np.concatenate(parts)
-
-    def gathered(self, tensor: Tensor) -> Tensor:
-        """The rows (n, ...) of all processes, as many of each, in order of their ranks."""
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """Returns the rows (n, ...) of all processes in rank order; n is the same on each."""
         if self.size == 1:
             return tensor
         parts = [torch.empty_like(tensor) for _ in range(self.size)]
         dist.all_gather(parts, tensor.contiguous())
         return torch.cat(parts)
 
-    def of_first(self, tensors: Sequence[Tensor]) -> None:
-        """Replace tensors by what the first process has in them."""
+    def all_gather_rows(self, part: NDArray) -> NDArray:
+        """Returns the rows (n, ...) of all processes in rank order; n may differ."""
+        if self.size == 1:
+            return part
+        parts: list = [None] * self.size
+        dist.all_gather_object(parts, part)
+        return np.concatenate(parts)
+
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces tensors by those of rank 0."""
         if self.size == 1:
             return
         for tensor in tensors:
@@ -64,29 +68,33 @@ class World:
             if not torch.equal(value, tensor):
                 tensor.copy_(value)
 
-    def agreed(self, value):
-        """What the first process has here."""
+    def broadcast_object(self, value):
+        """Returns rank 0's value, any picklable object."""
         if self.size == 1:
             return value
         holder = [value]
         dist.broadcast_object_list(holder, src=0)
         return holder[0]
 
-    def wait(self) -> None:
-        """Until all processes are here."""
+    def barrier(self) -> None:
+        """Waits until all processes have reached this call."""
         if self.size > 1:
             dist.barrier()
 
 
-ALONE = World()
+SINGLE_PROCESS = World()
 
 
 @contextmanager
-def joined_world(device: str) -> Iterator[tuple[World, str]]:
-    """The world that torchrun's environment tells of, and this process' own device in it."""
+def process_group(device: str) -> Iterator[tuple[World, str]]:
+    """Joins the process group that torchrun's environment variables describe.
+
+    Yields the world and this process' device: with CUDA, the GPU of its local rank. Without
+    torchrun the world is a single process, and the device is the one that was given.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
-        yield ALONE, device
+        yield SINGLE_PROCESS, device
         return
     if device.startswith("cuda"):
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"

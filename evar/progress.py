@@ -1,9 +1,10 @@
 """Progress of long steps, shown in a terminal, a notebook, a sweep's table or nowhere."""
 
 import functools
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 
 class Bar(Protocol):
@@ -27,6 +28,9 @@ class Progress:
         With `iterable` the bar is iterated over, as tqdm's.
         """
         return _NoBar(iterable)
+
+    def note(self, text: str) -> None:
+        """Reports one line that a person should see before a long step."""
 
     def counter(self, stage: str, unit: str) -> Callable[..., Bar]:
         """Returns `bar` for one stage: a function of (iterable, total)."""
@@ -61,14 +65,24 @@ class Terminal(Progress):
 
     def bar(
         self, stage: str, unit: str, iterable: Iterable | None = None, total: int | None = None
-    ) -> Bar:
+    ) -> Any:
         from tqdm.auto import tqdm
 
         description = f"{self.title}: {stage}" if self.title else stage
-        scaled = {"unit_scale": True} if unit == "B" else {}
         return tqdm(
-            iterable, total=total, desc=description, unit=unit, delay=0.5, leave=False, **scaled
+            iterable,
+            total=total,
+            desc=description,
+            unit=unit,
+            unit_scale=unit == "B",
+            delay=0.5,
+            leave=False,
         )
+
+    def note(self, text: str) -> None:
+        from tqdm.auto import tqdm
+
+        tqdm.write(f"{self.title}: {text}" if self.title else text, file=sys.stderr)
 
 
 SILENT = Progress()

@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evar import models
 from evar import protocol as protocols
@@ -59,10 +59,9 @@ class Run:
         return self.record.score.mean
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """Returns the 95 % interval over test clips, as fractions."""
-        low, high = self.record.score.bootstrap95
-        return low, high
+    def interval(self) -> tuple[float, float] | None:
+        """Returns the 95 % interval over test clips, as fractions; None for too few of them."""
+        return self.record.score.test95
 
     def save(self, results="results") -> Path:
         """Writes the run below a results folder and rebuilds its tables; returns the JSON's path.
@@ -127,6 +126,7 @@ def evaluate(
     """
     chosen = protocol if isinstance(protocol, Protocol) else protocols.of_command(protocol)
     given, runtime, of_adapter = split_options(chosen, model, options)
+    chosen.check(given)
     seeds = protocols.seeds_of(chosen, seeds)
     if "text" in chosen.needs:
         models.require_text(model)
@@ -285,7 +285,7 @@ def _runtime(given: dict, model: "AnyModel") -> Runtime:
 def _overrides(
     chosen: Protocol,
     given: Mapping[str, object],
-    settings: object,
+    settings: Any,
     model: "Model",
     manifest: "Manifest",
     runtime: Runtime,

@@ -1,10 +1,15 @@
 """How an evaluation runs, as opposed to what it measures."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evar.errors import UserError, unknown
 from evar.progress import SILENT, Progress
+
+if TYPE_CHECKING:
+    from evar.finetuning.loop import Report
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -15,13 +20,15 @@ class Training:
 
     folder: where checkpoints are kept; a protocol that needs one refuses None. resume: continue
     what was interrupted and reuse what has finished; otherwise start over. eval_only: score the
-    weights of an earlier run without training. tensorboard: write curves for TensorBoard.
+    weights of an earlier run without training. tensorboard: write curves for TensorBoard. on_step:
+    called with a `evar.finetuning.loop.Report` after every step and every epoch.
     """
 
     folder: Path | None = None
     resume: bool = True
     eval_only: bool = False
     tensorboard: bool = False
+    on_step: "Callable[[Report], None] | None" = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Checkpoints, found and read without ever running what is inside them."""
+"""Finds and reads checkpoints without running code from them."""
 
 import argparse
 import hashlib
@@ -12,27 +12,27 @@ from torch import Tensor, nn
 
 from evar.errors import UserError
 
-# What published checkpoints hold beside their tensors: arguments and NumPy numbers. None of it
-# runs code when it is read.
+# Classes of what published checkpoints hold besides tensors: arguments and NumPy numbers. Reading
+# them runs no code.
 _SAFE = [
     argparse.Namespace,
-    np._core.multiarray.scalar,
+    np._core.multiarray.scalar,  # type: ignore[attr-defined]  # private: named in pickles
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")),
 ]
-_PICKLE = b"\x80"  # how a bare pickle begins; a file of torch.save is a zip archive
+_PICKLE = b"\x80"  # first byte of a bare pickle; torch.save writes a zip archive
 
 
 def weights_folder() -> Path:
-    """Where checkpoints are looked for: $EVAR_WEIGHTS, else ./weights."""
+    """Returns the folder of checkpoints: $EVAR_WEIGHTS, else ./weights."""
     return Path(os.environ.get("EVAR_WEIGHTS", "weights"))
 
 
 def load_checkpoint(path) -> dict:
-    """Read a checkpoint (safetensors, or PyTorch with weights_only=True) onto the CPU.
+    """Reads a checkpoint (safetensors, or PyTorch with weights_only=True) onto the CPU.
 
-    Raises UserError where the file is missing, damaged, or holds objects that only unpickling
-    (that is: running code from the file) could make.
+    Raises UserError if the file is missing or damaged, or holds objects that only unpickling could
+    create, which would run code from the file.
     """
     path = Path(path)
     if not path.is_file():
@@ -63,7 +63,7 @@ def load_checkpoint(path) -> dict:
 
 
 def first_line(error: Exception) -> str:
-    """What a reader of weights says, without PyTorch's advice to read them unsafely."""
+    """Returns an error's first line, without PyTorch's advice to load the file unsafely."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line.partition(" In PyTorch")[0].partition(" Re-running")[0]
 
@@ -71,10 +71,10 @@ def first_line(error: Exception) -> str:
 def load_strict(
     module: nn.Module, state: Mapping[str, Tensor], path, *, ignore: Iterable[str] = ()
 ) -> None:
-    """Load `state` into `module`; every name and shape must agree.
+    """Loads `state` into `module`; every name and shape must match.
 
-    `ignore`: prefixes of names in the checkpoint that the encoder has no use for (classifier
-    heads, tables it computes itself). Raises UserError that names what differs.
+    `ignore`: prefixes of tensors in the checkpoint that the encoder does not need (classifier
+    heads, tables it computes itself). Raises UserError, which names the differences.
     """
     ignore = tuple(ignore)
     state = {
@@ -108,10 +108,10 @@ def load_strict(
 
 
 def state_hash(module: nn.Module) -> str:
-    """SHA-256 over all parameters and buffers (names, shapes, dtypes, bytes), first 16 digits.
+    """Returns the SHA-256 of all parameters and buffers (names, shapes, dtypes, bytes), 16 digits.
 
-    The identity of the weights themselves: the same tensors in another file format are the same
-    model, and a random initialisation is another one each time.
+    It identifies the weights themselves: the same tensors in another file format are the same
+    model, and another random initialisation is another model.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):

@@ -42,12 +42,12 @@ def pretrain(
 
     The same command again goes on where an interrupted run was.
     """
-    from evar.parallel import joined_world
+    from evar.parallel import process_group
     from evar.runtime import usable_device
 
     from . import config as config_
     from .data import ClipStream
-    from .train import Trainer
+    from .train import Report, Trainer
 
     made = config_.read(config).changed(settings)
     if captions and made.objective != "m2d_clap":
@@ -63,7 +63,7 @@ def pretrain(
     )
     text_encoder = stream.captions.text_encoder if stream.captions else ""
     with contextlib.ExitStack() as stack:
-        world, own = stack.enter_context(joined_world(usable_device(device)))
+        world, own = stack.enter_context(process_group(usable_device(device)))
         trainer = Trainer(made, stream, out, text_encoder=text_encoder, world=world, device=own)
         if dry_run:
             from .estimate import estimate
@@ -74,13 +74,19 @@ def pretrain(
             return
         if world.first:
             stack.enter_context(_alone(Path(out)))
-        world.wait()
+        world.barrier()
         trainer.begin(init, init_partial=init_partial)
         watchers = []
         if world.first:
             watchers.append(_tensorboard(Path(out), trainer.step, stack))
             watchers += [] if quiet else [_bar(trainer, stack)]
-        path = trainer.run(lambda report: [watch(report) for watch in watchers if watch])
+
+        def on_step(report: Report) -> None:
+            for watch in watchers:
+                if watch:
+                    watch(report)
+
+        path = trainer.run(on_step)
     if path is None:
         return
     print(f"checkpoint: {path}")

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from fire.decorators import SetParseFns
@@ -38,7 +39,7 @@ class CaptionTable:
     identity: str
     _rows: np.ndarray
     _offsets: np.ndarray
-    _embeddings: object  # a slice of the file
+    _embeddings: Any  # a slice of the file
 
     @classmethod
     def open(cls, path: Path, shards: ShardSet) -> "CaptionTable":
@@ -223,7 +224,8 @@ def _finder(shards: ShardSet):
     def find(column: str, name: str) -> int | None:
         path = PurePosixPath(name.replace("\\", "/"))
         if column in _ID_COLUMNS:
-            found = by_stem.get(name) or by_id.get(_youtube_id(name) or _youtube_id(path.stem), [])
+            video = _youtube_id(name) or _youtube_id(path.stem) or ""
+            found = by_stem.get(name) or by_id.get(video, [])
         else:
             found = by_file.get(str(path)) or by_stem.get(path.stem, [])
         return found[0] if len(found) == 1 else None

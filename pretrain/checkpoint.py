@@ -12,7 +12,7 @@ import torch
 
 from evar import files
 from evar.errors import UserError
-from evar.model_adapters.m2d import newest
+from evar.model_adapters._m2d_files import newest
 from evar.weights import load_checkpoint
 
 from .config import Config

@@ -3,9 +3,10 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from typing import Any
 
 from evar.errors import UserError, unknown
+from evar.yaml_files import read_yaml
 
 OBJECTIVES = ("m2d_clap", "m2d", "msm_mae")
 GATHER = ("paper", "with_grad", "without_grad")
@@ -90,8 +91,8 @@ class Config:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type in (int, float):
-                kind = "a whole number" if field.type is int else "a number"
-                require(_is(field.type, value), f"{field.name} is {kind}, not {value!r}")
+                what = "a whole number" if field.type is int else "a number"
+                require(_is(field.type, value), f"{field.name} is {what}, not {value!r}")
         for names, low, high in _RANGES:
             for name in names:
                 value = getattr(self, name)
@@ -126,7 +127,7 @@ class Config:
         (bands, frames), (high, wide) = self.input_size, self.patch_size
         return (bands // high) * (frames // wide)
 
-    def changed(self, options: Mapping[str, object]) -> "Config":
+    def changed(self, options: Mapping[str, Any]) -> "Config":
         """With single values replaced; UserError for a name that does not exist."""
         known = [field.name for field in fields(self)]
         for name in options:
@@ -143,14 +144,7 @@ def _is(kind: type, value) -> bool:
 
 def read(path) -> Config:
     """The configuration in a YAML file: the defaults, with what it names replaced."""
-    import yaml
-
-    path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path}: no configuration could be read ({reason})") from error
+    content = read_yaml(path, what="a configuration")
     if not isinstance(content, dict):
         raise UserError(f"{path}: a configuration is a list of `name: value`")
     try:

@@ -7,7 +7,7 @@ of seed, pass and clip, so that a resumed run, or one on other numbers of proces
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +77,7 @@ class ClipStream:
         world: int,
         workers: int = 0,
         pin: bool = False,
-    ) -> Iterator[Batch]:
+    ) -> Generator[Batch]:
         """The batches of some steps: of each, the `rank`-th of `world` equal parts.
 
         `workers` threads read ahead; they change no value. `pin`: for a GPU to copy from.
@@ -96,7 +96,7 @@ class ClipStream:
                 yield batch.pinned() if pin else batch
             return
         readers, builder = ThreadPoolExecutor(workers), ThreadPoolExecutor(1)
-        waiting, ahead = iter(steps), deque()
+        waiting, ahead = iter(steps), deque[Future[Batch]]()
 
         def built(reading: list[Future]) -> Batch:
             batch = self._batch([future.result() for future in reading])
@@ -104,8 +104,8 @@ class ClipStream:
 
         try:
             while True:
-                while len(ahead) < _AHEAD and (step := next(waiting, None)) is not None:
-                    reading = [readers.submit(self._load, *want) for want in wanted(step)]
+                while len(ahead) < _AHEAD and (following := next(waiting, None)) is not None:
+                    reading = [readers.submit(self._load, *want) for want in wanted(following)]
                     ahead.append(builder.submit(built, reading))
                 if not ahead:
                     return

@@ -5,6 +5,7 @@ checkpoints. B clips, L patches, K visible ones, D width of the encoder, P of th
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import Block
@@ -21,6 +22,10 @@ class Pretrainer(ViT):
 
     `text_dim`: width of the caption embeddings; they are used as they are where it is D.
     """
+
+    pos_embed: Tensor
+    norm_stats: Tensor
+    decoder_pos_embed: Tensor
 
     def __init__(self, config: Config, *, text_dim: int = 0):
         super().__init__(
@@ -106,7 +111,9 @@ class Pretrainer(ViT):
         mean, var = tiles.mean(dim=2, keepdim=True), tiles.var(dim=2, keepdim=True)
         return (tiles - mean) / (var + 1e-6).sqrt()
 
-    def forward(self, spectrogram: Tensor, shuffled: Tensor, kept: int) -> tuple[Tensor, ...]:
+    def forward(  # type: ignore[override]  # of training: encoder, predictor and target in one
+        self, spectrogram: Tensor, shuffled: Tensor, kept: int
+    ) -> tuple[Tensor, ...]:
         """(B, F, T) and an order of its patches (B, L), the first `kept` of them visible.
 
         Returns what is predicted of the masked patches and what it should be, (B, L - K, ...)
@@ -143,7 +150,7 @@ def _take(x: Tensor, numbers: Tensor) -> Tensor:
     return x.gather(1, numbers[..., None].expand(-1, -1, x.shape[2]))
 
 
-_norm = partial(nn.LayerNorm, eps=1e-6)
+_norm: Any = partial(nn.LayerNorm, eps=1e-6)  # timm declares a class there
 
 
 def _blocks(width: int, depth: int, heads: int) -> nn.Sequential:

@@ -93,7 +93,7 @@ def _write_all(out: Path, root: Path, clips: dict[str, dict], bar, how: tuple) -
     """Make the shards that are not there yet, then the files that describe them all."""
     kind, seconds, per_shard, workers = how
     names = sorted(clips)
-    plans = []
+    plans: list[Plan] = []
     for first in range(0, len(names), per_shard):
         part = tuple(
             (first + i, name, *_stamp(root / name))
@@ -110,12 +110,14 @@ def _write_all(out: Path, root: Path, clips: dict[str, dict], bar, how: tuple) -
     skipped, count = [], 0
     for plan in plans:
         index = shards_.index_of(plan.path)
+        if index is None:
+            raise UserError(f"{plan.path}: vanished while it was read; run the same command again")
         skipped += index["skipped"]
         count += len(index["files"])
     _write_csv(out / "skipped.csv", ["file", "reason"], skipped)
     if not count:
-        first = f"; first: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-        raise UserError(f"{root}: no clip can be decoded{first}")
+        example = f"; first: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+        raise UserError(f"{root}: no clip can be decoded{example}")
     for path in stale:
         path.with_suffix(".json").unlink(missing_ok=True)
         path.unlink()
@@ -185,6 +187,7 @@ def _of_csv(path: Path, split: str) -> dict[str, dict]:
             raise UserError(f"{path}: line {line} has no file")
         if split != "all" and row.get("split", split) != split:
             continue
+        files.inside(path.resolve().parent, row["file"], f"{path}: line {line}")
         about = found.setdefault(row["file"], {"labels": "", "captions": []})
         known = about["labels"].split(";")
         new = [label for label in (row.get("label") or "").split(",") if label not in known]
@@ -242,7 +245,8 @@ def _end_with_parent() -> None:
     """Leave this worker when the process that started it has gone, killed perhaps."""
 
     def watch():
-        parent_process().join()
+        if parent := parent_process():
+            parent.join()
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()

@@ -109,7 +109,10 @@ class ShardSet:
             raise UserError(f"{folder / _HEAD}: not readable ({error!r}); {remedy}") from error
         if not known:
             raise UserError(f"{folder / _HEAD}: written by another version of pretrain.prepare")
-        shards, originals, numbers, places = [], [], [], []
+        shards: list = []
+        originals: list = []
+        numbers: list[int] = []
+        places: list = []
         digest = hashlib.sha256(head["kind"].encode())
         for name in names:
             path = folder / name

@@ -63,26 +63,30 @@ def backward(
         return loss(predicted, target), audio, text
 
     clap = torch.zeros((), device=share.spectrogram.device)
-    ready, slopes, features = [], None, None
+    ready: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
+    features: Tensor | None = None
+    of_features: tuple[Tensor, Tensor] | None = None  # gradients by audio and text features
     if contrastive:
         with torch.set_grad_enabled(len(parts) == 1):
             ready = [run(part) for part in parts]
-        features = torch.cat([audio for _, audio, _ in ready]).detach()
-        text = torch.cat([of_text for _, _, of_text in ready]).detach()
-        clap, slopes = _contrastive(model.logit_scale, features, text, share, config, world)
+        features = torch.cat([a for _, a, _ in ready if a is not None]).detach()
+        captions = torch.cat([t for _, _, t in ready if t is not None]).detach()
+        clap, of_features = _contrastive(
+            model.logit_scale, features, captions, share, config, world
+        )
     total = torch.zeros((), device=share.spectrogram.device)
     for part in parts:
         masked, audio, text = ready[0] if contrastive and len(parts) == 1 else run(part)
         masked = masked * (len(share.spectrogram[part]) / (len(share.spectrogram) * world.size))
         total += masked.detach()
         objective = config.masked_weight * masked
-        if contrastive:
-            objective = objective + (audio * slopes[0][part]).sum()
+        if of_features is not None and audio is not None and text is not None:
+            objective = objective + (audio * of_features[0][part]).sum()
             if text.requires_grad:
-                objective = objective + (text * slopes[1][part]).sum()
+                objective = objective + (text * of_features[1][part]).sum()
         objective.backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    world.sum([*gradients, total])
+    world.all_reduce([*gradients, total])
     return Losses(config.masked_weight * total + config.clap_weight * clap, total, clap, features)
 
 
@@ -96,7 +100,7 @@ def _contrastive(
     averaged over processes, an encoder gets the true one divided by their number
     ("without_grad"); "paper" is that division by the paper's number, on any number.
     """
-    everything = [world.gathered(x) for x in (audio, text, share.captioned)]
+    everything = [world.all_gather(x) for x in (audio, text, share.captioned)]
     every_audio, every_text = (x.detach().requires_grad_() for x in everything[:2])
     scale = logit_scale.detach().requires_grad_()
     with torch.enable_grad():

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from evar.errors import UserError
 from evar.model_adapters.m2d import log_mel, mel_spectrogram
-from evar.parallel import ALONE, World
+from evar.parallel import SINGLE_PROCESS, World
 from evar.precision import full_precision
 
 from . import checkpoint, losses, schedule
@@ -50,7 +50,7 @@ class Trainer:
         out,
         *,
         text_encoder: str = "",
-        world: World = ALONE,
+        world: World = SINGLE_PROCESS,
         device: str = "cpu",
     ):
         if config.batch_size % world.size:
@@ -78,7 +78,7 @@ class Trainer:
 
     def begin(self, init=None, *, init_partial: bool = False) -> None:
         """Take up an interrupted run, else start from `init` (a checkpoint) or from nothing."""
-        self.about = {"on other shards or captions": self.stream.identity}
+        self.about: dict[str, object] = {"on other shards or captions": self.stream.identity}
         if init is not None:
             self.about["from another --init"] = str(init)
         if self.config.gather == "without_grad":
@@ -92,7 +92,9 @@ class Trainer:
         known = self.config.norm_stats
         if init is not None:
             found = checkpoint.initialise(self.model, init, partial=init_partial)
-            known = known or (found and self.model.norm_stats.tolist())
+            if known is None and found:
+                mean, deviation = self.model.norm_stats.tolist()
+                known = mean, deviation
         self.model.norm_stats.copy_(torch.tensor(known or self._measure()))
 
     def run(self, on_step: Callable[[Report], None] | None = None) -> Path | None:
@@ -197,7 +199,8 @@ class Trainer:
                 self.model.logit_scale.clamp_(max=limit)
             values["contrastive loss"] = found.clap
             values["logit scale"] = self.model.logit_scale.detach().exp()
-            if self.step % _LOOK_EVERY == 0 and len(found.features) > 1:
+            looks = self.step % _LOOK_EVERY == 0
+            if looks and found.features is not None and len(found.features) > 1:
                 values["effective rank"] = losses.effective_rank(found.features)
         return values
 
@@ -254,7 +257,7 @@ class Trainer:
                     "about": self.about,
                 },
             )
-        self.world.wait()
+        self.world.barrier()
 
     def _measure(self) -> tuple[float, float]:
         """Mean and deviation of the log-mel over the first clips of the stream."""

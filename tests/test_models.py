@@ -7,7 +7,7 @@ from importlib.metadata import version
 import pytest
 import torch
 
-from evar import models, registry
+from evar import identity, models, registry
 from evar.errors import UserError
 
 RANDOM = """
@@ -26,7 +26,7 @@ class Random(Adapter):
 
 
 def source_hash(cls):
-    return models.source_hash(models.sources_of(cls))
+    return identity.source_hash(identity.sources_of(cls))
 
 
 @pytest.mark.parametrize("name", models.names())
@@ -89,7 +89,7 @@ def test_random_weights_are_always_the_same_and_leave_other_chance_alone(new_ada
 def test_options_reach_the_adapter_and_its_identity(new_adapter):
     model = new_adapter(RANDOM, "Random")
     loaded = models.load(model, width=5)
-    adapter, config = loaded.adapter, loaded.config
+    adapter = loaded.adapter
     assert adapter.net.in_features == 5
     identity = loaded.identity
     assert identity["options"] == {"width": 5}
@@ -107,8 +107,7 @@ def test_a_users_file_runs_once(new_adapter, tmp_path):
     model = new_adapter(f"open({str(log)!r}, 'a').write('x')\n{RANDOM}", "Random")
     models.config(model)
     loaded = models.load(model)
-    adapter, config = loaded.adapter, loaded.config
-    loaded.identity
+    assert loaded.identity["source"]
     assert log.read_text() == "x"
 
 
@@ -126,11 +125,11 @@ def test_an_edited_file_is_another_model_at_once(new_adapter, tmp_path):
 @pytest.mark.parametrize("library", ["timm", "transformers", "torchaudio"])
 def test_the_identity_does_not_depend_on_what_else_was_imported(library, new_adapter, monkeypatch):
     """A sweep in one process must find the embeddings, and give the ids, of single runs."""
-    loaded = models.load(new_adapter(RANDOM, "Random"))
+    model = new_adapter(RANDOM, "Random")
     monkeypatch.setitem(sys.modules, library, sys)
-    with_it = loaded.identity
+    with_it = models.load(model).identity
     monkeypatch.delitem(sys.modules, library)
-    assert loaded.identity == with_it
+    assert models.load(model).identity == with_it
 
 
 def test_the_identity_is_that_of_the_content_not_of_the_folder(new_adapter, tmp_path):
@@ -195,8 +194,8 @@ def test_a_file_beside_the_users_file_is_part_of_the_model(statement, with_helpe
 def test_what_a_file_beside_the_users_file_imports_is_not_all_source(with_helper):
     model = with_helper("import json\nimport torch\n", "import evar_test_helper")
     loaded = models.load(model)
-    adapter, config = loaded.adapter, loaded.config
-    assert len(models.sources_of(type(adapter))) == 2
+    adapter = loaded.adapter
+    assert len(identity.sources_of(type(adapter))) == 2
     assert set(loaded.identity["libraries"]) == {"torch"}
 
 

@@ -4,13 +4,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evar import task as tasks
 from evar.data import indexing, manifests, own_sounds
 from evar.data.manifest import Manifest
 from evar.errors import UserError
+from evar.options import number
 from evar.progress import SILENT, Progress
 from evar.task import Task
-from evar.task import get as registered
-from evar.task import names as task_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,6 +41,7 @@ def open_task(
     again even where no sound file has changed. captioned: a CSV has captions instead of labels.
     Raises UserError for a task that is unknown, not prepared or not usable.
     """
+    seconds = number("seconds", seconds, above=0.001, optional=True)
     if isinstance(task, Task):
         return _open(task, data, source, reindex, progress)
     if not isinstance(task, (str, Path)):
@@ -54,13 +55,13 @@ def open_task(
             found = own_sounds.task_from_csv(name, seconds=seconds)
         stored = own_sounds.manifest_name(name)
         return _open(found, data, found.bundled, reindex, progress, stored)
-    if Path(name).is_dir() and name not in task_names():
+    if Path(name).is_dir() and name not in tasks.names():
         raise UserError(
             f"{name}: a folder. List its sounds in a CSV (file,label,split) and name that"
         )
     if seconds is not None:
         raise UserError("--seconds is for CSV tasks: a registered task has its published unit")
-    return _open(registered(name), data, source, reindex, progress)
+    return _open(tasks.get(name), data, source, reindex, progress)
 
 
 def open_sounds(path, *, progress: Progress = SILENT) -> Manifest:

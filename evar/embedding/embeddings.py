@@ -7,7 +7,7 @@ clips, and captions, in the space that both share.
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,12 +65,18 @@ def views(manifest: Manifest, *, sample_rate: int, crop_seed: int) -> list[View]
 
 
 def embed_task(
-    model: Model, manifest: Manifest, runtime: Runtime, *, crop_seed: int = 42
+    model: Model,
+    manifest: Manifest,
+    runtime: Runtime,
+    *,
+    crop_seed: int = 42,
+    kept_in: Callable[[Path, dict], Store] = Store,
 ) -> Embeddings:
     """Embeds every clip of a task, or reads what an earlier run has kept in `runtime.cache`.
 
-    Raises BadAudio for a clip that cannot be decoded, unless `runtime.skip_bad`; UserError where
-    the adapter returns anything but finite (B, D) float32.
+    kept_in: makes the store from the cache's folder and what decides the content. Raises BadAudio
+    for a clip that cannot be decoded, unless `runtime.skip_bad`; UserError where the adapter
+    returns anything but finite (B, D) float32.
     """
     rate = model.adapter.sample_rate
     plan = views(manifest, sample_rate=rate, crop_seed=crop_seed)
@@ -81,7 +87,7 @@ def embed_task(
     }
     unit = manifest.task.unit_samples(rate)
     encoder = Encoder(model.adapter.to(runtime.device), runtime.device, runtime.precision)
-    with _store(runtime.cache, key) as store:
+    with _store(runtime.cache, key, kept_in) as store:
         engine = Engine(
             encoder, manifest, plan, store, runtime, lengths=[unit] * len(plan), samples=unit
         )
@@ -95,7 +101,7 @@ def embed_task(
 
 
 def embed_whole(
-    model: Model, manifest: Manifest, rows: Sequence[int], runtime: Runtime, *, joint: bool = True
+    model: Model, manifest: Manifest, rows: Iterable[int], runtime: Runtime, *, joint: bool = True
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Returns embeddings of whole clips (N, E), and the bad ones among them (row: reason).
 
@@ -152,7 +158,7 @@ def embed_captions(
     Raises UserError where the adapter returns anything but finite (N, E) float32.
     """
     adapter = model.adapter
-    per_shard = 64 * batch_size
+    per_shard, width = 64 * batch_size, Encoder(adapter, joint=True).dim
     starts = range(0, len(captions), per_shard)
     key = {
         "model": _content(model) | adapter.text_identity(),
@@ -172,8 +178,7 @@ def embed_captions(
                     batch = list(part[at : at + batch_size])
                     with torch.inference_mode(), blaming(f"{type(adapter).__name__}.embed_text()"):
                         out = adapter.embed_text(batch)
-                    expected = (len(batch), adapter.joint_dim)
-                    rows.append(checked(out, expected, adapter, "embed_text"))
+                    rows.append(checked(out, (len(batch), width), adapter, "embed_text"))
                     shown.update(len(batch))
                 store.write(number, Shard(np.concatenate(rows), {}))
 
@@ -202,11 +207,13 @@ def _key(model: Model, manifest: Manifest, runtime: Runtime) -> dict:
 
 
 @contextlib.contextmanager
-def _store(cache: Path | None, key: dict) -> Iterator[Store]:
+def _store(
+    cache: Path | None, key: dict, kept_in: Callable[[Path, dict], Store] = Store
+) -> Iterator[Store]:
     """The store of a key; without a cache one that is gone afterwards."""
     with contextlib.ExitStack() as stack:
         folder = cache or stack.enter_context(tempfile.TemporaryDirectory(prefix="evar-"))
-        yield Store(Path(folder), key)
+        yield kept_in(Path(folder), key)
 
 
 def of_views(embedded: Embeddings, y: np.ndarray) -> np.ndarray:
@@ -217,12 +224,12 @@ def of_views(embedded: Embeddings, y: np.ndarray) -> np.ndarray:
     return out
 
 
-def training_rows(embeddings: Embeddings, clips: Sequence[int]) -> np.ndarray:
+def training_rows(embeddings: Embeddings, clips: np.ndarray) -> np.ndarray:
     """Rows of `values` for clips used in training or validation: their random crop, if any."""
     rows = embeddings.cropped[clips]
     return np.where(rows >= 0, rows, embeddings.first[clips])
 
 
-def test_rows(embeddings: Embeddings, clips: Sequence[int]) -> np.ndarray:
+def test_rows(embeddings: Embeddings, clips: np.ndarray) -> np.ndarray:
     """Rows of `values` for clips used in testing: their first unit."""
     return embeddings.first[clips]

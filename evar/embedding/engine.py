@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -53,7 +54,7 @@ class Engine:
         self.encoder, self.manifest, self.plan, self.store = encoder, manifest, plan, store
         self.runtime, self.samples = runtime, samples
         self.batch_size = runtime.batch_size or (16 if runtime.device == "cpu" else 64)
-        self.starts = _shard_starts(lengths)
+        self.starts = shard_starts(lengths)
         self.workers = os.cpu_count() or 1
         self.steady = runtime.precision != "fp32"  # bfloat16 rounds by the size of a batch
 
@@ -119,10 +120,11 @@ class Engine:
             with ThreadPoolExecutor(self.workers) as pool:
                 for at in range(0, count, self.batch_size):
                     loaded = pool.map(self._load, chosen[at : at + self.batch_size])
-                    clips = [clip for clip in loaded if isinstance(clip, np.ndarray)]
-                    if clips:
-                        seen.append(len(clips))
-                        yield torch.from_numpy(np.stack(clips)).to(self.runtime.device)
+                    clips = (clip for clip in loaded if isinstance(clip, np.ndarray))
+                    for _, alike in groupby(clips, key=len):  # whole clips differ in length
+                        stacked = np.stack(list(alike))
+                        seen.append(len(stacked))
+                        yield torch.from_numpy(stacked).to(self.runtime.device)
             if not seen:
                 raise UserError(f"{task.name}: no training clip can be decoded: nothing to learn")
 
@@ -189,7 +191,7 @@ class Engine:
         ]
 
 
-def _shard_starts(lengths: Sequence[int]) -> list[int]:
+def shard_starts(lengths: Sequence[int]) -> list[int]:
     """Where each shard of clips of these lengths (samples) begins in the plan, and the end.
 
     A shard is as many clips as fit into _SHARD_BYTES, one at least and _SHARD_CLIPS at most; no

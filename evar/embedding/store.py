@@ -43,6 +43,8 @@ class Store:
     so that a person can see what they are.
     """
 
+    dtype = np.dtype(np.float32)  # of the rows on disk
+
     def __init__(self, folder, identity: dict):
         text = files.canonical_json(identity)
         self.identity = identity
@@ -81,7 +83,7 @@ class Store:
         from safetensors.numpy import save
 
         bad = np.frombuffer(json.dumps(shard.bad).encode(), dtype=np.uint8)
-        body = save({"rows": np.ascontiguousarray(shard.rows, np.float32), "bad": bad})
+        body = save({"rows": np.ascontiguousarray(shard.rows, self.dtype), "bad": bad})
         files.write_atomic(self.path(number), hashlib.sha256(body).digest() + body)
 
     def _acquire(self, name: str, *, wait: bool) -> filelock.FileLock | None:
@@ -147,7 +149,8 @@ class Store:
             files.write_atomic(path, json.dumps({"sha256": digest, "value": value}) + "\n")
             return value
         finally:
-            lock.release()
+            if lock is not None:
+                lock.release()
 
     def _intact(self, path: Path) -> dict:
         """The value of a small file, as it was written; ValueError where it was damaged."""

@@ -1,6 +1,6 @@
-"""What a run computes, step by step: which clips, how they are mixed, whose share they are.
+"""The batches of a training: which clips each step has, how they are mixed, who computes them.
 
-B is the batch of a step, whatever number of processes and parts it is taken in.
+B is the batch of a step, in however many processes and parts it is computed.
 """
 
 from collections.abc import Iterator
@@ -12,47 +12,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evar.data import audio
-from evar.data.targets import Fold
 from evar.finetuning import augment, sampling, streams
-from evar.finetuning.checkpoint import Place
+from evar.finetuning.jobs import Job
 from evar.finetuning.settings import Settings
-from evar.finetuning.streams import For
+from evar.finetuning.streams import Purpose
 from evar.finetuning.waveforms import Want, Waveforms
 from evar.parallel import World
 
 
 @dataclass(frozen=True, eq=False)
-class Job:
-    """One model to train: rows of the manifest on each side, and what its chance hangs on.
-
-    `valid` chooses the epoch; None: the last one counts. `stream` numbers the folds.
-    """
-
-    fold: Fold
-    train: NDArray
-    valid: NDArray | None
-    held_out: str
-    seed: int
-    stream: int
-    place: Place
-
-
-@dataclass(frozen=True, eq=False)
 class Part:
-    """What one process computes at once of a step: clips, how they are mixed, and their labels."""
+    """The part of a batch that one process computes at once: B' of its B rows."""
 
-    wanted: list[Want]  # (M) clips
-    mixing: Tensor | None  # (B', M): each row's shares of the clips; None: the clips themselves
-    y: Tensor  # (B', C)
-    places: list[int]  # (B') in the step's batch
+    wanted: list[Want]  # (M) clips to load
+    mixing: Tensor | None  # (B', M) weights of the clips in each row; None: the clips are the rows
+    y: Tensor  # (B', C) targets of the rows
+    places: list[int]  # (B') positions of the rows in the batch
     of: int  # B
 
 
 class Batches:
-    """The training clips of a job, epoch by epoch: a function of its seed and fold alone.
+    """The training clips of a job, epoch by epoch; a function of its seed and fold alone.
 
-    y: targets of the whole manifest, (N,) classes or (N, C) of 0 and 1. `steps` is how many
-    batches each epoch has, `classes` is C.
+    y: targets of the whole manifest, (N,) classes or (N, C) of 0 and 1. `steps` is the number of
+    batches per epoch, `classes` is C.
     """
 
     def __init__(
@@ -65,37 +48,37 @@ class Batches:
         self.steps = len(self._rows(0))
 
     def epoch(self, number: int) -> Iterator[tuple[int, Part]]:
-        """This process' parts of an epoch's steps, in order: (step, part)."""
+        """Yields this process' parts of an epoch's steps, in order: (step, part)."""
         for step, rows in enumerate(self._rows(number)):
             for part in self._parts(number, step, rows):
                 yield step, part
 
     def _rows(self, epoch: int) -> list[NDArray]:
-        """Rows of the manifest, batch by batch."""
+        """Returns the rows of the manifest in each batch."""
         order = sampling.epoch_order(
             len(self.job.train),
-            streams.rng(For.ORDER, self.job.seed, self.job.stream, epoch),
+            streams.rng(Purpose.ORDER, self.job.seed, self.job.stream, epoch),
             weights=self.weights,
             draws=self.settings.epoch_clips,
         )
         return sampling.batches(self.job.train[order], self.settings.batch_size)
 
     def _targets(self, rows: NDArray) -> Tensor:
-        """(B, C) float of 0 and 1."""
+        """Returns (B, C) floats of 0 and 1."""
         y = torch.from_numpy(self.y[rows])
         return (y if y.ndim == 2 else torch.nn.functional.one_hot(y, self.classes)).float()
 
     def _parts(self, epoch: int, step: int, rows: NDArray) -> Iterator[Part]:
-        """This process' shares of a step's batch, in as many parts as the settings say."""
+        """Yields this process' rows of a batch, in as many parts as `accumulate` says."""
         size = len(rows)
         y, mixing = self._targets(rows), torch.eye(size)
         alpha = self.settings.mixup
-        if alpha:  # mixing the unit matrix shows who is mixed with whom
-            chosen = streams.generator(For.MIXUP, self.job.seed, self.job.stream, epoch, step)
-            mixing, y = augment.mixup(mixing, y, alpha, generator=chosen)
+        if alpha:  # mixing the unit matrix gives the weights of the clips
+            drawn = streams.generator(Purpose.MIXUP, self.job.seed, self.job.stream, epoch, step)
+            mixing, y = augment.mixup(mixing, y, alpha, generator=drawn)
         parts = max(1, min(self.settings.accumulate, size // 2))
         for part in np.array_split(np.arange(size), parts):
-            mine = self.world.share(part)
+            mine = self.world.shard(part)
             shares = mixing[mine]  # (B', B)
             clips = np.flatnonzero(shares.any(dim=0).numpy()) if alpha else mine
             yield Part(
@@ -106,7 +89,7 @@ class Batches:
                 of=size,
             )
 
-    def want(self, epoch: int, row: int) -> Want:
-        """A training clip as an epoch crops it."""
-        crop = f"{epoch}:{self.waveforms.names[row]}"
+    def want(self, epoch: int, row: int, *, side: str = "") -> Want:
+        """Returns a clip with its random crop in this epoch; each side has its own crops."""
+        crop = f"{side}{epoch}:{self.waveforms.names[row]}"
         return int(row), audio.random_start(self.job.seed, crop)

@@ -1,37 +1,114 @@
-"""The models that a fine-tuning run trains, one per seed and fold, and who trains which when."""
+"""The models that a run of fine-tuning trains, one per seed and fold, and their turns.
+
+Several processes may work on one run: each job is locked by the one that trains it.
+"""
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import filelock
 from numpy.typing import NDArray
 
 from evar import files
-from evar.data import targets
 from evar.data.manifest import Manifest
+from evar.data.targets import Fold
 from evar.errors import BadAudio, UserError
-from evar.finetuning import loop, streams
-from evar.finetuning.batches import Job
+from evar.finetuning import streams
 from evar.finetuning.checkpoint import Place
 from evar.finetuning.settings import Settings
-from evar.finetuning.streams import For
+from evar.finetuning.streams import Purpose
 from evar.finetuning.waveforms import Waveforms
 from evar.parallel import World
 from evar.probing import holdout
 from evar.runtime import Runtime
-from evar.scoring import summary
+
+_RETRY_SECONDS = 1.0  # between attempts while other processes train all that is left
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One model to train: rows of the manifest on each side, its seed and its folder.
+
+    `valid` selects the epoch; None: the last epoch counts. `held_out` says where it comes from.
+    `stream` is the number of the fold; with `seed` it decides all random draws.
+    """
+
+    fold: Fold
+    train: NDArray
+    valid: NDArray | None
+    held_out: str
+    seed: int
+    stream: int
+    place: Place
+
+
+def make_jobs(
+    manifest: Manifest,
+    folds: Sequence[Fold],
+    y: NDArray,
+    settings: Settings,
+    *,
+    seeds: Sequence[int],
+    root: Path,
+) -> list[Job]:
+    """Returns one job per seed and fold, in that order.
+
+    y: targets of the whole manifest, (N,) classes or (N, C) of 0 and 1. Raises UserError for a fold
+    that cannot be trained, or whose epoch cannot be selected as `settings.select` says.
+    """
+    return [
+        _job(manifest, fold, stream, y, seed, settings, root)
+        for seed in seeds
+        for stream, fold in enumerate(folds)
+    ]
+
+
+def _job(
+    manifest: Manifest,
+    fold: Fold,
+    stream: int,
+    y: NDArray,
+    seed: int,
+    settings: Settings,
+    root: Path,
+) -> Job:
+    train, valid, how = fold.train, None, "none"
+    if settings.select == "valid":
+        valid, how = fold.valid, "valid split"
+    elif settings.select == "oracle":
+        valid, how = fold.test, "test set"
+    elif settings.select == "holdout":
+        groups = manifest.table.group.to_numpy()[fold.train]
+        rng = streams.rng(Purpose.HOLD_OUT, seed, stream)
+        kept, held, how = holdout.tenth(y[fold.train], groups, rng)
+        train, valid = fold.train[kept], fold.train[held]
+    if len(train) < 2:
+        remedy = "; --select=last holds none out" if settings.select == "holdout" else ""
+        raise UserError(
+            f"{manifest.task.name}, fold {fold.name}: {len(train)} training clips, and fine-tuning "
+            f"needs two at least{remedy}"
+        )
+    if valid is not None and y.ndim == 2 and not y[valid].any():
+        raise UserError(
+            f"{manifest.task.name}, fold {fold.name}: no validation clip has a class that is "
+            "trained, so that no epoch can be selected; --select=last selects none"
+        )
+    place = Place(root / f"seed-{seed}-fold-{stream + 1}")
+    return Job(fold, train, valid, how, seed, stream, place)
 
 
 def decodable(manifest: Manifest, waveforms: Waveforms, folder: Path, runtime: Runtime) -> Manifest:
-    """The manifest without clips that do not decode: all are tried once, before any training.
+    """Returns the manifest without clips that cannot be decoded.
 
-    Raises BadAudio for the first of them unless `runtime.skip_bad`.
+    All clips in use are decoded once, so that a bad one stops the run before it trains. The result
+    is kept in `folder`. Raises BadAudio for the first bad clip unless `runtime.skip_bad`.
     """
     path = files.make_folder(folder) / f"bad-clips-{manifest.sha256[:16]}.json"
     with files.writing(path), filelock.FileLock(path.with_suffix(".lock")):
-        if path.exists():  # only those that were bad are tried again: they may have been mended
+        if path.exists():  # only bad clips are tried again: they may have been repaired
             listed = [int(row) for row in json.loads(path.read_text(encoding="utf-8"))]
             bad = waveforms.bad(listed)
         else:
@@ -43,54 +120,23 @@ def decodable(manifest: Manifest, waveforms: Waveforms, folder: Path, runtime: R
     return manifest.without(bad)
 
 
-def job_of(
-    manifest: Manifest,
-    fold: targets.Fold,
-    stream: int,
-    y: NDArray,
-    seed: int,
-    settings: Settings,
-    root: Path,
-) -> Job:
-    """The sides that a way to select an epoch wants of a fold."""
-    train, valid, how = fold.train, None, "none"
-    if settings.select == "valid":
-        valid, how = fold.valid, "valid split"
-    elif settings.select == "oracle":
-        valid, how = fold.test, "test set"
-    elif settings.select == "holdout":
-        groups = manifest.table.group.to_numpy()[fold.train]
-        kept, held, how = holdout.tenth(
-            y[fold.train], groups, streams.rng(For.HOLD_OUT, seed, stream)
-        )
-        train, valid = fold.train[kept], fold.train[held]
-    if len(train) < 2:
-        remedy = "; --select=last holds none out" if settings.select == "holdout" else ""
-        raise UserError(
-            f"{manifest.task.name}, fold {fold.name}: {len(train)} training clips, and fine-tuning "
-            f"needs two at least{remedy}"
-        )
-    if valid is not None and y.ndim == 2 and not y[valid].any():
-        raise UserError(
-            f"{manifest.task.name}, fold {fold.name}: no validation clip has a class that is "
-            "trained, so that no epoch can be chosen; --select=last chooses none"
-        )
-    place = Place(root / f"seed-{seed}-fold-{stream + 1}")
-    return Job(fold, train, valid, how, seed, stream, place)
+def in_turn(jobs: Sequence[Job], world: World, *, forget: float | None = None) -> Iterator[Job]:
+    """Yields every job while this world holds its lock; jobs that others train come last.
 
-
-def in_turn(jobs: list[Job], world: World, forget: float | None) -> Iterator[Job]:
-    """All jobs, each held by this world alone meanwhile; those that others train come last.
-
-    What was left before the moment `forget` is cleared away, not what others have done since.
+    forget: a moment (seconds since 1970). What was left in a job's folder before it is removed, but
+    not what other processes have done since. None keeps everything.
     """
     waiting = list(jobs)
     while waiting:
         locks = ((job, job.place.lock()) for job in waiting)
-        free = ((job, lock) for job, lock in locks if world.agreed(world.first and _held(lock)))
+        free = (
+            (job, lock)
+            for job, lock in locks
+            if world.broadcast_object(world.first and _acquired(lock))
+        )
         job, lock = next(free, (None, None))
-        if job is None:
-            time.sleep(1.0)
+        if job is None or lock is None:
+            time.sleep(_RETRY_SECONDS)
             continue
         waiting.remove(job)
         try:
@@ -98,30 +144,17 @@ def in_turn(jobs: list[Job], world: World, forget: float | None) -> Iterator[Job
                 job.place.tidy()
                 if forget is not None and job.place.older_than(forget):
                     job.place.clear()
-            world.wait()
+            world.barrier()
             yield job
-            world.wait()
+            world.barrier()
         finally:
             lock.release()
 
 
-def _held(lock: filelock.FileLock) -> bool:
-    """Take a lock, unless another process has it."""
+def _acquired(lock: filelock.FileLock) -> bool:
+    """Acquires a lock; False where another process holds it."""
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         return False
     return True
-
-
-def scored(job: Job, adapter, waveforms, y, settings, **more) -> tuple[NDArray, dict]:
-    """What the weights that are there score now, with the record of how they were trained."""
-    if not job.place.ended:
-        raise UserError(
-            f"{job.place.path}: no run that has ended. Train first, without --eval_only: what was "
-            "interrupted goes on where it was"
-        )
-    scores = loop.score_exported(job, adapter, waveforms, y, settings, **more)
-    metric = waveforms.manifest.task.metric
-    score = summary.fold_score(metric, y[job.fold.test], scores)
-    return scores, job.place.outcome()[1] | {"score": score}

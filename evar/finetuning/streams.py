@@ -1,4 +1,8 @@
-"""All chance of a run, as a function of what it is for: a resumed run draws what it would have."""
+"""Derives every random generator from (purpose, seed, fold, epoch, step).
+
+No generator is carried from one step to the next: a resumed run draws what an uninterrupted one
+would have drawn.
+"""
 
 import contextlib
 import random
@@ -9,8 +13,8 @@ import numpy as np
 import torch
 
 
-class For(IntEnum):
-    """What a draw is for; no two share a generator."""
+class Purpose(IntEnum):
+    """What random numbers are used for; no two purposes share a generator."""
 
     HEAD = 0
     HOLD_OUT = 1
@@ -22,17 +26,23 @@ class For(IntEnum):
     DROPOUT = 7
 
 
-def seed_of(purpose: For, *key: int) -> int:
-    """A number in [0, 2**63) that only the purpose and the key (seed, fold, epoch, ...) decide."""
+def seed_of(purpose: Purpose, *key: int) -> int:
+    """Returns a seed in [0, 2**63) from the purpose and a key (seed, fold, epoch, ...)."""
     return int(np.random.SeedSequence([purpose, *key]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def generator(purpose: For, *key: int) -> torch.Generator:
+def generator(purpose: Purpose, *key: int) -> torch.Generator:
+    """Returns a PyTorch generator on the CPU."""
     return torch.Generator().manual_seed(seed_of(purpose, *key))
 
 
-def seed_all(purpose: For, *key: int) -> None:
-    """Seed what somebody's own code may draw from: the generators of torch, NumPy and Python."""
+def rng(purpose: Purpose, *key: int) -> np.random.Generator:
+    """Returns a NumPy generator."""
+    return np.random.default_rng([purpose, *key])
+
+
+def seed_all(purpose: Purpose, *key: int) -> None:
+    """Seeds the global generators of PyTorch, NumPy and Python, which an adapter may draw from."""
     seed = seed_of(purpose, *key)
     torch.manual_seed(seed)
     np.random.seed(seed % 2**32)
@@ -41,7 +51,7 @@ def seed_all(purpose: For, *key: int) -> None:
 
 @contextlib.contextmanager
 def forked(devices: Sequence[torch.device] = ()) -> Iterator[None]:
-    """Afterwards, the generators that `seed_all` seeds are as they were."""
+    """Restores, on exit, the states of the generators that `seed_all` seeds."""
     numpy, python = np.random.get_state(), random.getstate()
     try:
         with torch.random.fork_rng(devices=devices):
@@ -49,7 +59,3 @@ def forked(devices: Sequence[torch.device] = ()) -> Iterator[None]:
     finally:
         np.random.set_state(numpy)
         random.setstate(python)
-
-
-def rng(purpose: For, *key: int) -> np.random.Generator:
-    return np.random.default_rng([purpose, *key])

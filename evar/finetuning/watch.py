@@ -6,15 +6,18 @@ from collections.abc import Callable, Iterator
 from evar.errors import UserError
 from evar.finetuning.loop import Report
 from evar.progress import Progress
+from evar.runtime import Training
 
 
 @contextlib.contextmanager
-def watching(progress: Progress, *, tensorboard: bool) -> Iterator[Callable[[Report], None]]:
+def watching(progress: Progress, training: Training) -> Iterator[Callable[[Report], None]]:
     """Yields the function that training calls after every step and every epoch."""
     with contextlib.ExitStack() as stack:
         watchers = [_bars(progress, stack)]
-        if tensorboard:
+        if training.tensorboard:
             watchers.append(_curves(stack))
+        if training.on_step is not None:
+            watchers.append(training.on_step)
 
         def on_step(report: Report) -> None:
             for watch in watchers:

@@ -73,11 +73,13 @@ def _whole_groups(y: NDArray, groups: NDArray, rng: np.random.Generator) -> tupl
     from sklearn.model_selection import GroupShuffleSplit
 
     draws = GroupShuffleSplit(_DRAWS, test_size=SHARE, random_state=int(rng.integers(2**31)))
-    best, found = None, (-1, -1)
+    best: tuple[NDArray, NDArray] | None = None
+    found = (-1, -1)
     for kept, held in draws.split(y, groups=groups):
         counts = len(_classes(y[kept])), len(_classes(y[held]))
         if counts > found:
             best, found = (np.sort(kept), np.sort(held)), counts
+    assert best is not None  # the first draw beats (-1, -1)
     return best
 
 

@@ -1,9 +1,8 @@
-"""The linear probe: many small classifiers on one set of embeddings, trained as one computation.
+"""The linear probe: many small classifiers on frozen embeddings, trained as one computation.
 
-The protocol is that of docs/protocols.md, "Linear probe". All folds and seeds of a run train
-together: their weights are stacked, a step is one batched matrix product, and each keeps its own
-order of samples, optimiser state and early stopping. The letters: M probes, N rows, D embedding,
-C classes, B batch.
+The protocol is that of docs/protocols.md, "Linear probe". All folds, seeds and learning rates train
+together (`evar.probing.stacked`); each probe keeps its own order of samples, optimiser state and
+early stopping. Letters: M probes, N rows, D embedding, C classes, B batch.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,25 +12,25 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.optim.adam import adam
 
 from evar.probing import holdout
-from evar.scoring import metrics
+from evar.probing.stacked import InputScale, Layer, StackedNetworks
+from evar.scoring.metrics import METRICS, Metric
 
-WEIGHT_DECAY = 1e-8  # L2 inside Adam
 DROPOUT = 0.5  # after each hidden layer
 _DIVERGED = "the probe diverged: its scores are not numbers. Give a smaller --lr"
-_CHUNK = 4096  # rows that are looked at together outside of training
-_TOGETHER = 2**24  # numbers of several probes' held-out rows that are looked at together
+_CHUNK = 4096  # rows per product outside of training
+_TOGETHER = 2**24  # numbers in one product over several probes' held-out rows
+Scaler = tuple[NDArray, NDArray]  # mean and scale, (D,) float64
 
 
 @dataclass(frozen=True)
 class ProbeSettings:
-    """Hyper-parameters of one probe.
+    """Hyper-parameters of a probe.
 
     lr: Adam's learning rate, constant. hidden: widths of hidden layers (ReLU, dropout 0.5); none
-    is the linear probe. epochs: at most so many. patience: stop so many epochs after the last
-    best or equal one. batch_size: rows a step, at most the number of training rows.
+    is the linear probe. epochs: maximum number of epochs. patience: epochs after the last best (or
+    equally good) one until training stops. batch_size: rows per step, at most all training rows.
     """
 
     lr: float = 3e-4
@@ -43,10 +42,11 @@ class ProbeSettings:
 
 @dataclass(frozen=True, eq=False)
 class Job:
-    """One probe to train: its rows of the embeddings, and the seed of all its chance.
+    """One probe to train: its rows of the embeddings and its random seed.
 
-    `valid=None` holds out a random tenth of `train`. `stream` (the fold) keeps the chance of jobs
-    with one seed apart.
+    `valid=None` holds out a random tenth of `train`. `stream` (the fold) gives jobs with the same
+    seed random numbers of their own. `lr` overrides that of the settings. `features` is the number
+    of the job's embedding matrix, where there are several (the layers of an encoder, say).
     """
 
     train: NDArray
@@ -54,6 +54,8 @@ class Job:
     test: NDArray
     seed: int
     stream: int = 0
+    lr: float | None = None
+    features: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,31 +70,59 @@ class Fitted:
     layers: tuple[tuple[NDArray, NDArray], ...]  # weight (out, in), bias (out,), for scaled input
 
 
+@dataclass(frozen=True)
+class _How:
+    """What `fit` was asked for, for all of its jobs."""
+
+    settings: ProbeSettings
+    metric: Metric | None
+    device: str
+    overwrite_x: bool
+
+
 def fit(
-    x: NDArray,
+    x: NDArray | Sequence[NDArray],
     y: NDArray,
     jobs: Sequence[Job],
     settings: ProbeSettings = ProbeSettings(),
     *,
+    metric: Metric | None = None,
     device: str = "cpu",
     overwrite_x: bool = False,
     on_epoch: Callable[[int, int], None] | None = None,
 ) -> list[Fitted]:
-    """Train all jobs and score their test rows.
+    """Trains all jobs and computes the logits of their test rows.
 
-    x: float32 (N, D). y: int (N,) classes, or 0/1 (N, C) for multi-label. `overwrite_x` lets x be
-    standardised in place. `on_epoch(epoch, running)` is told of progress. The same seeds give the
-    same result, whatever other jobs train beside. Raises ValueError for input of a wrong shape.
+    x: float32 (N, D), or a sequence of such matrices, each looked up when its jobs (`Job.features`)
+    begin. y: int (N,) classes, or (N, C) of 0 and 1 for multi-label. `metric` selects the epoch, as
+    in `score`. `overwrite_x` allows standardising x in place. `on_epoch(epoch, running)` reports
+    the epoch of the jobs that are being trained and the number of jobs that have not ended.
+
+    A job's result depends on its own seed, rows, matrix and learning rate. On a CPU, jobs of one
+    rate and matrix give the same bits in whatever company of other rates and matrices. Raises
+    ValueError for input of a wrong shape and for probes that diverge.
     """
-    if x.ndim != 2 or len(x) != len(y) or y.ndim not in (1, 2):
-        raise ValueError(f"x must be (N, D), y (N,) or (N, C); they are {x.shape} and {y.shape}")
-    if not jobs:
-        return []
-    return _Training(x, y, jobs, settings, device, overwrite_x).run(on_epoch)
+    if isinstance(x, np.ndarray):
+        _require_shapes(x, y)
+        x = [x]
+    fitted: dict[int, Fitted] = {}
+    for features in sorted({job.features for job in jobs}):
+        members = [i for i, job in enumerate(jobs) if job.features == features]
+        waiting = len(jobs) - len(fitted) - len(members)
+
+        def report(epoch: int, running: int, waiting=waiting) -> None:
+            if on_epoch:
+                on_epoch(epoch, running + waiting)
+
+        own = [jobs[i] for i in members]
+        how = _How(settings, metric, device, overwrite_x)
+        results = _fit_matrix(x[features], y, own, how, report)
+        fitted |= zip(members, results, strict=True)
+    return [fitted[i] for i in range(len(jobs))]
 
 
-def scaler(x: NDArray, rows: NDArray) -> tuple[NDArray, NDArray]:
-    """Mean and scale (D,) of some rows, float64, as scikit-learn's StandardScaler learns them.
+def scaler(x: NDArray, rows: NDArray) -> Scaler:
+    """Returns mean and scale (D,) of some rows, float64, as scikit-learn's StandardScaler does.
 
     A feature that is constant up to rounding gets the scale 1.
     """
@@ -112,138 +142,213 @@ def scaler(x: NDArray, rows: NDArray) -> tuple[NDArray, NDArray]:
 
 
 def predicted_scores(logits: NDArray) -> NDArray:
-    """float32 sigmoid of the logits: what the protocol ranks and takes the maximum of.
+    """Returns the float32 sigmoid of logits, which the protocol ranks by.
 
     It saturates at logits of about 16.6; equal scores go to the class that comes first.
     """
     return torch.sigmoid(torch.from_numpy(np.asarray(logits, np.float32))).numpy()
 
 
-def score(logits: NDArray, y: NDArray) -> float:
-    """Accuracy (y: classes) or macro mAP (y: 0/1 a class) of logits, as the protocol has it."""
-    scores = predicted_scores(logits)
-    if y.ndim == 1:
-        return float((scores.argmax(axis=1) == y).mean())
-    return metrics.mean_average_precision(y, scores)
+def score(logits: NDArray, y: NDArray, metric: Metric | None = None) -> float:
+    """Returns the value of a metric, by default accuracy, or macro mAP for targets of 0 and 1."""
+    metric = metric or METRICS["accuracy" if y.ndim == 1 else "mAP"]
+    return metric.value(y, predicted_scores(logits))
+
+
+def _require_shapes(x: NDArray, y: NDArray) -> None:
+    if x.ndim != 2 or len(x) != len(y) or y.ndim not in (1, 2):
+        raise ValueError(f"x must be (N, D), y (N,) or (N, C); they are {x.shape} and {y.shape}")
+
+
+def _fit_matrix(
+    x: NDArray,
+    y: NDArray,
+    jobs: Sequence[Job],
+    how: _How,
+    on_epoch: Callable[[int, int], None],
+) -> list[Fitted]:
+    """Trains the jobs of one matrix.
+
+    All rows are standardised once for a stack, by the scaler of its first job. What another fold's
+    scaler differs by is a small affine map, an InputScale of the networks.
+    """
+    _require_shapes(x, y)
+    training = {id(job.train): job.train for job in jobs}
+    scalers = {key: scaler(x, rows) for key, rows in training.items()}
+    stacks = _stacks(jobs, how.settings, how.device)
+    overwrite = how.overwrite_x and len({id(jobs[stack[0]].train) for stack in stacks}) == 1
+    fitted: dict[int, Fitted] = {}
+    base, standardised = None, torch.empty(0)
+    for stack in stacks:
+        own = [jobs[i] for i in stack]
+        if base is not scalers[id(own[0].train)]:
+            base = scalers[id(own[0].train)]
+            standardised = _standardised(x, base, overwrite).to(how.device)
+        scale = _input_scale(base, [scalers[id(job.train)] for job in own], how.device)
+        waiting = len(jobs) - len(fitted) - len(own)
+
+        def report(epoch: int, running: int, waiting: int = waiting) -> None:
+            on_epoch(epoch, running + waiting)
+
+        results = _Training(standardised, scale, y, own, how).run(report)
+        fitted |= zip(stack, results, strict=True)
+    return [fitted[i] for i in range(len(jobs))]
+
+
+def _stacks(jobs: Sequence[Job], settings: ProbeSettings, device: str) -> list[list[int]]:
+    """Returns the positions of the jobs that are trained as one computation.
+
+    On a CPU, jobs of different learning rates are separate stacks: the shape of a stack decides the
+    last bits, and a grid of rates must give what a run at each rate gives. On a GPU, where bits
+    depend on the device anyway, they share one stack and its kernel launches.
+    """
+    found: dict[float | None, list[int]] = {}
+    for i, job in enumerate(jobs):
+        found.setdefault(_rate(job, settings) if device == "cpu" else None, []).append(i)
+    return list(found.values())
+
+
+def _rate(job: Job, settings: ProbeSettings) -> float:
+    return settings.lr if job.lr is None else job.lr
+
+
+def _standardised(x: NDArray, by: Scaler, overwrite: bool) -> Tensor:
+    mean, scale = by
+    out = x if overwrite else np.empty_like(x)
+    for at in range(0, len(x), _CHUNK):
+        part = slice(at, at + _CHUNK)
+        out[part] = (x[part] - mean) / scale  # float64 in between
+    return torch.from_numpy(out)
+
+
+def _input_scale(base: Scaler, own: Sequence[Scaler], device: str) -> InputScale | None:
+    """Returns what is left to do to input that was standardised by `base`; None if nothing is."""
+    if all(scaler is base for scaler in own):
+        return None
+    mean, scale = base
+    shift = np.stack([(m - mean) / scale for m, _ in own])  # (M, D)
+    gain = np.stack([scale / s for _, s in own])
+    return InputScale(
+        torch.tensor(shift, dtype=torch.float32, device=device),
+        torch.tensor(gain, dtype=torch.float32, device=device),
+    )
+
+
+class _Draws:
+    """All random draws of one job: held-out rows, initial weights, batches, dropout."""
+
+    def __init__(self, job: Job, y: NDArray):
+        rng = np.random.default_rng([job.seed, job.stream])
+        train, valid, self.held_out = job.train, job.valid, "valid split"
+        if valid is None:
+            kept, held, self.held_out = holdout.random_tenth(y[job.train], rng)
+            train, valid = job.train[kept], job.train[held]
+        self.train = torch.from_numpy(np.asarray(train, np.int64))
+        self.valid = np.asarray(valid, np.int64)
+        self.generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+
+    def initial_layers(self, sizes: Sequence[int]) -> list[Layer]:
+        """Returns layers D -> ... -> C as torch.nn.Linear initialises them."""
+        layers = []
+        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
+            bound = fan_in**-0.5  # for weight and bias
+            weight = torch.empty(fan_out, fan_in).uniform_(-bound, bound, generator=self.generator)
+            bias = torch.empty(fan_out).uniform_(-bound, bound, generator=self.generator)
+            layers.append((weight, bias))
+        return layers
+
+    def order(self) -> Tensor:
+        """Returns the training rows of an epoch, shuffled."""
+        return self.train[torch.randperm(len(self.train), generator=self.generator)]
+
+    def dropout(self, rows: int, width: int) -> Tensor:
+        """Returns (H, rows): 0 where a unit is dropped, else 1 / (1 - DROPOUT)."""
+        kept = torch.rand(rows, width, generator=self.generator) >= DROPOUT
+        return kept.T / (1 - DROPOUT)
+
+
+@dataclass(eq=False)
+class _Progress:
+    """How far one probe is, and the tensors of its best epoch so far."""
+
+    best: float = -np.inf
+    best_epoch: int = 0
+    epochs: int = 0
+    wait: int = 0
+    tensors: list[Tensor] | None = None
 
 
 class _Training:
-    def __init__(self, x, y, jobs, settings, device, overwrite_x):
-        self.jobs, self.settings, self.device = jobs, settings, device
-        self.y = y
-        self.classes = y.shape[1] if y.ndim == 2 else int(y.max()) + 1
-        scalers = {}
-        for job in jobs:
-            if id(job.train) not in scalers:
-                scalers[id(job.train)] = scaler(x, job.train)
-        mean, scale = next(iter(scalers.values()))
-        # All rows are standardised once, by the first job's scaler. What another fold's scaler
-        # differs by is a small affine map; it is applied to the weights (see _forward), which is
-        # far cheaper than to the rows of every batch.
-        self.x = self._standardised(x, mean, scale, overwrite_x)
-        own = [scalers[id(job.train)] for job in jobs]
-        to = {"dtype": torch.float32, "device": device}
-        self.shift = torch.tensor(np.stack([(m - mean) / scale for m, _ in own]), **to)  # (M, D)
-        self.gain = torch.tensor(np.stack([scale / s for _, s in own]), **to)  # (M, D)
-        self.one_scaler = len(scalers) == 1
-        self.targets = torch.from_numpy(y.astype(np.float32) if y.ndim == 2 else y).to(device)
-        self._draw()
+    """Trains one stack: draws the batches, scores held-out rows, stops each probe early."""
 
-    def _standardised(self, x, mean, scale, overwrite) -> Tensor:
-        out = x if overwrite else np.empty_like(x)
-        for at in range(0, len(x), _CHUNK):
-            part = slice(at, at + _CHUNK)
-            out[part] = (x[part] - mean) / scale  # float64 in between
-        return torch.from_numpy(out).to(self.device)
+    def __init__(
+        self,
+        x: Tensor,  # (N, D) standardised, on the device
+        scale: InputScale | None,
+        y: NDArray,
+        jobs: Sequence[Job],
+        how: _How,
+    ):
+        self.x, self.y, self.jobs = x, y, jobs
+        self.settings, self.metric = how.settings, how.metric
+        self.device = x.device
+        classes = y.shape[1] if y.ndim == 2 else int(y.max()) + 1
+        self.targets = torch.from_numpy(y.astype(np.float32) if y.ndim == 2 else y).to(x.device)
+        self.draws = [_Draws(job, y) for job in jobs]
+        sizes = (x.shape[1], *how.settings.hidden, classes)
+        self.networks = StackedNetworks(
+            [draws.initial_layers(sizes) for draws in self.draws],
+            lr=[_rate(job, how.settings) for job in jobs],
+            scale=scale,
+            device=str(x.device),
+        )
+        self.progress = [_Progress() for _ in jobs]
 
-    def _draw(self) -> None:
-        """Everything that depends on chance before the first step: held-out rows, first weights."""
-        sizes = (self.x.shape[1], *self.settings.hidden, self.classes)
-        self.train, self.valid, self.held_out, self.chance = [], [], [], []
-        first: list[list[tuple[Tensor, Tensor]]] = []
-        for job in self.jobs:
-            rng = np.random.default_rng([job.seed, job.stream])
-            train, valid, how = job.train, job.valid, "valid split"
-            if valid is None:
-                kept, held, how = holdout.random_tenth(self.y[job.train], rng)
-                train, valid = job.train[kept], job.train[held]
-            self.train.append(torch.from_numpy(np.asarray(train, np.int64)))
-            self.valid.append(np.asarray(valid, np.int64))
-            self.held_out.append(how)
-            chance = torch.Generator().manual_seed(int(rng.integers(2**62)))
-            layers = []
-            for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
-                bound = fan_in**-0.5  # torch.nn.Linear's default, for weight and bias
-                weight = torch.empty(fan_out, fan_in).uniform_(-bound, bound, generator=chance)
-                bias = torch.empty(fan_out).uniform_(-bound, bound, generator=chance)
-                layers.append((weight, bias))
-            first.append(layers)
-            self.chance.append(chance)
-        self.layers = [  # of each layer: weights (M, out, in) and biases (M, out, 1)
-            (
-                torch.stack([layers[i][0] for layers in first]).to(self.device),
-                torch.stack([layers[i][1] for layers in first])[..., None].to(self.device),
-            )
-            for i in range(len(sizes) - 1)
-        ]
-        stacked = [t for layer in self.layers for t in layer]
-        self.states = [_State(t, torch.zeros_like(t), torch.zeros_like(t)) for t in stacked]
-        # Each probe's slices of them are parameters of their own: a probe that has no batch this
-        # step stands still, and one that has ended is left out.
-        self.slices = [[t[m] for t in stacked] for m in range(len(self.jobs))]
-        self.steps = [0] * len(self.jobs)
-
-    def run(self, on_epoch) -> list[Fitted]:
-        count = len(self.jobs)
-        best = [-np.inf] * count
-        best_epoch, ended, wait = [0] * count, [0] * count, [0] * count
-        stored: list = [None] * count
+    def run(self, on_epoch: Callable[[int, int], None]) -> list[Fitted]:
         # Longest first: then the probes that have a batch left are always a prefix.
-        running = sorted(range(count), key=lambda m: -len(self.train[m]))
+        running = sorted(range(len(self.jobs)), key=lambda m: -len(self.draws[m].train))
         for epoch in range(1, self.settings.epochs + 1):
             self._epoch(running)
-            still = []
-            for m, logits in zip(running, self._valid_logits(running), strict=True):
-                ended[m] = epoch
-                if not np.isfinite(logits).all():
-                    raise ValueError(_DIVERGED)
-                value = score(logits, self.y[self.valid[m]])
-                if value >= best[m]:  # an equal epoch is a better one: it has trained longer
-                    best[m], best_epoch[m], wait[m] = value, epoch, 1
-                    stored[m] = [t.clone() for t in self.slices[m]]
-                elif wait[m] >= self.settings.patience:
-                    continue
-                else:
-                    wait[m] += 1
-                still.append(m)
-            running = still
-            if on_epoch:
-                on_epoch(epoch, len(running))
+            logits = zip(running, self._valid_logits(running), strict=True)
+            running = [m for m, of_probe in logits if self._goes_on(m, epoch, of_probe)]
+            on_epoch(epoch, len(running))
             if not running:
                 break
-        fitted = []
-        for m, job in enumerate(self.jobs):
-            if stored[m] is None:
-                raise ValueError(_DIVERGED)
-            for current, kept in zip(self.slices[m], stored[m], strict=True):
-                current.copy_(kept)
-            logits = self._logits(m, np.asarray(job.test, np.int64))
-            pairs = zip(stored[m][::2], stored[m][1::2], strict=True)
-            layers = tuple((w.cpu().numpy(), b[:, 0].cpu().numpy()) for w, b in pairs)
-            fitted.append(
-                Fitted(logits, best_epoch[m], ended[m], best[m], self.held_out[m], layers)
-            )
-        return fitted
+        return [self._fitted(m) for m in range(len(self.jobs))]
+
+    def _goes_on(self, m: int, epoch: int, logits: NDArray) -> bool:
+        """Scores an epoch by its held-out logits (n, C); False where the probe's training ends."""
+        if not np.isfinite(logits).all():
+            raise ValueError(_DIVERGED)
+        own, value = self.progress[m], score(logits, self.y[self.draws[m].valid], self.metric)
+        own.epochs = epoch
+        if value >= own.best:  # an equal epoch is a better one: it has trained longer
+            own.best, own.best_epoch, own.wait = value, epoch, 1
+            own.tensors = self.networks.copy_of(m)
+            return True
+        own.wait += 1
+        return own.wait <= self.settings.patience
+
+    def _fitted(self, m: int) -> Fitted:
+        own = self.progress[m]
+        if own.tensors is None:
+            raise ValueError(_DIVERGED)
+        self.networks.restore(m, own.tensors)
+        logits = self._logits(m, np.asarray(self.jobs[m].test, np.int64))
+        pairs = zip(own.tensors[::2], own.tensors[1::2], strict=True)
+        layers = tuple((w.cpu().numpy(), b[:, 0].cpu().numpy()) for w, b in pairs)
+        held_out = self.draws[m].held_out
+        return Fitted(logits, own.best_epoch, own.epochs, own.best, held_out, layers)
 
     def _epoch(self, running: list[int]) -> None:
-        """Every training row of the running probes once, in a new order."""
+        """Trains the running probes on each of their rows once, in a new order."""
         # The size of a batch counts the rows before any were held out.
         sizes = [min(self.settings.batch_size, len(self.jobs[m].train)) for m in running]
-        counts = [len(self.train[m]) for m in running]
+        counts = [len(self.draws[m].train) for m in running]
         steps = [-(-n // size) for n, size in zip(counts, sizes, strict=True)]
         index = torch.zeros(len(running), max(steps), max(sizes), dtype=torch.int64)
         for i, m in enumerate(running):
-            order = self.train[m][torch.randperm(counts[i], generator=self.chance[m])]
+            order = self.draws[m].order()
             for step in range(steps[i]):
                 batch = order[step * sizes[i] : (step + 1) * sizes[i]]
                 index[i, step, : len(batch)] = batch
@@ -251,147 +356,38 @@ class _Training:
         for step in range(max(steps)):
             ready = sum(n > step for n in steps)  # the longest come first
             rows = [min(sizes[i], counts[i] - step * sizes[i]) for i in range(ready)]
-            self._step(running[:ready], index[:ready, step, : max(rows)], rows)
+            batch = index[:ready, step, : max(rows)]  # (M', B)
+            probes = running[:ready]
+            masks = self._dropout(probes, rows)
+            self.networks.step(probes, self._rows(batch), self.targets[batch], rows, masks)
 
-    def _step(self, probes: list[int], index: Tensor, counts: list[int]) -> None:
-        """One Adam step of some probes (M'), each on `counts` rows of the embeddings.
-
-        index: (M', B) rows; those beyond a probe's count only fill up.
-        """
-        x = self.x.index_select(0, index.reshape(-1)).view(*index.shape, -1)  # (M', B, D)
-        everyone = probes == list(range(len(self.jobs)))
-        stacked = [t if everyone else t[probes] for layer in self.layers for t in layer]
-        weights, biases = stacked[::2], stacked[1::2]
-        count = torch.tensor(counts, device=self.device)[:, None, None]
-        masks = self._dropout(probes, index.shape[1], counts)
-        inputs = self._forward(weights, biases, x, probes, masks)
-        slope = self._loss_slope(inputs.pop(), self.targets[index]) / count  # (M', C, B)
-        if min(counts) < index.shape[1]:
-            slope *= torch.arange(index.shape[1], device=self.device) < count
-        gradients = self._backward(weights, inputs, slope, probes, masks)
-        self._adam(probes, gradients)
-
-    def _adam(self, probes: list[int], gradients: list[Tensor]) -> None:
-        """One fused step of the probes' own parameters.
-
-        The function behind torch.optim.Adam; the class would import a compiler for a second.
-        """
-        taken = [self.steps[m] for m in probes]
-        if len(set(taken)) == 1 and probes == list(range(len(self.jobs))):
-            parts = [(state, gradient, taken[0]) for state, gradient in self._pairs(gradients)]
-        else:
-            parts = [
-                (state.of(m), gradient[i], taken[i])
-                for state, gradient in self._pairs(gradients)
-                for i, m in enumerate(probes)
-            ]
-        adam(
-            [state.value for state, _, _ in parts],
-            [gradient for _, gradient, _ in parts],
-            [state.first for state, _, _ in parts],
-            [state.second for state, _, _ in parts],
-            [],
-            [torch.tensor(float(steps), device=self.device) for _, _, steps in parts],
-            fused=True,
-            amsgrad=False,
-            beta1=0.9,
-            beta2=0.999,
-            lr=self.settings.lr,
-            weight_decay=WEIGHT_DECAY,
-            eps=1e-8,
-            maximize=False,
-        )
-        for m in probes:
-            self.steps[m] += 1
-
-    def _pairs(self, gradients: list[Tensor]):
-        return zip(self.states, gradients, strict=True)
-
-    def _loss_slope(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Derivative of each row's loss by its logits, (M', C, B).
-
-        logits (M', C, B), targets (M', B) or (M', B, C). The loss of a row is a mean over classes:
-        of the binary cross entropies, or cross entropy divided by C.
-        """
-        if targets.ndim == 3:
-            return (torch.sigmoid(logits) - targets.transpose(1, 2)) / self.classes
-        slope = torch.softmax(logits, dim=1)
-        slope.scatter_add_(1, targets[:, None], -torch.ones_like(slope[:, :1]))
-        return slope / self.classes
-
-    def _dropout(self, probes: list[int], rows: int, counts: list[int]) -> list[Tensor]:
-        """Of each hidden layer: 0 where a unit is dropped, else 1 / (1 - DROPOUT), (M', H, B)."""
+    def _dropout(self, probes: list[int], counts: list[int]) -> list[Tensor]:
+        """Returns for each hidden layer the masks (M', H, B), 0 in rows that are padding."""
         masks = []
         for width in self.settings.hidden:
-            mask = torch.zeros(len(probes), width, rows)
-            for i, m in enumerate(probes):  # as many draws as rows, whoever trains beside
-                kept = torch.rand(counts[i], width, generator=self.chance[m]) >= DROPOUT
-                mask[i, :, : counts[i]] = kept.T / (1 - DROPOUT)
+            mask = torch.zeros(len(probes), width, max(counts))
+            for i, m in enumerate(probes):  # no draws for padding, which depends on other probes
+                mask[i, :, : counts[i]] = self.draws[m].dropout(counts[i], width)
             masks.append(mask.to(self.device))
         return masks
 
-    def _forward(self, weights, biases, x, probes, masks=()) -> list[Tensor]:
-        """What enters each layer, then the logits: (M', B, D), (M', H, B), ..., (M', C, B).
-
-        Weight times input, not input times weight: the matrix product is a sixth faster so.
-        """
-        weight, bias = weights[0], biases[0]
-        if not self.one_scaler:
-            weight = weight * self.gain[probes][:, None]
-            bias = bias - (weight * self.shift[probes][:, None]).sum(dim=2, keepdim=True)
-        values = [x, torch.baddbmm(bias, weight, x.transpose(1, 2))]
-        for at in range(1, len(weights)):
-            hidden = torch.relu(values.pop())
-            values.append(hidden * masks[at - 1] if masks else hidden)
-            values.append(torch.baddbmm(biases[at], weights[at], values[-1]))
-        return values
-
-    def _backward(self, weights, inputs, slope, probes, masks) -> list[Tensor]:
-        """Gradients of weights (M', out, in) and biases (M', out, 1), layer by layer."""
-        gradients: list[Tensor] = []
-        for at in reversed(range(len(weights))):
-            by_weight = torch.bmm(slope, inputs[at].transpose(1, 2) if at else inputs[at])
-            by_bias = slope.sum(dim=2, keepdim=True)
-            if at == 0 and not self.one_scaler:  # through the fold's own standardisation
-                shift, gain = self.shift[probes][:, None], self.gain[probes][:, None]
-                by_weight = torch.baddbmm(by_weight, by_bias, shift, alpha=-1)
-                by_weight *= gain
-            gradients[:0] = [by_weight, by_bias]
-            if at > 0:
-                # Where a unit was dropped or negative its input to the next layer is 0.
-                slope = torch.bmm(weights[at].transpose(1, 2), slope)
-                slope *= (inputs[at] > 0) * masks[at - 1]
-        return gradients
+    def _rows(self, index: Tensor) -> Tensor:
+        """(M', B) rows -> (M', B, D)."""
+        return self.x.index_select(0, index.reshape(-1)).view(*index.shape, -1)
 
     def _valid_logits(self, running: list[int]) -> list[NDArray]:
-        """Logits (n, C) of each running probe's held-out rows, in one product where they fit."""
-        sizes = {len(self.valid[m]) for m in running}
+        """Returns logits (n, C) of each probe's held-out rows, by one product where they fit."""
+        valid = [self.draws[m].valid for m in running]
+        sizes = {len(rows) for rows in valid}
         if len(sizes) > 1 or len(running) * max(sizes) * self.x.shape[1] > _TOGETHER:
-            return [self._logits(m, self.valid[m]) for m in running]
-        index = torch.from_numpy(np.stack([self.valid[m] for m in running])).to(self.device)
-        x = self.x.index_select(0, index.reshape(-1)).view(*index.shape, -1)
-        own = [state.value[running] for state in self.states]
-        logits = self._forward(own[::2], own[1::2], x, running)[-1]
-        return list(logits.transpose(1, 2).contiguous().cpu().numpy())
+            return [self._logits(m, rows) for m, rows in zip(running, valid, strict=True)]
+        x = self._rows(torch.from_numpy(np.stack(valid)).to(self.device))
+        return list(self.networks.logits(running, x).contiguous().cpu().numpy())
 
     def _logits(self, m: int, rows: NDArray) -> NDArray:
-        own = [t[None] for t in self.slices[m]]
         parts = []
         for at in range(0, len(rows), _CHUNK):
             index = torch.from_numpy(rows[at : at + _CHUNK]).to(self.device)
-            x = self.x.index_select(0, index)[None]
-            logits = self._forward(own[::2], own[1::2], x, [m])[-1][0]
-            parts.append(np.ascontiguousarray(logits.T.cpu().numpy()))
+            logits = self.networks.logits([m], self._rows(index[None]))[0]
+            parts.append(np.ascontiguousarray(logits.cpu().numpy()))
         return np.concatenate(parts)
-
-
-@dataclass(frozen=True, eq=False)
-class _State:
-    """A parameter of all probes, stacked, with Adam's moments."""
-
-    value: Tensor
-    first: Tensor
-    second: Tensor
-
-    def of(self, m: int) -> "_State":
-        return _State(self.value[m], self.first[m], self.second[m])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from evar.runtime import Runtime
     from evar.scoring.evaluation import Evaluation
 
-VERSION = 1
+VERSION = 2
 
 
 def evaluate(
@@ -40,10 +40,12 @@ def evaluate(
     from evar.data import targets
     from evar.finetuning import jobs, loop
     from evar.finetuning.checkpoint import run_key
+    from evar.finetuning.model import probabilities
     from evar.finetuning.watch import summary_writer, watching
     from evar.finetuning.waveforms import Waveforms
-    from evar.parallel import joined_world
+    from evar.parallel import process_group
     from evar.progress import SILENT
+    from evar.runtime import Training
     from evar.scoring import summary
 
     training = runtime.training
@@ -55,7 +57,7 @@ def evaluate(
         summary_writer()
     targets.folds_of(manifest)  # a set that cannot be trained on is refused before any work
     waveforms = Waveforms(manifest, model.adapter.sample_rate)
-    with joined_world(runtime.device) as (world, device):
+    with process_group(runtime.device) as (world, device):
         folder = Path(training.folder)
         manifest = jobs.decodable(manifest, waveforms, folder, runtime)
         names = targets.class_names(manifest)
@@ -72,24 +74,24 @@ def evaluate(
             "settings": asdict(settings),
         }
         root = folder / run_key(about)
-        every = [
-            jobs.job_of(manifest, fold, stream, y, seed, settings, root)
-            for seed in seeds
-            for stream, fold in enumerate(folds)
-        ]
-        more = {"world": world, "device": device}
+        every = jobs.make_jobs(manifest, folds, y, settings, seeds=seeds, root=root)
         if training.eval_only:
             outcomes = [
-                jobs.scored(job, model.adapter, waveforms, y, settings, **more) for job in every
+                loop.score_exported(
+                    job, model.adapter, waveforms, y, settings, world=world, device=device
+                )
+                for job in every
             ]
         else:
             header = {"evar": json.dumps(about | {"classes": names})}
-            progress = runtime.progress if world.first else SILENT
+            progress, shown = runtime.progress, training
+            if not world.first:
+                progress, shown = SILENT, Training()
             found = {}
             forget = None if training.resume else time.time()
-            with watching(progress, tensorboard=training.tensorboard and world.first) as on_step:
+            with watching(progress, shown) as on_step:
                 for job in jobs.in_turn(every, world, forget=forget):
-                    if not world.agreed(job.place.ended):
+                    if not world.broadcast_object(job.place.ended):
                         loop.train(
                             job,
                             model.adapter,
@@ -98,7 +100,8 @@ def evaluate(
                             settings,
                             about=header,
                             on_step=on_step,
-                            **more,
+                            world=world,
+                            device=device,
                         )
                     found[job] = job.place.outcome()
             outcomes = [found[job] for job in every]
@@ -109,8 +112,12 @@ def evaluate(
         seeds,
         names,
         y,
-        [[scores for scores, _ in run] for run in runs],
+        [[logits for logits, _ in run] for run in runs],
         settings=asdict(settings),
+        probabilities=[
+            [probabilities(logits, multi_label=manifest.task.multi_label) for logits, _ in run]
+            for run in runs
+        ],
         runs=tuple(
             {"seed": seed, "folds": [record for _, record in run]}
             for seed, run in zip(seeds, runs, strict=True)
@@ -134,21 +141,25 @@ PROTOCOL = Protocol(
 --select=auto  which epoch counts: valid, the best on the validation split; holdout, on a tenth
                of the training clips (whole groups); last; oracle, the best on the test set,
                which the score then says. auto is valid, without such a split holdout
---optimizer=NAME    sgd, lars or adamw
+--optimizer=NAME    sgd, lars, lars_m2d (as M2D's code ran LARS on AudioSet) or adamw
 --lr=RATE           highest learning rate
---weight_decay=W    of weights; never of biases
+--weight_decay=W    of weights
+--decay_bias=True   or False: of biases and other one-dimensional parameters too
 --layer_decay=S     factor of the learning rate from each layer to the one below it
 --batch_size=N      clips per step, of all processes together
 --epochs=N          passes over the training clips
 --warmup=N          epochs in which the rate rises
+--domain=waveform   or spectrogram: where clips are padded and mixed
 --mixup=ALPHA       0: none
 --rrc=True          or False: random resize crop of the spectrogram
 --freq_mask=N       SpecAugment: widest mask in bins; 0: none
 --time_mask=N       SpecAugment: widest mask in frames; 0: none
 --patchout=SHARE    of the patches to leave out in training, in whole rows and columns
---freeze=WHAT       none, patch_embed, encoder, or N: the patch embedding and N blocks
+--patchout_form=plain    or m2d: which patches are left out (docs/finetune.md)
+--freeze=WHAT       none, patch_embed, encoder, or N: the first layer and N blocks
 --balanced=True     or False: draw clips of rare classes more often
 --epoch_clips=N     clips per epoch, drawn without replacement
+--valid_crop=first  or random, in each epoch another: unit of longer validation clips
 --precision=fp32    or bf16: mixed precision in the encoder, behind its front end
 --accumulate=N      split each batch into N parts, to save memory
 --clip_grad=L       maximum gradient norm

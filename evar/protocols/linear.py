@@ -5,19 +5,16 @@ M2D-CLAP (Niizumi et al., Interspeech 2024), Section 4.3.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from evar.errors import UserError
+from evar.options import whole
+from evar.probing import rates
 from evar.protocol import Protocol
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from evar.data.manifest import Manifest
-    from evar.data.targets import Fold
-    from evar.embedding.embeddings import Embeddings
     from evar.models import Model
+    from evar.probing.prepared import Prepared
     from evar.probing.probe import Fitted
     from evar.runtime import Runtime
     from evar.scoring.evaluation import Evaluation
@@ -27,12 +24,12 @@ if TYPE_CHECKING:
 class LinearSettings:
     """Hyper-parameters of the probe, and the seed of the crops that its runs share.
 
-    lr: learning rate of Adam, constant. hidden: widths of hidden layers; none is the linear probe.
-    epochs: maximum number of epochs. patience: epochs without improvement before it stops.
-    batch_size: rows per step.
+    lr: learning rate of Adam, constant; "auto": validation chooses within each fold and seed.
+    hidden: widths of hidden layers; none is the linear probe. epochs: maximum number of epochs.
+    patience: epochs without improvement before it stops. batch_size: rows per step.
     """
 
-    lr: float
+    lr: float | str
     hidden: tuple[int, ...] = ()
     epochs: int = 200
     patience: int = field(default=20, metadata={"option": False})
@@ -40,22 +37,17 @@ class LinearSettings:
     crop_seed: int = field(default=42, metadata={"option": False})
 
     def __post_init__(self):
-        number = isinstance(self.lr, (int, float)) and not isinstance(self.lr, bool)
-        if not number or not 1e-12 <= self.lr < float("inf"):
-            raise UserError(f"--lr must be a number of 1e-12 or more, not {self.lr!r}")
+        rates.require_rate(self.lr)
         for width in self.hidden:
-            if type(width) is not int or width < 1:
-                raise UserError(f"--hidden must be a whole number of 1 or more, not {width!r}")
-        if type(self.epochs) is not int or self.epochs < 1:
-            raise UserError(f"--epochs must be a whole number of 1 or more, not {self.epochs!r}")
+            whole("hidden", width)
+        whole("epochs", self.epochs)
 
 
-def resolve(given: Mapping[str, object], model: "Model", manifest: "Manifest") -> LinearSettings:
+def resolve(given: Mapping[str, Any], model: "Model", manifest: "Manifest") -> LinearSettings:
     """Returns the settings; the rate is the model's for this task, the task's, or the model's."""
-    config, task = model.config, manifest.task
-    usual = config.lr_by_task.get(task.name) or task.lr or config.lr
     hidden = given.get("hidden", ())
     hidden = hidden if isinstance(hidden, (tuple, list)) else (hidden,)
+    usual = rates.usual_rate(model, manifest)
     return LinearSettings(**{"lr": usual, **given, "hidden": tuple(hidden)})
 
 
@@ -71,65 +63,41 @@ def evaluate(
     Raises UserError for data that cannot be scored honestly and for adapters that return anything
     but finite embeddings.
     """
-    from evar.data import targets
     from evar.embedding import embeddings
-    from evar.probing import probe
-    from evar.scoring import summary
+    from evar.probing import prepared, probe
 
-    targets.folds_of(manifest)  # a set that cannot be trained on is refused before any work
-    started = perf_counter()
-    embedded = embeddings.embed_task(model, manifest, runtime, crop_seed=settings.crop_seed)
-    embedding_ended = perf_counter()
-    manifest = manifest.without(embedded.bad)
-    names = targets.class_names(manifest)
-    y = targets.encode_labels(manifest, names)
-    folds = targets.folds_of(manifest)
-    try:
-        fitted = _fit(embedded, y, folds, settings, seeds, runtime)
-    except ValueError as error:
-        raise UserError(f"{manifest.task.name}: {error}") from error
-    probing_ended = perf_counter()
-    return summary.evaluation(
+    task = prepared.prepare(
         manifest,
-        folds,
+        lambda: embeddings.embed_task(model, manifest, runtime, crop_seed=settings.crop_seed),
+    )
+    with task.probing():
+        tried = _fit(task, settings, seeds, runtime)
+    return task.evaluation(
+        settings,
         seeds,
-        names,
-        y,
-        [[probe.predicted_scores(fit.logits) for fit in run] for run in fitted],
-        settings={**asdict(settings), "precision": runtime.precision},
-        runs=tuple(
-            {"seed": seed, "folds": [_fold_record(*f, y) for f in zip(folds, run, strict=True)]}
-            for seed, run in zip(seeds, fitted, strict=True)
-        ),
-        seconds={
-            "embed": round(embedding_ended - started, 2),
-            "probe": round(probing_ended - embedding_ended, 2),
-        },
+        runtime,
+        [[probe.predicted_scores(t[rates.best(t)].logits) for t in run] for run in tried],
+        runs=[
+            {"seed": seed, "folds": [task.trained_record(i, t) for i, t in enumerate(run)]}
+            for seed, run in zip(seeds, tried, strict=True)
+        ],
     )
 
 
 def _fit(
-    embedded: "Embeddings",
-    y: "np.ndarray",
-    folds: "list[Fold]",
-    settings: LinearSettings,
-    seeds: tuple[int, ...],
-    runtime: "Runtime",
-) -> "list[list[Fitted]]":
-    """Trains one probe per seed and fold, all together: fitted[seed][fold]."""
-    from evar.embedding import embeddings
+    task: "Prepared", settings: LinearSettings, seeds: tuple[int, ...], runtime: "Runtime"
+) -> "list[list[dict[float, Fitted]]]":
+    """Trains the probes of all seeds, folds and rates together: tried[seed][fold][rate]."""
     from evar.probing import probe
 
-    sides = [
-        (
-            embeddings.training_rows(embedded, fold.train),
-            None if fold.valid is None else embeddings.training_rows(embedded, fold.valid),
-            embeddings.test_rows(embedded, fold.test),
-        )
-        for fold in folds
+    grid = rates.rates_of(settings.lr)
+    jobs = [
+        probe.Job(sides.train, sides.valid, sides.test, seed, stream, lr=rate)
+        for seed in seeds
+        for stream, sides in enumerate(task.sides)
+        for rate in grid
     ]
-    jobs = [probe.Job(*rows, seed, stream) for seed in seeds for stream, rows in enumerate(sides)]
-    own = asdict(settings)
+    own = asdict(settings) | {"lr": grid[0]}  # every job has its own
     own.pop("crop_seed")
     with runtime.progress.bar("probe", "epoch", total=settings.epochs) as bar:
 
@@ -138,28 +106,17 @@ def _fit(
             bar.update()
 
         fitted = probe.fit(
-            embedded.values,
-            embeddings.of_views(embedded, y),
+            task.embedded.values,
+            task.of_views,
             jobs,
             probe.ProbeSettings(**own),
+            metric=task.metric,
             device=runtime.device,
             overwrite_x=True,
             on_epoch=on_epoch,
         )
-    return [fitted[at : at + len(folds)] for at in range(0, len(fitted), len(folds))]
-
-
-def _fold_record(fold: "Fold", fit: "Fitted", y: "np.ndarray") -> dict:
-    from evar.probing import probe
-
-    return {
-        "fold": fold.name,
-        "score": probe.score(fit.logits, y[fold.test]),
-        "best_epoch": fit.best_epoch,
-        "epochs": fit.epochs,
-        "valid_score": fit.valid_score,
-        "held_out": fit.held_out,
-    }
+    tried, folds = rates.grouped(fitted, grid), len(task.folds)
+    return [tried[at : at + folds] for at in range(0, len(tried), folds)]
 
 
 PROTOCOL = Protocol(
@@ -173,7 +130,8 @@ PROTOCOL = Protocol(
     averaged=("esc50", "us8k", "spcv2", "vc1", "voxforge", "cremad", "gtzan", "nsynth", "surge"),
     command="lineareval",
     help="""
---lr=RATE      learning rate of the probe; default: the model's
+--lr=RATE      learning rate of the probe; default: the model's. auto: of five rates, the best on
+               validation within each fold and seed, never on test
 --hidden=()    widths of hidden layers, e.g. --hidden=(512,); none is the linear probe
 --epochs=200   maximum number of epochs (early stopping, patience 20)
 """,

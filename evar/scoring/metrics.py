@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from evar import registry
-from evar.errors import UserError
 from evar.scoring.evaluation import Unit
 
 Statistic = Callable[[NDArray], float]  # of weights (N,): how often each clip is counted
@@ -31,9 +30,12 @@ class Metric:
     input of a wrong shape or with values that are not finite. per_class(truth, scores): (C,), NaN
     where undefined; None for metrics without values of single classes. details(truth, scores):
     further metrics by name, from the scores (R, N, C) of all runs; None gives the mean value alone.
-    weighted(truth, scores): a function of weights (N,) for the bootstrap, the mean over runs of
-    the value with every clip counted that often, from scores (R, N, C); None repeats the clips.
-    replicates: draws of the bootstrap, fewer for metrics that are slow. unit: how it is printed.
+    weighted(truth, scores): a function of weights (N,) for the interval over test clips, the mean
+    over runs of the value with every clip counted that often, from scores (R, N, C); None repeats
+    the clips. chance(truth): the best score of a model that says the same of every clip; None
+    where there is no such score. replicates: how often the weighted value is computed at most,
+    less for metrics that are slow. share_of_clips: the value is the share of clips that are right.
+    unit: how it is printed; a fraction lies in [0, 1].
     """
 
     name: str
@@ -44,7 +46,9 @@ class Metric:
     per_class: Callable[[NDArray, NDArray], NDArray] | None = None
     details: Callable[[NDArray, NDArray], Mapping[str, float]] | None = None
     weighted: Callable[[NDArray, NDArray], Statistic] | None = None
+    chance: Callable[[NDArray], float] | None = None
     replicates: int = 1000
+    share_of_clips: bool = False
     higher_is_better: bool = True
     unit: Unit = "fraction"
 
@@ -70,10 +74,7 @@ def get(name: str) -> Metric:
     if name in METRICS:
         return METRICS[name]
     registry.require_known("metric", name, names())
-    found = registry.plugin("metrics", name)
-    if not isinstance(found, Metric) or found.name != name:
-        raise UserError(f"metric {name!r}: its entry point must lead to a Metric of that name")
-    return found
+    return registry.declared("metrics", name, "METRIC", Metric)
 
 
 def names() -> list[str]:
@@ -261,6 +262,8 @@ METRICS = {
                 truth, scores.argmax(axis=1), scores.shape[1]
             ),
             weighted=_weighted_accuracy,
+            chance=lambda truth: float(np.bincount(truth).max() / len(truth)),
+            share_of_clips=True,
         ),
         Metric(
             name="mAP",
@@ -271,7 +274,8 @@ METRICS = {
             per_class=average_precision,
             details=_tagging_details,
             weighted=_weighted_map,
-            replicates=200,  # each ranks all clips of all classes
+            chance=lambda truth: mean_average_precision(truth, np.zeros(truth.shape)),
+            replicates=200,  # each goes through all clips of all classes
         ),
     )
 }

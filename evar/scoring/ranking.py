@@ -6,6 +6,7 @@ all orders of the tied items, so that a model that gives everything the same sco
 """
 
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -94,7 +95,7 @@ def _precision_of_top(similarity: NDArray, relevant: NDArray) -> float:
     return total / min(int(relevant.sum()), TOP)
 
 
-def summary(found: dict[str, NDArray], weights: ArrayLike | None = None) -> dict[str, float]:
+def summary(found: Mapping[str, NDArray], weights: ArrayLike | None = None) -> dict[str, float]:
     """Means over queries, and "medR", the median rank; `weights` (Q,) count queries repeatedly."""
     count = len(found["rank"])
     weights = np.ones(count, int) if weights is None else np.asarray(weights)
@@ -139,7 +140,8 @@ def rank_in_blocks(
 def _distinct(rows: NDArray) -> tuple[NDArray, NDArray]:
     """The numbers of the first rows of their kind in (N, E), and for each row (N,) which it is."""
     numbers: dict[bytes, int] = {}
-    first, where = [], np.empty(len(rows), np.int64)
+    first: list[int] = []
+    where = np.empty(len(rows), np.int64)
     for i, row in enumerate(np.ascontiguousarray(rows)):
         mark = hashlib.blake2b(row.data, digest_size=16).digest()
         where[i] = numbers.setdefault(mark, len(numbers))

@@ -12,7 +12,9 @@ from evar import models
 from evar.data import audio, indexing, own_sounds
 from evar.data.manifest import Manifest
 from evar.embedding import embeddings, engine, store
+from evar.embedding.encoder import Encoder
 from evar.errors import UserError
+from evar.runtime import Runtime
 
 COUNTING = """
 import hashlib
@@ -79,12 +81,10 @@ def manifest_of(made, **more):
 def embed(made, model, options=None, **more):
     """Embeddings of a folder of clips, with the cache in ./cache unless told otherwise."""
     loaded = models.load(model, **(options or {}))
-    adapter, config = loaded.adapter, loaded.config
-    identity = loaded.identity
     manifest = made if isinstance(made, Manifest) else manifest_of(made)
-    return embeddings.embed_task(
-        adapter, identity, manifest, **{"cache": store.cache_folder(), "batch_size": 4, **more}
-    )
+    seed = more.pop("crop_seed", 42)
+    runtime = Runtime(**{"cache": store.cache_folder(), "batch_size": 4, **more})
+    return embeddings.embed_task(loaded, manifest, runtime, crop_seed=seed)
 
 
 def same(one, other):
@@ -141,7 +141,7 @@ def test_values_are_those_of_the_right_part(long_and_short, simple):
     for row, (file, side) in enumerate(zip(manifest.table.file, manifest.table.split, strict=True)):
         start = 0 if side == "test" else audio.random_start(42, file)
         clip = audio.load_clip(manifest.root / file, sample_rate=16000, samples=3200, start=start)
-        alone = engine.embed_batch(adapter, clip[None])[0]
+        alone = Encoder(adapter)(clip[None])[0]
         at = ROWS[side == "test"](embedded, [row])[0]
         np.testing.assert_allclose(embedded.values[at], alone, rtol=1e-5)
 
@@ -206,14 +206,10 @@ def embed_with(new_adapter, new_clips, tmp_path):
         model = new_adapter(source, "Weighted", file=more.pop("file", "mine.py"))
         made.rows[0][1] = more.pop("label", "a")
         loaded = models.load(model, weights=tmp_path / "gain.npy", **(options or {}))
-        adapter, config = loaded.adapter, loaded.config
-        embeddings.embed_task(
-            adapter,
-            loaded.identity,
-            manifest_of(made, seconds=seconds),
-            cache=tmp_path / "cache",
-            **more,
-        )
+        seed = more.pop("crop_seed", 42)
+        runtime = Runtime(cache=tmp_path / "cache", **more)
+        manifest = manifest_of(made, seconds=seconds)
+        embeddings.embed_task(loaded, manifest, runtime, crop_seed=seed)
 
     return of
 
@@ -224,7 +220,7 @@ def keys(tmp_path):
 
 CHANGES = {
     "weights": {"gain": 2.0},
-    "source": {"edit": "\n# a comment\n"},
+    "source": {"edit": "\nused = 1\n"},
     "options": {"options": {"power": 2}},
     "sample rate": {"rate": 8000},
     "manifest": {"label": "b"},

@@ -5,10 +5,11 @@ import torch
 
 from evar.data import manifests, own_sounds, targets
 from evar.finetuning import augment, streams
-from evar.finetuning.batches import Batches, Job
+from evar.finetuning.batches import Batches
 from evar.finetuning.checkpoint import Place
+from evar.finetuning.jobs import Job
 from evar.finetuning.settings import Settings, usual
-from evar.finetuning.streams import For
+from evar.finetuning.streams import Purpose
 from evar.finetuning.waveforms import Waveforms
 from evar.parallel import World
 
@@ -58,7 +59,7 @@ def test_clips_are_mixed_as_mixup_would(made):
             inputs(plain, before),
             before.y,
             0.5,
-            generator=streams.generator(For.MIXUP, 43, 0, 0, step),
+            generator=streams.generator(Purpose.MIXUP, 43, 0, 0, step),
         )
         torch.testing.assert_close(inputs(mixed, after), x, atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(after.y, y)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from evar.finetuning import sampling, streams
-from evar.finetuning.streams import For
+from evar.finetuning.streams import Purpose
 
 
 def rng(seed=0):
@@ -52,6 +52,6 @@ def test_chance_depends_on_nothing_but_its_key():
     def draw(*key):
         return streams.generator(*key).initial_seed(), streams.rng(*key).integers(2**60)
 
-    keys = [(For.MIXUP, 43, 0, 1, 2), (For.MASK, 43, 0, 1, 2), (For.MIXUP, 43, 0, 2, 1)]
+    keys = [(Purpose.MIXUP, 43, 0, 1, 2), (Purpose.MASK, 43, 0, 1, 2), (Purpose.MIXUP, 43, 0, 2, 1)]
     assert [draw(*key) for key in keys] == [draw(*key) for key in keys]
     assert len({draw(*key) for key in keys}) == 3

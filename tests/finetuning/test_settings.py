@@ -1,5 +1,7 @@
 """Settings of fine-tuning: the paper's table, defaults, and what replaces them one by one."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from evar import models, task
@@ -7,10 +9,11 @@ from evar.adapter import Adapter
 from evar.data import manifests, own_sounds
 from evar.errors import UserError
 from evar.finetuning import settings
+from evar.protocols import finetune
 from helpers.finetune_net import Net
 
 PAPER = {  # Table of M2D's settings
-    "as": ("lars", 2.0, 0.0, 64, 70, 15, 0.5, False, 30, 192, 0.5, "none", 1001, True),
+    "as": ("lars_m2d", 2.0, 0.0, 64, 70, 15, 0.5, False, 30, 192, 0.5, "none", 1001, True),
     "as20k": ("sgd", 0.5, 0.0, 64, 200, 5, 0.3, True, 30, 192, 0.5, "none", 1001, True),
     "esc50": ("sgd", 0.5, 0.0, 128, 200, 5, 0.0, True, 15, 48, 0.5, "patch_embed", 501, True),
     "spcv2": ("sgd", 0.5, 0.0, 128, 200, 5, 0.3, True, 30, 48, 0.5, "none", None, True),
@@ -26,14 +29,21 @@ def manifest(clips, tmp_path):
     )
 
 
-def resolve(manifest, given=None, **more):
-    return settings.resolve(manifest, Net(), given or {}, **more)
+def resolve(manifest, given=None, *, adapter=None):
+    """The settings of a run, as the protocol makes them."""
+    return finetune.PROTOCOL.settings_for(
+        given or {}, SimpleNamespace(adapter=adapter or Net()), manifest
+    )
+
+
+def adapter_options(name, given, known):
+    return settings.adapter_options(SimpleNamespace(name=name), given, known)
 
 
 @pytest.mark.parametrize("name", PAPER)
 def test_the_papers_tasks_have_the_papers_settings(name):
     own = settings.usual(name)
-    options = settings.model_options(name, {}, models.option_names("m2d"))
+    options = adapter_options(name, {}, models.option_names("m2d"))
     keys = ["optimizer", "lr", "weight_decay", "batch_size", "epochs", "warmup", "mixup", "rrc"]
     keys += ["freq_mask", "time_mask", "patchout", "freeze"]
     found = [own[key] for key in keys]
@@ -53,11 +63,9 @@ def test_every_task_and_key_of_the_file_exists():
         assert set(own) <= {*settings.NAMES, "model"}
 
 
-def test_what_is_given_replaces_one_setting_and_is_told(manifest):
-    before, told = resolve(manifest)
-    assert told == {}
-    after, told = resolve(manifest, {"lr": 0.1, "mixup": None, "freq_mask": before.freq_mask})
-    assert told == {"lr": 0.1}
+def test_what_is_given_overrides_one_setting(manifest):
+    before = resolve(manifest)
+    after = resolve(manifest, {"lr": 0.1, "mixup": None, "freq_mask": before.freq_mask})
     assert {n for n in settings.NAMES if getattr(before, n) != getattr(after, n)} == {"lr"}
 
 
@@ -103,18 +111,18 @@ def test_small_sets_get_more_epochs(clips, batch, epochs):
 
 
 def test_a_short_run_warms_up_for_half_of_it(manifest):
-    assert resolve(manifest, {"epochs": 4})[0].warmup == 2
-    assert resolve(manifest, {"epochs": 40})[0].warmup == 5
+    assert resolve(manifest, {"epochs": 4}).warmup == 2
+    assert resolve(manifest, {"epochs": 40}).warmup == 5
     with pytest.raises(UserError, match="warmup"):
         resolve(manifest, {"epochs": 4, "warmup": 4})
 
 
 def test_the_best_epoch_is_chosen_on_the_validation_split_where_there_is_one(manifest):
-    assert resolve(manifest)[0].select == "valid"
+    assert resolve(manifest).select == "valid"
     for select in ("holdout", "last", "oracle"):
-        assert resolve(manifest, select=select)[0].select == select
+        assert resolve(manifest, {"select": select}).select == select
     with pytest.raises(UserError, match="select"):
-        resolve(manifest, select="best")
+        resolve(manifest, {"select": "best"})
 
 
 def test_without_a_validation_split_clips_are_held_out(clips, tmp_path):
@@ -122,14 +130,14 @@ def test_without_a_validation_split_clips_are_held_out(clips, tmp_path):
     made = manifests.open_task(
         own_sounds.task_from_csv(clips.csv), tmp_path / "data", source=clips.root
     )
-    assert resolve(made)[0].select == "holdout"
+    assert resolve(made).select == "holdout"
     with pytest.raises(UserError, match="no validation split"):
-        resolve(made, select="valid")
+        resolve(made, {"select": "valid"})
 
 
 def test_the_last_epoch_has_nothing_to_stop_early_by(manifest):
     with pytest.raises(UserError, match="early_stop"):
-        resolve(manifest, {"early_stop": 3}, select="last")
+        resolve(manifest, {"early_stop": 3, "select": "last"})
 
 
 class Waves(Adapter):
@@ -142,11 +150,10 @@ class Waves(Adapter):
 
 
 def test_what_needs_a_spectrogram_is_off_without_one(manifest):
-    own, told = settings.resolve(manifest, Waves(), {})
+    own = resolve(manifest, adapter=Waves())
     assert (own.rrc, own.freq_mask, own.time_mask, own.patchout) == (False, 0, 0, 0)
-    assert told == {}
     with pytest.raises(UserError, match="--freq_mask.*no spectrogram"):
-        settings.resolve(manifest, Waves(), {"freq_mask": 8})
+        resolve(manifest, {"freq_mask": 8}, adapter=Waves())
 
 
 def test_patches_are_left_out_only_where_there_are_patches(manifest):
@@ -154,13 +161,13 @@ def test_patches_are_left_out_only_where_there_are_patches(manifest):
         resolve(manifest, {"patchout": 0.5})
     tiny = models.adapter_class("m2d:M2D").TINY
     known = models.option_names("m2d")
-    options = settings.model_options("sounds", {"patchout": 0.5}, known)
+    options = adapter_options("sounds", {"patchout": 0.5}, known)
     assert options == {"flat": True}
     m2d = models.load("m2d", weights="random", **tiny, **options).adapter
-    assert settings.resolve(manifest, m2d, {"patchout": 0.5})[0].patchout == 0.5
+    assert resolve(manifest, {"patchout": 0.5}, adapter=m2d).patchout == 0.5
 
 
 def test_options_go_to_adapters_that_have_them_unless_given():
-    assert settings.model_options("esc50", {}, ["chunk_frames"]) == {"chunk_frames": 501}
-    assert settings.model_options("esc50", {"flat": False}, ["flat"]) == {}
-    assert settings.model_options("esc50", {}, ["layers"]) == {}
+    assert adapter_options("esc50", {}, ["chunk_frames"]) == {"chunk_frames": 501}
+    assert adapter_options("esc50", {"flat": False}, ["flat"]) == {}
+    assert adapter_options("esc50", {}, ["layers"]) == {}

@@ -12,6 +12,7 @@ TOKENIZERS = {
     "clap_2023": "gpt2",
     "wavcaps": "bert",
     "wavcaps_zs": "bert",
+    "audioclip": "clip",
 }
 
 
@@ -20,6 +21,12 @@ def text_options(name, folder):
     if name in TOKENIZERS:
         write_tokenizer(folder, TOKENIZERS[name])
         return {"tokenizer": str(folder)}
+    if name == "wav2clip":
+        from evar.model_adapters import _clip
+
+        write_tokenizer(folder, "clip")
+        _clip.build(64, 1).save_pretrained(folder)
+        return {"text_encoder": str(folder)}
     if name.startswith("m2d_clap"):
         from transformers import BertConfig, BertModel
 

@@ -87,5 +87,5 @@ def test_a_checkpoint_of_another_model_is_named(tmp_path):
 
 
 def test_fewer_frames_than_a_patch_are_refused():
-    with pytest.raises(UserError, match="--frames=0: it is a whole number of 16"):
+    with pytest.raises(UserError, match="--frames=0: must be a whole number of 16"):
         tiny(Ast, frames=0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from evar.parallel import ALONE
+from evar.parallel import SINGLE_PROCESS
 from evar.pretrain.config import Config
 from evar.pretrain.model import Pretrainer, shuffle
 from evar.pretrain.step import Share, backward
@@ -43,7 +43,7 @@ def step(request):
         torch.from_numpy(case["text_emb"]),
         torch.ones(len(case["spec"]), dtype=torch.bool),
     )
-    return case, model, share, backward(model, model, share, config, ALONE, mixed=False)
+    return case, model, share, backward(model, model, share, config, SINGLE_PROCESS, mixed=False)
 
 
 def test_losses_are_the_originals(step):

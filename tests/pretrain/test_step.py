@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.multiprocessing as mp
 
-from evar.parallel import ALONE, World
+from evar.parallel import SINGLE_PROCESS, World
 from evar.pretrain.model import Pretrainer, shuffle
 from evar.pretrain.step import Share, backward
 from helpers.small import CONFIG
@@ -45,7 +45,7 @@ def model_of(config) -> Pretrainer:
     return model
 
 
-def step(config, share, world=ALONE) -> tuple[dict, dict]:
+def step(config, share, world=SINGLE_PROCESS) -> tuple[dict, dict]:
     """Losses and gradients by name."""
     model = model_of(config)
     found = backward(model, model, share, config, world, mixed=False)

@@ -1,18 +1,19 @@
-"""The linear probe against the reference's scores, scikit-learn, autograd and one at a time."""
+"""The linear probe against the reference's scores, scikit-learn and one at a time."""
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from scipy.stats import ttest_ind
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from evar.probing import probe
 from evar.probing.probe import Job, ProbeSettings
+from evar.scoring.metrics import METRICS
 
 CASES = {
     c["name"]: c for c in json.loads((Path(__file__).parent / "../golden/probe.json").read_text())
@@ -75,36 +76,6 @@ def test_together_is_the_same_as_one_at_a_time(hidden, multi_label):
         np.testing.assert_allclose(alone.logits, fitted.logits, atol=2e-4)
         assert probe.score(alone.logits, y[job.test]) == probe.score(fitted.logits, y[job.test])
         assert (alone.epochs, alone.best_epoch) == (fitted.epochs, fitted.best_epoch)
-
-
-@pytest.mark.parametrize("hidden", [(), (8, 6)])
-@pytest.mark.parametrize("multi_label", [False, True])
-def test_gradients_are_those_of_autograd(hidden, multi_label):
-    x, y = blobs(60, dim=5)
-    if multi_label:
-        y = np.stack([y == 0, y == 1, y > 1], axis=1).astype(np.int8)
-    rows = np.arange(60)
-    jobs = [Job(rows[:40], rows[40:50], rows[50:], s) for s in (1, 2)]
-    jobs.append(Job(rows[10:50], rows[:10], rows[50:], 3))  # a scaler of its own
-    state = probe._Training(x * 7 + 3, y, jobs, ProbeSettings(hidden=hidden), "cpu", False)
-    index, probes = torch.arange(33).reshape(3, 11), [0, 1, 2]
-    tensors = [t.clone().requires_grad_() for layer in state.layers for t in layer]
-    masks = state._dropout(probes, 11, [11, 11, 11])
-    values = state._forward(tensors[::2], tensors[1::2], state.x[index], probes, masks)
-    logits, targets = values[-1].transpose(1, 2), state.targets[index]  # (M, B, C)
-    if multi_label:
-        loss = torch.nn.functional.binary_cross_entropy_with_logits(
-            logits, targets, reduction="none"
-        ).mean()
-    else:
-        onehot = torch.nn.functional.one_hot(targets, 4)
-        loss = -(onehot * torch.log_softmax(logits, 2)).mean()
-    expected = torch.autograd.grad(loss * len(probes), tensors)
-    with torch.no_grad():
-        slope = state._loss_slope(values[-1], targets) / 11
-        ours = state._backward(tensors[::2], values[:-1], slope, probes, masks)
-    for a, b in zip(ours, expected, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
 
 
 def test_agrees_with_logistic_regression_on_an_easy_problem():
@@ -193,6 +164,53 @@ def test_saturated_scores_go_to_the_lower_class():
     assert probe.score(np.array([[10.0, 12.0]]), np.array([0])) == 0.0
 
 
+@pytest.mark.parametrize("hidden", [(), (16,)])
+def test_a_grid_of_rates_gives_the_bits_of_a_run_at_each(hidden):
+    """Folds of unequal size; probes that end early; classes that fill no vector register."""
+    x, y = blobs(330, dim=19, spread=2.0)
+    fold = np.arange(330) % 7 // 2
+    sides = [(np.flatnonzero(fold != f), np.flatnonzero(fold == f)) for f in range(3)]
+    settings = ProbeSettings(hidden=hidden, epochs=40, patience=4, batch_size=64)
+    rates = (1e-3, 1e-2, 5e-2)
+
+    def jobs(lr=None):
+        return [
+            Job(a, None, b, seed, i, lr=lr) for seed in (1, 2) for i, (a, b) in enumerate(sides)
+        ]
+
+    grid = probe.fit(x, y, [job for lr in rates for job in jobs(lr)], settings)
+    alone = [f for lr in rates for f in probe.fit(x, y, jobs(), replace(settings, lr=lr))]
+    assert len({f.epochs for f in grid}) > 2
+    for ours, single in zip(grid, alone, strict=True):
+        np.testing.assert_array_equal(ours.logits, single.logits)
+        assert (ours.epochs, ours.best_epoch) == (single.epochs, single.best_epoch)
+
+
+def test_each_job_reads_its_own_matrix_which_is_looked_up_once():
+    """Embeddings of several layers, of different sizes."""
+    x, y = blobs(120, dim=6)
+    layers = [x, (x @ np.eye(6, 9)).astype(np.float32), 2 * x[:, ::-1].copy()]
+
+    class Lookup(list):
+        asked = []
+
+        def __getitem__(self, at):
+            self.asked.append(at)
+            return super().__getitem__(at)
+
+    train, valid, test = np.split(np.arange(120), [70, 90])
+    jobs = [Job(train, valid, test, s, features=i) for s in (1, 2) for i in (2, 0, 1)]
+    settings, seen = ProbeSettings(lr=1e-2, epochs=15), []
+    fitted = probe.fit(Lookup(layers), y, jobs, settings, on_epoch=lambda *told: seen.append(told))
+    assert Lookup.asked == [0, 1, 2]
+    for job, result in zip(jobs, fitted, strict=True):
+        own = [Job(train, valid, test, s) for s in (1, 2)]
+        single = probe.fit(layers[job.features], y, own, settings)[job.seed - 1]
+        np.testing.assert_array_equal(result.logits, single.logits)
+    assert seen[0] == (1, 6)
+    assert seen[-1] == (15, 2)
+
+
 def test_input_is_left_alone_unless_it_may_be_overwritten():
     x, y = blobs(50)
     before = x.copy()
@@ -207,3 +225,14 @@ def test_input_is_left_alone_unless_it_may_be_overwritten():
 def test_wrong_shapes_are_refused():
     with pytest.raises(ValueError, match="must be"):
         probe.fit(np.zeros((3, 2), np.float32), np.zeros(4, int), [])
+
+
+def test_the_metric_selects_the_epoch():
+    """One that ranks epochs the other way round stops at once: later epochs are never better."""
+    x, y = blobs(150)
+    job = Job(np.arange(80), np.arange(80, 120), np.arange(120, 150), 1)
+    errors = replace(METRICS["accuracy"], value=lambda y, s: float((s.argmax(1) != y).mean()))
+    settings = ProbeSettings(lr=1e-2, patience=3)
+    (usual,), (other,) = (probe.fit(x, y, [job], settings, metric=m) for m in (None, errors))
+    assert usual.best_epoch > other.best_epoch
+    assert other.valid_score > 1 - usual.valid_score

@@ -25,6 +25,7 @@ from evar.errors import BadAudio, UserError
 from evar.finetuning import optim
 from evar.finetuning.settings import resolve
 from evar.protocols import finetune
+from evar.runtime import Runtime, Training
 
 ROOT = Path(evar.__file__).resolve().parent.parent
 NET = f"{Path(__file__).parent.parent / 'helpers' / 'finetune_net.py'}:Net"
@@ -43,19 +44,11 @@ def tune(clips, tmp_path):
         task = own_sounds.task_from_csv(clips.csv)
         manifest = manifests.open_task(task, tmp_path / "data", source=clips.root, name="sounds")
         loaded = models.load(net or NET)
-        adapter, config = loaded.adapter, loaded.config
-        identity = loaded.identity
-        settings, told = resolve(manifest, adapter, given, select=select)
-        return finetune.evaluate(
-            adapter,
-            identity,
-            manifest,
-            settings,
-            folder=tmp_path / folder,
-            seeds=seeds,
-            overrides=told,
-            **more,
-        )
+        settings = resolve({**given, "select": select}, loaded, manifest)
+        skip_bad = more.pop("skip_bad", False)
+        training = Training(folder=tmp_path / folder, **more)
+        runtime = Runtime(skip_bad=skip_bad, training=training)
+        return finetune.evaluate(loaded, manifest, settings, seeds, runtime)
 
     return call
 
@@ -69,13 +62,13 @@ _SETTINGS = (
 def same(first, second):
     """Whether two evaluations have equal scores, curves and predictions, to the bit."""
     pd.testing.assert_frame_equal(first.predictions, second.predictions, check_exact=True)
-    curves = [[f["curve"] for r in e.record["runs"] for f in r["folds"]] for e in (first, second)]
+    curves = [[f["curve"] for r in e.runs for f in r["folds"]] for e in (first, second)]
     assert curves[0] == curves[1]
-    assert first.record["score"] == second.record["score"]
+    assert first.score == second.score
 
 
 def fold_of(evaluation, run=0, fold=0):
-    return evaluation.record["runs"][run]["folds"][fold]
+    return evaluation.runs[run]["folds"][fold]
 
 
 class Interrupted(Exception):
@@ -190,7 +183,7 @@ def test_an_outcome_is_kept_though_another_process_forgets_it(tune, tmp_path):
             for path in tmp_path.glob("tuned/*/seed-43-fold-1/done.json"):
                 path.unlink()
 
-    assert len(tune(seeds=(43, 44), on_step=forget).record["runs"]) == 2
+    assert len(tune(seeds=(43, 44), on_step=forget).runs) == 2
 
 
 def test_the_rate_rises_and_falls_by_step_and_begins_with_two_steps_at_zero(tune):
@@ -205,13 +198,15 @@ def test_the_rate_rises_and_falls_by_step_and_begins_with_two_steps_at_zero(tune
 
 
 def test_the_adapter_itself_stays_as_it_was(clips, tmp_path):
-    adapter = models.load(NET).adapter
+    loaded = models.load(NET)
+    adapter = loaded.adapter
     before = {k: v.clone() for k, v in adapter.state_dict().items()}
     task = own_sounds.task_from_csv(clips.csv)
     manifest = manifests.open_task(task, tmp_path / "data", source=clips.root)
-    settings, _ = resolve(manifest, adapter, SHORT)
+    settings = resolve(SHORT, loaded, manifest)
     random = torch.get_rng_state()
-    finetune.evaluate(adapter, {}, manifest, settings, folder=tmp_path, seeds=[43])
+    runtime = Runtime(training=Training(folder=tmp_path))
+    finetune.evaluate(loaded, manifest, settings, (43,), runtime)
     assert all(v.equal(before[k]) for k, v in adapter.state_dict().items())
     assert not any(p.requires_grad for p in adapter.parameters())
     assert torch.get_rng_state().equal(random)
@@ -219,8 +214,8 @@ def test_the_adapter_itself_stays_as_it_was(clips, tmp_path):
 
 def test_easy_tones_are_learnt(tune):
     evaluation = tune(epochs=15, seeds=(43, 44))
-    assert evaluation.record["score"]["mean"] == 1
-    assert evaluation.record["score"]["runs"] == 2
+    assert evaluation.score.mean == 1
+    assert evaluation.score.runs == 2
     assert set(evaluation.predictions.columns) >= {"clip", "seed", "true", "predicted", "score"}
     assert evaluation.predictions.score.between(0.5, 1).all()
 
@@ -236,8 +231,9 @@ def test_easy_tones_are_learnt(tune):
 )
 def test_the_epoch_is_chosen_as_the_record_says(tune, select, how):
     evaluation = tune(select=select)
-    record, fold = evaluation.record, fold_of(evaluation)
-    assert record["select"] == record["settings"]["select"] == select.replace("auto", "valid")
+    fold = fold_of(evaluation)
+    chosen = select.replace("auto", "valid")
+    assert evaluation.extra["select"] == evaluation.settings["select"] == chosen
     assert fold["held_out"] == how
     scores = [epoch["valid"] for epoch in fold["curve"]]
     if select == "last":
@@ -286,10 +282,10 @@ def test_each_fold_is_the_test_set_once(tune, clips):
     clips.columns[2] = "fold"
     rows = [[*row[:2], str(1 + i // 2 % 3)] for i, row in enumerate(clips.rows)]
     evaluation = tune(rows=rows)
-    assert [f["fold"] for f in evaluation.record["runs"][0]["folds"]] == ["1", "2", "3"]
+    assert [f["fold"] for f in evaluation.runs[0]["folds"]] == ["1", "2", "3"]
     assert evaluation.predictions["clip"].nunique() == len(evaluation.predictions) == 24
-    means = np.mean([f["score"] for f in evaluation.record["runs"][0]["folds"]])
-    assert evaluation.record["score"]["mean"] == pytest.approx(means)
+    means = np.mean([f["score"] for f in evaluation.runs[0]["folds"]])
+    assert evaluation.score.mean == pytest.approx(means)
 
 
 def test_a_fold_that_another_process_trains_is_left_to_it(tune, clips, tmp_path):
@@ -315,12 +311,10 @@ def test_a_fold_that_another_process_trains_is_left_to_it(tune, clips, tmp_path)
 def test_several_labels_a_clip_give_map(tune, clips, several_labels):
     clips.rows = several_labels.rows[:36]
     evaluation = tune(epochs=30, balanced=True, epoch_clips=20)
-    assert evaluation.record["score"]["metric"] == "mAP"
-    assert evaluation.record["score"]["mean"] > 0.8
-    assert {"mAP", "d_prime"} <= set(evaluation.record["metrics"])
-    assert [len(table) for table in evaluation.tables.values()] == [12] * len(
-        evaluation.record["runs"]
-    )
+    assert evaluation.score.metric == "mAP"
+    assert evaluation.score.mean > 0.8
+    assert {"mAP", "d_prime"} <= set(evaluation.metrics)
+    assert [len(table) for table in evaluation.tables.values()] == [12] * len(evaluation.runs)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_epoch(tune, tmp_path):
@@ -353,7 +347,7 @@ def test_kept_weights_give_the_score_again_without_training(clips, command, tmp_
     assert sorted(p.name for p in place.iterdir() if not p.name.startswith(".")) == [
         "best.safetensors",
         "done.json",
-        "scores.npy",
+        "logits.npy",
     ]
 
 
@@ -374,7 +368,7 @@ def test_a_moving_average_is_what_is_scored(tune):
 
 def test_a_batch_in_parts_trains_as_well(tune):
     parts, whole = tune(accumulate=2, epochs=15), tune(epochs=15)
-    assert parts.record["score"]["mean"] == 1
+    assert parts.score.mean == 1
     assert fold_of(parts)["curve"] != fold_of(whole)["curve"]  # the head normalises over a part
 
 
@@ -435,7 +429,7 @@ def test_a_clip_that_does_not_decode_stops_the_run_before_it_is_trained(tune, cl
         tune(on_step=reports.append)
     assert not reports
     evaluation = tune(skip_bad=True)
-    assert [c["clip"] for c in evaluation.record["clips"]["skipped"]] == [clips.rows[0][0]]
+    assert [c["clip"] for c in evaluation.clips["skipped"]] == [clips.rows[0][0]]
 
 
 def test_a_clip_that_was_mended_is_in_again(tune, tmp_path):
@@ -443,15 +437,14 @@ def test_a_clip_that_was_mended_is_in_again(tune, tmp_path):
     (path,) = tmp_path.glob("tuned/bad-clips-*.json")
     assert json.loads(path.read_text()) == {}
     path.write_text('{"0": "an error of an earlier day"}')
-    assert tune(epochs=2, skip_bad=True).record["clips"]["skipped"] == []
+    assert tune(epochs=2, skip_bad=True).clips["skipped"] == []
     assert json.loads(path.read_text()) == {}
 
 
 def test_settings_are_in_the_result(tune):
     evaluation = tune()
-    assert evaluation.record["overrides"] == SHORT
-    assert evaluation.record["settings"]["optimizer"] == "adamw"
-    assert evaluation.record["seeds"] == [43]
+    assert evaluation.settings["optimizer"] == "adamw"
+    assert evaluation.seeds == (43,)
 
 
 @pytest.mark.parametrize(

@@ -139,3 +139,28 @@ def test_a_confusion_matrix_is_a_list():
         "predicted": ["a", "b", "a"],
         "count": [1, 1, 1],
     }
+
+
+def test_one_clip_without_a_group_does_not_change_what_a_group_is():
+    """It is a group of its own; the interval stays that of groups."""
+    correct = np.repeat([1, 0, 1, 0, 1, 1, 0, 1, 1, 1], 8)
+    truth = np.zeros(80, int)
+    labels = ["a"] * 79 + ["b"]
+    names = [f"s{i // 8}" for i in range(80)]
+    fold = Fold("test", NOTHING, None, np.arange(80))
+    scores = [[one_hot(1 - correct)]] * 2
+    whole = evaluated(manifest(labels, group=names), [fold], truth, scores).score
+    blank = evaluated(manifest(labels, group=[*names[:-1], ""]), [fold], truth, scores).score
+    clips = evaluated(manifest(labels), [fold], truth, scores).score
+    assert (whole.test_unit, whole.test_groups) == ("speaker", 10)
+    assert (blank.test_unit, blank.test_groups) == ("speaker", 11)
+    assert (clips.test_unit, clips.test_groups) == ("clip", 80)
+    assert np.ptp(blank.test95) == pytest.approx(np.ptp(whole.test95), rel=0.1)
+    assert np.ptp(clips.test95) < 0.6 * np.ptp(blank.test95)
+
+
+def test_the_chance_level_is_that_of_the_commonest_class():
+    fold = Fold("test", NOTHING, None, np.arange(10))
+    of = manifest(["a"] * 7 + ["b"] * 3)
+    found = evaluated(of, [fold], np.array([0] * 7 + [1] * 3), [[one_hot([0] * 10)]] * 2)
+    assert (found.score.chance, found.score.test_clips) == (0.7, 10)

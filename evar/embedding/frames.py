@@ -1,0 +1,205 @@
+"""Frame embeddings of a task, kept as ragged shards.
+
+A clip's frames are those of `Adapter.frames` for one unit, without the ones that begin after the
+clip's own end, where `frame_seconds` says when that is. On disk they are float32, or float16; what
+computes with them does so in float32. Letters: B clips, S samples, T frames, D embedding, V views.
+"""
+
+import functools
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from evar.adapter import Adapter
+from evar.data import audio
+from evar.data.manifest import Manifest
+from evar.embedding import embeddings
+from evar.embedding.embeddings import Embeddings
+from evar.embedding.engine import View, shard_starts
+from evar.embedding.store import Shard, Store
+from evar.errors import UserError
+from evar.models import Model
+from evar.runtime import Runtime
+
+VERSION = 1  # raise it when the frames that are kept change
+
+
+class EveryFrame(Adapter):
+    """The frames of an adapter's unit as one long embedding: embed() returns (B, T * D).
+
+    count, width: T and D. Raises UserError for an adapter without frames.
+    """
+
+    def __init__(self, adapter: Adapter, *, seconds: float):
+        super().__init__()
+        self.adapter = adapter
+        self.sample_rate, self.fit_clips = adapter.sample_rate, adapter.fit_clips
+        self.text_options, self.frame_seconds = adapter.text_options, adapter.frame_seconds
+        device = next((p.device for p in adapter.parameters()), torch.device("cpu"))
+        silence = torch.zeros(1, max(1, int(seconds * adapter.sample_rate)), device=device)
+        try:
+            with torch.inference_mode():
+                self.count, self.width = adapter.frames(silence).shape[1:]
+        except NotImplementedError as error:
+            raise UserError(
+                f"{type(adapter).__name__} has no frames ({error}): a probe on frames needs them"
+            ) from error
+        self.embed_dim = self.count * self.width
+
+    def fit(self, batches: Iterable[Tensor]) -> dict[str, float]:
+        return self.adapter.fit(batches)
+
+    def fitted(self, statistics: dict[str, float]) -> None:
+        self.adapter.fitted(statistics)
+
+    def embed(self, audio: Tensor) -> Tensor:
+        return self.adapter.frames(audio).flatten(1)
+
+
+class FrameTable(Sequence):
+    """The frames of every view: table[v] is (T_v, D), read from disk when it is asked for."""
+
+    def __init__(self, shards: Sequence[NDArray], counts: Sequence[NDArray]):
+        self.shards = shards  # each (sum of T, D)
+        self.places = [
+            (number, int(end - count), int(end))
+            for number, of_shard in enumerate(counts)
+            for end, count in zip(np.cumsum(of_shard), of_shard, strict=True)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, view: int) -> NDArray:
+        shard, begin, end = self.places[view]
+        return self.shards[shard][begin:end]
+
+
+class RaggedStore(Store):
+    """Shards of frames: of each view as many as `counts` says, (V,)."""
+
+    def __init__(
+        self,
+        folder: Path,
+        identity: dict,
+        *,
+        counts: NDArray,
+        starts: Sequence[int],
+        width: int,
+        dtype: np.dtype,
+        note: Callable[[str], None],
+    ):
+        super().__init__(folder, identity)
+        self.counts, self.starts, self.width = counts, starts, width
+        self.dtype, self.note = dtype, note
+
+    def missing(self, total: int) -> list[int]:
+        found = super().missing(total)
+        if found:
+            self._announce(sum(int(self._counts(n).sum()) for n in found))
+        return found
+
+    def _announce(self, frames: int) -> None:
+        """Says how much disk is needed; raises UserError where there is less."""
+        needed = frames * self.width * self.dtype.itemsize
+        free = shutil.disk_usage(self.folder).free
+        self.note(
+            f"{frames:,} frames of {self.width} {self.dtype.name} values need "
+            f"{needed / 1e9:.2f} GB in {self.folder} ({free / 1e9:.0f} GB are free)"
+        )
+        if needed > free:
+            raise UserError(
+                f"{self.folder}: {needed / 1e9:.1f} GB of frames do not fit into the "
+                f"{free / 1e9:.1f} GB that are free: --half needs half of that, --cache=DIR names "
+                "another disk"
+            )
+
+    def write(self, number: int, shard: Shard) -> None:
+        """Writes (n, T * D) frames as (sum of T_v, D)."""
+        frames = shard.rows.reshape(len(shard.rows), -1, self.width)
+        kept = np.concatenate(
+            [of_view[:count] for of_view, count in zip(frames, self._counts(number), strict=True)]
+        )
+        with np.errstate(over="ignore"):
+            stored = kept.astype(self.dtype)
+        if (np.isfinite(kept) & ~np.isfinite(stored)).any():
+            raise UserError("--half: values of this encoder are beyond float16; leave --half out")
+        super().write(number, Shard(stored, shard.bad))
+
+    def gather(self, total: int) -> tuple[FrameTable, dict[int, str]]:
+        """Returns the frames of all views, mapped from the shards, and the bad views."""
+        bad: dict[int, str] = {}
+        for number in range(total):
+            shard = self.read(number)
+            if shard is None:
+                raise UserError(f"{self.path(number)}: vanished while in use; run again")
+            bad |= {self.starts[number] + row: reason for row, reason in shard.bad.items()}
+        shards = [self._mapped(number) for number in range(total)]
+        return FrameTable(shards, [self._counts(n) for n in range(total)]), bad
+
+    def _counts(self, number: int) -> NDArray:
+        return self.counts[self.starts[number] : self.starts[number + 1]]
+
+    def _mapped(self, number: int) -> NDArray:
+        """The rows of an intact shard, without reading them."""
+        with self.path(number).open("rb") as file:
+            file.seek(32)  # the checksum
+            header = int.from_bytes(file.read(8), "little")
+            rows = json.loads(file.read(header))["rows"]
+        begin = 32 + 8 + header + rows["data_offsets"][0]
+        shape = tuple(rows["shape"])
+        return np.memmap(self.path(number), self.dtype, "r", offset=begin, shape=shape)
+
+
+def embed_frames(
+    model: Model,
+    manifest: Manifest,
+    runtime: Runtime,
+    *,
+    crop_seed: int = 42,
+    half: bool = False,
+) -> Embeddings:
+    """Embeds the frames of every clip, or reads what an earlier run has kept.
+
+    `values` of the result is a FrameTable. half: keep them in float16. The disk they need is
+    reported (`Progress.note`) before they are made. Raises UserError where that is not free, and
+    for an adapter without frames.
+    """
+    adapter = EveryFrame(model.adapter, seconds=manifest.task.seconds).eval()
+    dtype = np.dtype(np.float16 if half else np.float32)
+    identity = {**model.identity, "output": f"frames, {dtype.name}, version {VERSION}"}
+    rate = adapter.sample_rate
+    plan = embeddings.views(manifest, sample_rate=rate, crop_seed=crop_seed)
+    store = functools.partial(
+        RaggedStore,
+        counts=frame_counts(manifest, plan, adapter),
+        starts=shard_starts([manifest.task.unit_samples(rate)] * len(plan)),
+        width=adapter.width,
+        dtype=dtype,
+        note=runtime.progress.note,
+    )
+    of_frames = replace(model, adapter=adapter, identity=identity)
+    return embeddings.embed_task(of_frames, manifest, runtime, crop_seed=crop_seed, kept_in=store)
+
+
+def frame_counts(manifest: Manifest, plan: Sequence[View], adapter: EveryFrame) -> NDArray:
+    """Returns how many frames of each view are the clip's own, (V,); one at least."""
+    if adapter.frame_seconds is None:
+        return np.full(len(plan), adapter.count)
+    rows, rate = [view.row for view in plan], adapter.sample_rate
+    table = manifest.table.loc[rows]
+    samples = np.array(
+        [
+            audio.resampled_length(int(frames), int(original), rate)
+            for frames, original in zip(table.frames, table.sample_rate, strict=True)
+        ]
+    )
+    own = np.ceil(samples / rate / adapter.frame_seconds - 1e-6)  # 0.6 / 0.2 is no whole number
+    return np.clip(own, 1, adapter.count).astype(np.int64)
