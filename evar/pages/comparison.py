@@ -164,7 +164,7 @@ def head(pairs: Sequence[Pair]) -> list[str]:
         "p",
         "McNemar p",
         "clips",
-        "drawn",
+        "drawn by",
     ]
 
 

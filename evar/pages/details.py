@@ -3,21 +3,22 @@
 N test clips, C classes, R runs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from evar.pages.outcomes import PerClip, Scores
 from evar.results.record import RunRecord
-from evar.scoring import comparison, metrics
+from evar.scoring import metrics, statistics
+from evar.scoring.statistics import Stratum
 
 MISTAKES = 12
 WORST_CLASSES, CLIPS_OF_A_CLASS = 3, 4
 QUERIES = 12
-_SEED = 42
-_RANKED = 500_000  # clips x classes of which average precision is resampled in a few seconds
+_RANKED = 500_000  # clips x classes of which average precision is worked out in a few seconds
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Query:
 def classes(
     run: RunRecord, table: pd.DataFrame | None, found: PerClip | None, scores: Scores | None
 ) -> list[OfClass]:
-    """Returns the classes, best first, with intervals over test clips drawn by group."""
+    """Returns the classes, best first, with intervals over test clips by group, as the score's."""
     if run.score.metric == "accuracy" and table is not None and found is not None:
         intervals = _of_accuracy(table, found)
     elif scores is not None and scores.truth.size <= _RANKED and run.score.metric == "mAP":
@@ -82,16 +83,18 @@ def _of_accuracy(table: pd.DataFrame, found: PerClip) -> Mapping[str, tuple]:
     for name in sorted(set(truth)):
         here = truth == name
         groups = None if found.groups is None else found.groups[here]
-        zeros = np.zeros(int(here.sum()))
-        drawn = comparison.paired_bootstrap(
-            found.values[here],
-            zeros,
-            np.random.default_rng(_SEED),
-            groups=groups,
-            replicates=2000,
-        )
-        intervals[name] = (drawn.low, drawn.high, drawn.clips)
+        groups = np.arange(int(here.sum())) if groups is None else groups
+        ends = statistics.over_clips([Stratum(groups, _mean_of(found.values[here]))])
+        intervals[name] = (*_ends(ends), len(groups))
     return intervals
+
+
+def _mean_of(values: NDArray) -> Callable[[NDArray], float]:
+    return lambda weights: float(np.average(values, weights=weights))
+
+
+def _ends(interval: NDArray | None) -> tuple[float | None, float | None]:
+    return (None, None) if interval is None else (float(interval[0]), float(interval[1]))
 
 
 def _of_precision(scores: Scores) -> Mapping[str, tuple]:
@@ -102,14 +105,9 @@ def _of_precision(scores: Scores) -> Mapping[str, tuple]:
         if not truth.any():
             continue
         statistic = metric.weighted(truth, scores.scores[:, :, c : c + 1])
-        rng = np.random.default_rng(_SEED)
-        size = len(truth)
-        drawn = [
-            statistic(np.bincount(rng.integers(0, size, size), minlength=size))
-            for _ in range(metric.replicates)
-        ]
-        low, high = np.nanpercentile(drawn, [2.5, 97.5])
-        intervals[name] = (float(low), float(high), int(truth.sum()))
+        groups = np.arange(len(truth)) if scores.groups is None else scores.groups
+        ends = statistics.over_clips([Stratum(groups, statistic)], replicates=metric.replicates)
+        intervals[name] = (*_ends(ends), int(truth.sum()))
     return intervals
 
 

@@ -42,9 +42,10 @@ def index(runs: Sequence[RunRecord]) -> dict:
 def _result(run: RunRecord) -> dict:
     task = get(run.task.name) if run.task.name in names() else None
     title = run.task.name if task is None else task.title
-    low, high = run.score.bootstrap95
     said = [f"{run.protocol} evaluation, {run.score.runs} run{'s' * (run.score.runs > 1)}"]
-    said.append(f"95 % interval over test clips {low:.4f} to {high:.4f}")
+    if run.score.test95 is not None:
+        low, high = run.score.test95
+        said.append(f"95 % interval over test clips {low:.4f} to {high:.4f}")
     if run.score.ci95 is not None:
         said.append(f"± {run.score.ci95:.4f} over runs")
     variant = variant_text(run.variant, reduced=run.reduced)
@@ -78,10 +79,10 @@ def section(runs: Sequence[RunRecord]) -> str:
     for run in runs:
         score = run.score
         variant = variant_text(run.variant, reduced=run.reduced)
-        low, high = (value_text(end, score.unit) for end in score.bootstrap95)
+        over_clips = " to ".join(value_text(end, score.unit) for end in score.test95 or ())
         said = ", ".join([*([variant] if variant else []), *caveats(run)])
         shown = value_text(score.mean, score.unit, ci95=score.ci95)
-        rows.append([run.task.name, run.protocol, score.metric, shown, f"{low} to {high}", said])
+        rows.append([run.task.name, run.protocol, score.metric, shown, over_clips, said])
     lines = ["| " + " | ".join(map(escape.markdown, row)) + " |" for row in rows]
     lines.insert(1, "|---|---|---|---:|---:|---|")
     head = "## Evaluation\n\nMeasured with evar; ± is the 95 % interval over runs (Student t).\n\n"

@@ -89,24 +89,30 @@ def _means(table: pd.DataFrame, values: NDArray) -> PerClip:
     counts = np.bincount(codes)
     means = np.bincount(codes, values) / counts
     groups = None
-    if "group" in table and (table.group != "").all():
+    if "group" in table:
         groups = np.empty(len(unique), object)
-        groups[codes] = table.group.to_numpy()
+        groups[codes] = groups_of(table)
         groups = groups.astype(str)
     folds, clips = (unique.get_level_values(i).to_numpy(str) for i in (0, 1))
     return PerClip(clips, folds, means, groups)
+
+
+def groups_of(table: pd.DataFrame) -> NDArray:
+    """Returns the group of each row (N,); a clip without one is a group of its own."""
+    return np.where(table.group == "", "alone: " + table["clip"], table.group).astype(str)
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
     """Scores of all classes: of tagging, or similarities of zero-shot classification.
 
-    names (C,). clips, folds (N,). truth (N, C) of 0 and 1. scores (R, N, C).
+    names (C,). clips, folds (N,). groups (N,) or None. truth (N, C) of 0 and 1. scores (R, N, C).
     """
 
     names: tuple[str, ...]
     clips: NDArray
     folds: NDArray
+    groups: NDArray | None
     truth: NDArray
     scores: NDArray
 
@@ -130,6 +136,7 @@ def class_scores(results, run: RunRecord, table: pd.DataFrame | None) -> Scores 
         names=names,
         clips=one["clip"].to_numpy(str),
         folds=one.fold.to_numpy(str),
+        groups=groups_of(one) if "group" in one else None,
         truth=_truth(one.true, names),
         scores=np.stack([part.iloc[:, skip:].to_numpy(float) for part in found]),
     )

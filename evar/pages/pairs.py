@@ -59,8 +59,8 @@ def compare(a: RunRecord, b: RunRecord, results, *, data=None) -> Pair:
         draws, by = _of_means(a, *found, rng, data)
     else:
         draws, by = _of_scores(a, b, results, tables, rng, data)
-    if by == "clip" and a.score.bootstrap_unit != "clip":
-        group = a.score.bootstrap_unit
+    if by == "clip" and a.score.test_unit != "clip":
+        group = a.score.test_unit
         notes.append(f"drawn by clip: the tables of these runs do not name each clip's {group}")
     return Pair(
         a=a,
@@ -121,19 +121,18 @@ def _of_means(
     if groups is None:
         groups = _groups(run, a.clips, data)
     draws = comparison.paired_draws(a.values, b.values, rng, groups=groups, strata=a.folds)
-    return draws, "clip" if groups is None else run.score.bootstrap_unit
+    return draws, "clip" if groups is None else run.score.test_unit
 
 
 def _groups(run: RunRecord, files: NDArray, data) -> NDArray | None:
     """Groups of clips from the data set on this disk, for runs whose tables do not have them."""
-    if run.score.bootstrap_unit == "clip":
+    if run.score.test_unit == "clip":
         return None
     manifest = clips.find(run, data).manifest
     if manifest is None:
         return None
     known = dict(zip(manifest.table.file, manifest.table.group, strict=True))
-    found = np.array([known.get(file, "") for file in files])
-    return found if (found != "").all() else None
+    return np.array([known.get(file) or f"alone: {file}" for file in files])
 
 
 def _of_scores(a: RunRecord, b: RunRecord, results, tables, rng, data) -> tuple[Draws, str]:
@@ -150,12 +149,8 @@ def _of_scores(a: RunRecord, b: RunRecord, results, tables, rng, data) -> tuple[
     one, other = found
     if one.names != other.names or not np.array_equal(one.clips, other.clips):
         raise UserError(f"{a.task.name}: the two runs did not score the same clips and classes")
-    table = tables[0]
-    groups, by = None, "clip"
-    if "group" in table and (table.group != "").all():
-        groups, by = table.group.to_numpy(str)[: len(one.clips)], a.score.bootstrap_unit
-    elif (groups := _groups(a, one.clips, data)) is not None:
-        by = a.score.bootstrap_unit
+    groups = one.groups if one.groups is not None else _groups(a, one.clips, data)
+    by = "clip" if groups is None else a.score.test_unit
     draws = comparison.metric_draws(
         metrics.get(a.score.metric),
         one.truth,

@@ -98,16 +98,18 @@ def _context(run: RunRecord, results, sounds: Sounds, cache) -> dict:
 
 def _score(run: RunRecord) -> dict[str, str]:
     score = run.score
-    low, high = (format_value(end, score.unit) for end in score.bootstrap95)
+    ends = score.test95 or ()
+    groups = "" if score.test_groups is None else f", {score.test_groups:,} of them"
     return {
         "metric": score.metric,
         "value": format_value(score.mean, score.unit),
         "unit": "%" if score.unit == "fraction" else "",
         "over_runs": "" if score.ci95 is None else format_value(score.ci95, score.unit),
         "std": "" if score.std is None else format_value(score.std, score.unit),
-        "low": low,
-        "high": high,
-        "by": score.bootstrap_unit,
+        "over_clips": " to ".join(format_value(end, score.unit) for end in ends),
+        "by": score.test_unit,
+        "groups": groups,
+        "chance": "" if score.chance is None else format_value(score.chance, score.unit),
     }
 
 
@@ -282,7 +284,7 @@ def _heard(drawn, table, sounds: Sounds, shown: dict) -> dict[str, str]:
 
 def _metrics(run: RunRecord) -> list[tuple[str, str, str]]:
     """Further metrics: name, value, interval; of retrieval by direction."""
-    intervals = run.extra.get("bootstrap95", {})
+    intervals = run.extra.get("intervals", run.extra.get("bootstrap95", {}))
     intervals = intervals if isinstance(intervals, Mapping) else {}
     rows = []
     for name, value in run.metrics.items():

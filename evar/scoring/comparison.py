@@ -2,8 +2,7 @@
 
 N clips (or queries), M models, T tasks. Values are float, one per clip, higher is better: of
 accuracy the share of runs in which the clip was right. Clips of one group (speaker, recording)
-are not independent: they are drawn together, or their influence is summed, as in
-`evar.scoring.statistics`.
+are not independent: they are drawn together, or their influence is summed.
 """
 
 from collections.abc import Sequence
@@ -12,7 +11,6 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from evar.scoring import statistics
 from evar.scoring.metrics import Metric
 
 REPLICATES = 10_000
@@ -133,24 +131,18 @@ def metric_draws(
     count = len(truth)
     groups = np.arange(count) if groups is None else np.asarray(groups)
     strata = np.zeros(count) if strata is None else np.asarray(strata)
-    parts = [
-        (here, *(metric.weighted(truth[here], scores[:, here]) for scores in (a, b)))
-        for here in (strata == name for name in np.unique(strata))
-    ]
-    drawn = []
-
-    def difference(weights: NDArray) -> float:
-        found = [of_a(weights[here]) - of_b(weights[here]) for here, of_a, of_b in parts]
-        drawn.append(float(np.mean(found)))
-        return drawn[-1]
-
-    mean = difference(np.ones(count, np.int64))
-    drawn.clear()
-    statistics.bootstrap_clusters(
-        groups, difference, rng, strata=strata, replicates=metric.replicates
-    )
-    pairs = {(s, g) for s, g in zip(strata.tolist(), groups.tolist(), strict=True)}
-    return Draws(mean, np.array(drawn), count, len(pairs))
+    names = np.unique(strata)
+    drawn, mean, total = np.zeros(metric.replicates), 0.0, 0
+    for here in (strata == name for name in names):
+        of_a, of_b = (metric.weighted(truth[here], scores[:, here]) for scores in (a, b))
+        _, group = np.unique(groups[here], return_inverse=True)
+        size = int(group.max()) + 1
+        weights = rng.multinomial(size, np.full(size, 1 / size), size=metric.replicates)
+        drawn += [(of_a(w[group]) - of_b(w[group])) / len(names) for w in weights]
+        ones = np.ones(int(here.sum()), np.int64)
+        mean += (of_a(ones) - of_b(ones)) / len(names)
+        total += size
+    return Draws(float(mean), drawn, count, total)
 
 
 def over_tasks(found: Sequence[Draws], rng: np.random.Generator) -> Draws:

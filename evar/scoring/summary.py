@@ -203,7 +203,7 @@ def predictions(
     """Returns one row per test clip of a fold and run: clip, fold, seed, true, predicted, score.
 
     Without a seed there is no such column. Multi-label tasks predict every class with a score of
-    `threshold` or more; `score` is that of the most likely class. Where every clip has a group (a
+    `threshold` or more; `score` is that of the most likely class. Where clips have a group (a
     speaker, say) it is the last column: comparisons of models draw clips by it.
     """
     best = scores.argmax(axis=1)
@@ -221,7 +221,7 @@ def predictions(
             "true": manifest.table.label.to_numpy()[fold.test],
             "predicted": predicted,
             "score": scores[np.arange(len(best)), best],
-            **({"group": groups} if (groups != "").all() else {}),
+            **({"group": groups} if (groups != "").any() else {}),
         }
     )
 

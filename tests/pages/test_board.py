@@ -57,7 +57,7 @@ def test_numbers_are_those_of_the_records(browser, results, path):
         run = runs.get((re.search(r"run ([0-9a-f]{16})", cell) or [None, None])[1])
         if run is None:
             continue
-        low, high = (f"{100 * end:.1f}" for end in run.score.bootstrap95)
+        low, high = (f"{100 * end:.1f}" for end in run.score.test95)
         assert cell.startswith(f"{100 * run.score.mean:.1f}")
         assert f"± {100 * run.score.ci95:.1f}" in cell
         assert f"{low} to {high}, 95 % interval over test clips" in cell
