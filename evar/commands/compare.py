@@ -48,7 +48,7 @@ def compare(
         raise UserError(f"--audio={audio}: not one of embed, link, none")
     runs = finding.load(results)
     models = {run.model.name for run in runs}
-    if a in models and b in models:
+    if a in models or b in models:
         chosen = pairs.of_models(runs, a, b, protocol=protocol, task=task)
     else:
         chosen = [(finding.run_of(runs, a), finding.run_of(runs, b))]

@@ -138,6 +138,33 @@ def curves(values: Values, *, what: str, title: str) -> dict:
     )
 
 
+def shots(values: Values, *, title: str) -> dict:
+    """Score by number of training clips; values: shots, value, low, high (percent)."""
+    x = {"field": "shots", "type": "quantitative", "title": "training clips of each class"}
+    x |= {"scale": {"type": "log", "base": 2, "padding": 12}, "axis": {"format": "d"}}
+    y = {"type": "quantitative", "title": title, "scale": {"zero": False, "nice": True}}
+    return _chart(
+        values,
+        encoding={"x": x},
+        layer=[
+            {
+                "mark": {"type": "rule", "style": "interval"},
+                "encoding": {"y": {"field": "low", **y}, "y2": {"field": "high"}},
+            },
+            {
+                "mark": {"type": "line", "point": {"size": 60}},
+                "encoding": {
+                    "y": {"field": "value", **y},
+                    "tooltip": [
+                        {"field": "shots"},
+                        {"field": "value", "title": title, "format": ".1f"},
+                    ],
+                },
+            },
+        ],
+    )
+
+
 def plane(values: Values, *, classes: int) -> dict:
     """Embeddings on a plane; values: x, y, label, predicted, clip, right ("right" or "wrong")."""
     hidden = {"axis": None, "scale": {"zero": False, "nice": False, "padding": 10}}

@@ -84,6 +84,7 @@ def _context(run: RunRecord, results, sounds: Sounds, cache) -> dict:
         "confusions": _strongest(matrix),
         "runs": _runs(run),
         "metrics": _metrics(run),
+        "shots": [(p["shots"], value_text(p["mean"], ci95=p.get("ci95"))) for p in _shots(run)],
         "map": drawn if isinstance(drawn, str) else None,
         "explained": None if isinstance(drawn, str) else f"{100 * drawn.explained:.0f} %",
         "methods": [] if isinstance(drawn, str) else list(drawn.places),
@@ -233,7 +234,24 @@ def _run_charts(run: RunRecord) -> dict:
     for what, title in (("loss", "training loss"), ("valid", "validation score")):
         if any(step["what"] == what for step in steps):
             found[f"curve-{what}"] = charts.curves(steps, what=what, title=title)
+    shots = [
+        {"shots": point["shots"], "value": 100 * point["mean"], **_ends(point)}
+        for point in _shots(run)
+    ]
+    if shots:
+        found["curve-shots"] = charts.shots(shots, title=f"{run.score.metric} in percent")
     return found
+
+
+def _shots(run: RunRecord) -> list[Mapping]:
+    """Points of few-shot classification: the score by number of training clips."""
+    curve = run.extra.get("curve", ())
+    return [p for p in curve if isinstance(p, Mapping) and {"shots", "mean"} <= set(p)]
+
+
+def _ends(point: Mapping) -> dict[str, float]:
+    half = point.get("ci95") or 0.0
+    return {"low": 100 * (point["mean"] - half), "high": 100 * (point["mean"] + half)}
 
 
 def _map_charts(drawn, table: pd.DataFrame | None) -> dict:

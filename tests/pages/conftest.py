@@ -14,6 +14,7 @@ _QUIET = (
     "--disable-component-update",
     "--disable-sync",
     "--no-first-run",
+    "--autoplay-policy=no-user-gesture-required",
     "--window-size=1400,900",
 )
 
@@ -64,9 +65,12 @@ class Browser:
 
     def drawn(self, count: int = 1) -> None:
         """Scrolls through the page until so many charts are drawn."""
-        self.js("document.querySelectorAll('[data-chart]').forEach(e => e.scrollIntoView())")
-        found = "document.querySelectorAll('[data-chart] svg, [data-chart] canvas').length"
-        self.until(f"return {found} >= {count}")
+        self.until(
+            "const all = [...document.querySelectorAll('[data-chart]')];"
+            "const waiting = all.filter(e => e.offsetParent && !e.querySelector('svg, canvas'));"
+            "if (waiting.length) waiting[0].scrollIntoView();"
+            f"return all.length - waiting.length >= {count}"
+        )
 
     def console(self) -> list[str]:
         """Returns warnings and errors since the last call."""
