@@ -29,6 +29,8 @@ def blaming(what: str):
         yield
     except UserError:
         raise
+    except SystemExit as error:
+        raise UserError(f"{what}: it called sys.exit({error.code!r})") from error
     except Exception as error:
         raise UserError(f"{what}: {described(error)}") from error
 

@@ -98,8 +98,10 @@ def names() -> list[str]:
     return sorted({*configs, *(set(registry.names(KIND)) - configured - set(PREFIXES))})
 
 
-def config(model: "str | type[Adapter] | Adapter") -> ModelConfig:
+def config(model: "str | type[Adapter] | Adapter | Model") -> ModelConfig:
     """Returns the configuration of a registered model, a user's class, or one behind a prefix."""
+    if isinstance(model, Model):
+        return model.config
     if not isinstance(model, str):
         cls = model if inspect.isclass(model) else type(model)
         return ModelConfig(name=cls.__name__, adapter=f"{cls.__module__}:{cls.__qualname__}")
@@ -227,26 +229,43 @@ def takes_weights(cls: type) -> bool:
     return not inherited and "weights" in inspect.signature(cls).parameters
 
 
-def option_names(model: "str | type[Adapter] | Adapter") -> list[str]:
+def option_names(model: "str | type[Adapter] | Adapter | Model") -> list[str]:
     """Returns the options of a model's adapter; none of an instance, which is built already."""
     from evar.adapter import Adapter
 
-    if isinstance(model, Adapter):
+    if isinstance(model, (Adapter, Model)):
         return []
     parameters = inspect.signature(class_of(model, config(model))).parameters
     return [name for name in parameters if name not in ("weights", "self")]
 
 
-def reads_text(model: "str | type[Adapter] | Adapter") -> bool:
+def options_of(model: "str | type[Adapter]") -> dict[str, object]:
+    """Returns a model's options with their defaults: the configuration's, else the class'.
+
+    A required option is "(required)".
+    """
+    spec = config(model)
+    parameters = inspect.signature(class_of(model, spec)).parameters
+    defaults = {
+        name: "(required)" if p.default is p.empty else p.default
+        for name, p in parameters.items()
+        if name not in ("weights", "self")
+    }
+    return {**defaults, **spec.options}
+
+
+def reads_text(model: "str | type[Adapter] | Adapter | Model") -> bool:
     """Returns whether a model is an audio-language model, as its class alone shows."""
     from evar.adapter import Adapter, has_both_towers
 
+    if isinstance(model, Model):
+        return model.adapter.reads_text
     if isinstance(model, Adapter):
         return model.reads_text
     return has_both_towers(class_of(model, config(model)))
 
 
-def require_text(model: "str | type[Adapter] | Adapter") -> None:
+def require_text(model: "str | type[Adapter] | Adapter | Model") -> None:
     """Raises UserError for an audio-only model, and says which ones read captions."""
     if not reads_text(model):
         able = [name for name in names() if reads_text(name)]

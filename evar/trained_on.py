@@ -4,9 +4,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from evar import registry
 from evar.errors import UserError, unknown
+from evar.yaml_files import read_yaml
+
+if TYPE_CHECKING:
+    from evar.models import ModelConfig
 
 LEVELS = ("test set", "test audio", "train set", "train audio", "same source", "possible")
 UNKNOWN = "unknown"  # nothing is known of the checkpoint's training data, or of the task's clips
@@ -63,7 +68,7 @@ def _entry(entry: Mapping, where: str) -> TrainingData | TaskOverlap:
     return kind(**entry)
 
 
-def seen_in_training(config: "ModelConfig", task_name: str) -> str | None:  # noqa: F821
+def seen_in_training(config: "ModelConfig", task_name: str) -> str | None:
     """Returns how a task's clips overlap with what a model's checkpoint was trained on.
 
     One of LEVELS, the most serious one that is known; None where none is known (which does not
@@ -95,7 +100,7 @@ def _most_serious(
     return min(found, key=LEVELS.index, default=None)
 
 
-def _is_published(config: "ModelConfig") -> bool:  # noqa: F821
+def _is_published(config: "ModelConfig") -> bool:
     """Whether the weights are the published ones; a path counts where it has their name."""
     if config.checkpoint in ("", "published"):
         return True
@@ -106,7 +111,4 @@ def _is_published(config: "ModelConfig") -> bool:  # noqa: F821
 @cache
 def _table() -> dict:
     """Returns tasks/data/training_sets.yaml."""
-    import yaml
-
-    path = registry.folder("tasks") / "data" / "training_sets.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    return read_yaml(registry.folder("tasks") / "data" / "training_sets.yaml")

@@ -2,7 +2,9 @@
 
 import argparse
 import hashlib
+import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from evar import unwrap
 from evar.errors import UserError
 
 # Classes of what published checkpoints hold besides tensors: arguments and NumPy numbers. Reading
@@ -20,7 +23,14 @@ _SAFE = [
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")),
 ]
-_PICKLE = b"\x80"  # first byte of a bare pickle; torch.save writes a zip archive
+_IN_FOLDER = (  # where a folder keeps its weights, in the order of transformers
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_PART = re.compile(r"-\d{5}-of-(\d{5})(?=\.)")
+_PICKLE = b"\x80"  # how a bare pickle begins; a file of torch.save is a zip archive
 
 
 def weights_folder() -> Path:
@@ -31,19 +41,71 @@ def weights_folder() -> Path:
 def load_checkpoint(path) -> dict:
     """Reads a checkpoint (safetensors, or PyTorch with weights_only=True) onto the CPU.
 
-    Raises UserError if the file is missing or damaged, or holds objects that only unpickling could
-    create, which would run code from the file.
+    `path`: a file; or, of a model in parts, its folder or its `*.index.json`. What the file holds
+    is returned as it is: `load_strict` takes off what training wrapped around the tensors, and
+    `evar.unwrap.tensors` gives them alone. Raises UserError where the file is missing, damaged, or
+    holds objects that only unpickling (that is: running code from the file) could make.
     """
-    path = Path(path)
+    path = _weights_file(Path(path))
+    if path.name.endswith(".index.json"):
+        return _joined(path)
+    content = _read(path)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, not named tensors.")
+    return content
+
+
+def _weights_file(path: Path) -> Path:
+    """The file to read: of a folder as transformers saves it, and of one part of several."""
+    if path.is_dir():
+        found = (path / name for name in _IN_FOLDER)
+        file = next((file for file in found if file.is_file()), None)
+        if file is None:
+            raise UserError(f"{path}: holds none of {', '.join(_IN_FOLDER)}")
+        return file
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
+    if part := _PART.search(path.name):
+        index = path.with_name(f"{path.name[: part.start()]}{path.suffix}.index.json")
+        if not index.is_file():
+            raise UserError(
+                f"{path}: one part of {int(part[1])}, without {index.name}, which names the "
+                "others: download the whole folder."
+            )
+        return index
+    return path
+
+
+def _joined(index: Path) -> dict[str, Tensor]:
+    """The tensors of all parts that an index names; each tensor from the part that it names."""
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(places.values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index}: not an index of weights ({first_line(error)})") from error
+    if any(not isinstance(n, str) or Path(n).name != n for n in names):
+        raise UserError(f"{index}: names a part outside of its folder")
+    state = {}
+    for name in names:
+        part = index.with_name(name)
+        if not part.is_file():
+            raise UserError(f"{part}: no such file, but {index.name} names it: download it too.")
+        content = _read(part)
+        wanted = [key for key, place in places.items() if place == name]
+        if absent := [key for key in wanted if key not in content]:
+            raise UserError(f"{part}: lacks {absent[0]}, which {index.name} says is in it.")
+        state |= {key: content[key] for key in wanted}
+    return state
+
+
+def _read(path: Path):
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
         with torch.serialization.safe_globals(_SAFE):
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # every reader has errors of its own; all mean the same to a user
         reason = f"{type(error).__name__}: {first_line(error)}"
         pickled = path.suffix != ".safetensors" and path.open("rb").read(1) == _PICKLE
@@ -57,9 +119,6 @@ def load_checkpoint(path) -> dict:
             f"{path}: not a readable checkpoint ({reason}). Download it again, or convert it "
             "to safetensors."
         ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}, not named tensors.")
-    return content
 
 
 def first_line(error: Exception) -> str:
@@ -73,15 +132,14 @@ def load_strict(
 ) -> None:
     """Loads `state` into `module`; every name and shape must match.
 
-    `ignore`: prefixes of tensors in the checkpoint that the encoder does not need (classifier
-    heads, tables it computes itself). Raises UserError, which names the differences.
+    `state`: named tensors, or what `load_checkpoint` read: dictionaries of trainers, prefixes of
+    wrappers (`module.`, `model.`, `_orig_mod.`) and classifier heads are taken off. Half precision
+    becomes that of the module. `ignore`: prefixes of other names in the checkpoint that the encoder
+    has no use for (tables it computes itself). Raises UserError that names what differs.
     """
     ignore = tuple(ignore)
-    state = {
-        name: value if isinstance(value, Tensor) else torch.empty(0, 0, 0)  # fits nowhere
-        for name, value in state.items()
-        if not (ignore and name.startswith(ignore))
-    }
+    state = unwrap.fitted(_named(state), module.state_dict())
+    state = {n: value for n, value in state.items() if not (ignore and n.startswith(ignore))}
     own = module.state_dict()
     missing = sorted(set(own) - set(state))
     unexpected = sorted(set(state) - set(own))
@@ -102,9 +160,17 @@ def load_strict(
     if problems:
         raise UserError(
             f"{path}: not a checkpoint of {type(module).__name__}: {'; '.join(problems)}. "
-            "Give a file of this very model with --weights=PATH."
+            f"{unwrap.described(state, own)} Give a file of this very model with --weights=PATH."
         )
     module.load_state_dict(state)
+
+
+def _named(content: Mapping) -> dict[str, Tensor]:
+    """The tensors of a checkpoint; beside tensors, what is none keeps its name and fits nowhere."""
+    if not any(isinstance(value, Tensor) for value in content.values()):
+        return unwrap.tensors(content)
+    others = {n: torch.empty(0, 0, 0) for n, v in content.items() if isinstance(v, Mapping)}
+    return unwrap.tensors(content) | others
 
 
 def state_hash(module: nn.Module) -> str:

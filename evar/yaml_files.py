@@ -48,7 +48,7 @@ def _reason(error: Exception) -> str:
     """One line on what is wrong, with the number of the line where YAML names it."""
     mark = getattr(error, "problem_mark", None)
     if mark is not None:
-        return f"{error.problem} in line {mark.line + 1}"
+        return f"{getattr(error, 'problem', error)} in line {mark.line + 1}"
     return (str(error).splitlines() or [""])[0][:200]
 
 
@@ -74,8 +74,7 @@ def _count(node, known: dict, yaml) -> int:
     if isinstance(node, yaml.MappingNode):
         keys = [(key.tag, key.value) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
         if len(set(keys)) < len(keys):
-            seen: set = set()
-            twice = next(key for key in keys if key in seen or seen.add(key))
+            twice = next(key for i, key in enumerate(keys) if key in keys[:i])
             raise ValueError(f"the key {twice[1]!r} stands there twice")
         children = [each for pair in node.value for each in pair]
     else:

@@ -12,8 +12,8 @@ from evar.weights import load_checkpoint
 
 from . import _m2d_clap, _published
 
-_FINE_TUNED = "module.ar.runtime.backbone."
-_ENCODERS = {  # text encoders, by their letter in folder names
+_FINE_TUNED = "ar.runtime.backbone."
+_ENCODERS = {  # of captions, as folder names abbreviate them
     "A": "thenlper/gte-base",
     "B": "google-bert/bert-base-uncased",
     "N": "nvidia/NV-Embed-v2",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from evar import unwrap
 from evar.weights import load_checkpoint, load_strict
 
 # Tables and counters that a module computes itself; not every published file has them.
@@ -17,13 +18,12 @@ def read(path: Path, container: str = "") -> dict[str, Tensor]:
 
 
 def tensors(content: dict, container: str = "") -> dict[str, Tensor]:
-    """Returns the named tensors of a checkpoint that has been read already."""
-    inner = content.get(container, content)
-    state = inner if isinstance(inner, dict) else content
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    """The named tensors of a checkpoint that has been read."""
+    return unwrap.tensors(content, container)
 
 
 def load(module: nn.Module, state: dict[str, Tensor], path, *, ignore: Iterable[str] = ()) -> None:
-    """Loads strictly, except that computed tables may be absent from the checkpoint."""
+    """`evar.weights.load_strict`, where computed tables may be absent from the checkpoint."""
+    state = unwrap.fitted(state, (n for n in module.state_dict() if not n.endswith(_COMPUTED)))
     computed = {k: v for k, v in module.state_dict().items() if k.endswith(_COMPUTED)}
     load_strict(module, {**computed, **state}, path, ignore=ignore)

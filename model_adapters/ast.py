@@ -12,7 +12,7 @@ from ._vit import centred_positions
 from .logmel import LogMel
 
 _AUDIOSET = -4.2677393, 4.5689974  # mean and standard deviation of AudioSet's filter banks
-_GRID = 12, 101  # learned positions: frequency, time (1,024 frames)
+_ROWS = 12  # positions learned along frequency; along time 101 for 1,024 frames
 
 # The original's names, which are timm's, and those of transformers.
 _RENAMED = (
@@ -82,17 +82,19 @@ class Ast(Adapter):
         patches = embeddings.patch_embeddings(features.transpose(1, 2))  # (B, 12 * T', D)
         special = torch.cat([embeddings.cls_token, embeddings.distillation_token], dim=1)
         x = torch.cat([special.expand(len(patches), -1, -1), patches], dim=1)
-        x = x + self.positions(patches.shape[1] // _GRID[0])
+        x = x + self.positions(patches.shape[1] // _ROWS)
         for layer in self.net.layers:
             x = layer(x)
         return self.net.layernorm(x)
 
     def positions(self, times: int):
         """(1, 2 + 12 * T', D): the learned grid, its centre for shorter clips, else stretched."""
-        return centred_positions(self.net.embeddings.position_embeddings, _GRID, times)
+        learned = self.net.embeddings.position_embeddings
+        grid = _ROWS, (learned.shape[1] - 2) // _ROWS
+        return centred_positions(learned, grid, times)
 
     def encode(self, features):
-        return self.tokens(features)[:, 2:].unflatten(1, (_GRID[0], -1)).mean(dim=1)
+        return self.tokens(features)[:, 2:].unflatten(1, (_ROWS, -1)).mean(dim=1)
 
     def embed(self, audio):
         return self.tokens(self.features(audio))[:, :2].mean(dim=1)
@@ -104,8 +106,10 @@ def _network(weights, width: int, depth: int, heads: int):
     if weights is not None and weights.is_dir():
         # The original's layer norms have eps = 1e-6; the converted configuration says 1e-12.
         return _transformers.pretrained(ASTModel, weights, layer_norm_eps=1e-6)
+    state = None if weights is None else _rename(_published.read(weights, "model"))
     net = ASTModel(
         ASTConfig(
+            max_length=_frames(state or {}),
             hidden_size=width,
             num_hidden_layers=depth,
             num_attention_heads=heads,
@@ -114,16 +118,27 @@ def _network(weights, width: int, depth: int, heads: int):
         )
     )
     if weights is not None:
-        state = _rename(_published.read(weights, "model"))
         # Classifiers: AudioSet's, and the two that the image model had.
         _published.load(net, state, weights, ignore=("mlp_head.", "head.", "head_dist."))
     return net
 
 
+def _frames(state) -> int:
+    """The length of input that a file's positions are for, 16 frames a patch, 10 a step.
+
+    AudioSet's model has 1,024 frames; fine-tuned ones may have less, Speech Commands' 128.
+    """
+    positions = state.get("embeddings.position_embeddings")
+    if positions is None or positions.ndim != 3 or (positions.shape[1] - 2) % _ROWS:
+        return 1024
+    times = (positions.shape[1] - 2) // _ROWS
+    return 1024 if times == 101 else 10 * (times - 1) + 16
+
+
 def _rename(state):
     renamed = {}
     for name, value in state.items():
-        name = name.removeprefix("module.").removeprefix("v.")
+        name = name.removeprefix("v.")
         for old, new in _RENAMED:
             name = name.replace(old, new)
         name = f"layer{name}" if name.startswith("norm.") else name

@@ -82,11 +82,7 @@ class AtstClip(_Atst):
         self.embed_dim = 2 * width
         self.net.register_parameter("cls_token", nn.Parameter(torch.zeros(1, 1, width)))
         if weights is not None:
-            state = {  # without the prefixes of the two wrappers used in training
-                name.removeprefix("module.").removeprefix("backbone."): value
-                for name, value in _published.read(weights, "teacher").items()
-            }
-            self._load(state or _lightning(weights))
+            self._load(_teacher(weights, "teacher"))
 
     def features(self, audio):
         spare = max(0, audio.shape[1] - self.longest)
@@ -146,7 +142,7 @@ class AtstFrame(_Atst):
         super().__init__(weights, width, depth, heads)
         self.embed_dim = depth * width
         if weights is not None:
-            self._load(_lightning(weights))
+            self._load(_teacher(weights, "state_dict"))
 
     def tokens(self, chunk: Tensor) -> Tensor:
         """Encodes one chunk: (B, 64, T) -> (B, T // 4, blocks * D)."""
@@ -166,9 +162,10 @@ class AtstFrame(_Atst):
         return torch.stack([self.tokens(chunk).mean(dim=1) for chunk in chunks]).mean(dim=0)
 
 
-def _lightning(weights: Path) -> dict[str, Tensor]:
-    """Reads the teacher's encoder from a Lightning checkpoint; all tensors if it has no teacher."""
-    state = _published.read(weights, "state_dict")
+def _teacher(weights: Path, container: str) -> dict[str, Tensor]:
+    """The teacher's encoder, in a Lightning checkpoint as well; else all tensors."""
+    state = _published.read(weights, container)
+    state = {name.removeprefix("backbone."): value for name, value in state.items()}
     prefix = "model.teacher.encoder."
     own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     return own or state

@@ -9,6 +9,7 @@ from evar.adapter import Adapter
 from evar.errors import UserError
 from evar.weights import load_checkpoint, load_strict
 
+from . import _published
 from ._kaldi import fbank
 
 # Of the self-supervised models of iteration 3 and 3+; a checkpoint holds its own.
@@ -60,7 +61,7 @@ class Beats(Adapter):
                     f"{weights}: not a checkpoint of BEATs: 'cfg' and 'model' are missing "
                     f"(found: {', '.join(map(str, list(content)[:3]))}, ...)"
                 )
-            config, state = content["cfg"], content["model"]
+            config, state = content["cfg"], _published.tensors(content, "model")
         self.net = _network(config)
         self.embed_dim = self.net.output_size()
         if state is not None:

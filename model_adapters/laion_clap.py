@@ -90,12 +90,8 @@ class LaionClap(_text.AudioLanguage):
 
 
 def _read(path: Path):
-    """Reads the published file or the Hugging Face port, with the names used here."""
-    if path.is_dir():
-        path = path / "model.safetensors"
-        path = path if path.exists() else path.with_name("pytorch_model.bin")
+    """The tensors of the published file or of the Hugging Face port, under the names used here."""
     state = _published.read(path, "state_dict")
-    state = {name.removeprefix("module."): value for name, value in state.items()}
     if not any(name.startswith("audio_model.") for name in state):
         return state
     for old, new in _PORT:

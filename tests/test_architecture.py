@@ -36,6 +36,7 @@ ROOT_MODULES = {
     "task": "the declaration of a task",
     "trained_on": "what checkpoints were trained on",
     "weights": "reading checkpoints",
+    "yaml_files": "reading YAML within limits",
 }
 
 

@@ -207,7 +207,7 @@ def head_digest(path) -> str:
 def _hashed(mono: np.ndarray) -> str:
     if not mono.any():
         return ""
-    return hashlib.blake2b(mono + np.float32(0), digest_size=16).hexdigest()  # -0 becomes 0
+    return hashlib.blake2b((mono + np.float32(0)).data, digest_size=16).hexdigest()  # -0 becomes 0
 
 
 def _decode(path: Path, stream: Stream) -> tuple[np.ndarray, int]:
@@ -254,7 +254,7 @@ def _read_and_hash(file: _Reader, size: int, bits: int) -> tuple[np.ndarray, byt
     width = -(-bits // 8)  # bytes
     for block in _blocks(file, size, "int32"):
         small = np.ascontiguousarray(block >> (32 - bits), "<i4").view(np.uint8)
-        digest.update(np.ascontiguousarray(small.reshape(-1, 4)[:, :width]))
+        digest.update(np.ascontiguousarray(small.reshape(-1, 4)[:, :width]).data)
         blocks.append(block.astype(np.float32) * np.float32(2**-31))
     return _joined(blocks, file.channels), digest.digest()
 

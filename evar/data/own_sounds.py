@@ -23,6 +23,13 @@ SMALL = 500  # training clips below which the usual learning rate would need mor
 SMALL_LR = 1e-2
 
 
+def has_captions(path) -> bool:
+    """Returns whether a CSV describes a retrieval task: it has captions and no labels."""
+    with Path(path).open(encoding="utf-8-sig", errors="replace") as file:
+        head = [cell.strip() for cell in file.readline().split(",")]
+    return "caption" in head and "label" not in head
+
+
 def is_csv(name: str) -> bool:
     """Whether TASK on a command line is a CSV rather than a registered name."""
     return name.lower().endswith(".csv")

@@ -78,6 +78,35 @@ def embed_task(
     for a clip that cannot be decoded, unless `runtime.skip_bad`; UserError where the adapter
     returns anything but finite (B, D) float32.
     """
+    with _engine_for_task(model, manifest, runtime, crop_seed, kept_in) as engine:
+        values, bad_views = engine.run()
+    first = np.full(len(manifest.table), -1)
+    cropped = np.full(len(manifest.table), -1)
+    for number, view in enumerate(engine.plan):
+        (cropped if view.start else first)[view.row] = number
+    bad = {engine.plan[number].row: reason for number, reason in bad_views.items()}
+    return Embeddings(values, first, cropped, bad)
+
+
+def fill_task(
+    model: Model, manifest: Manifest, runtime: Runtime, *, part: tuple[int, int] = (0, 1)
+) -> int:
+    """Computes and keeps the embeddings of `embed_task`, or part I of N; returns their number.
+
+    Parts are shards I, I + N, ...: fixed, so that they need no coordination.
+    """
+    with _engine_for_task(model, manifest, runtime, 42, Store) as engine:
+        return engine.fill(part)
+
+
+@contextlib.contextmanager
+def _engine_for_task(
+    model: Model,
+    manifest: Manifest,
+    runtime: Runtime,
+    crop_seed: int,
+    kept_in: Callable[[Path, dict], Store],
+) -> Iterator[Engine]:
     rate = model.adapter.sample_rate
     plan = views(manifest, sample_rate=rate, crop_seed=crop_seed)
     key = _key(model, manifest, runtime) | {
@@ -88,16 +117,8 @@ def embed_task(
     unit = manifest.task.unit_samples(rate)
     encoder = Encoder(model.adapter.to(runtime.device), runtime.device, runtime.precision)
     with _store(runtime.cache, key, kept_in) as store:
-        engine = Engine(
-            encoder, manifest, plan, store, runtime, lengths=[unit] * len(plan), samples=unit
-        )
-        values, bad_views = engine.run()
-    first = np.full(len(manifest.table), -1)
-    cropped = np.full(len(manifest.table), -1)
-    for number, view in enumerate(plan):
-        (cropped if view.start else first)[view.row] = number
-    bad = {plan[number].row: reason for number, reason in bad_views.items()}
-    return Embeddings(values, first, cropped, bad)
+        lengths = [unit] * len(plan)
+        yield Engine(encoder, manifest, plan, store, runtime, lengths=lengths, samples=unit)
 
 
 def embed_whole(
@@ -109,6 +130,27 @@ def embed_whole(
     treats long ones is the adapter's business. `joint`: in the space shared with captions, else
     as `Adapter.embed` gives them. Errors are those of `embed_task`.
     """
+    with _engine_for_whole(model, manifest, rows, runtime, joint=joint) as (engine, order):
+        sorted_values, bad = engine.run()
+    values = np.empty(sorted_values.shape, np.float32)
+    values[order] = sorted_values
+    return values, {engine.plan[number].row: reason for number, reason in bad.items()}
+
+
+def fill_whole(
+    model: Model, manifest: Manifest, runtime: Runtime, *, part: tuple[int, int] = (0, 1)
+) -> int:
+    """Computes and keeps the joint-space embeddings of the test side's clips, or part I of N."""
+    side = manifest.test_side()
+    rows = side.good.index if side.task.folds else side.good.index[side.good.split == "test"]
+    with _engine_for_whole(model, side, rows, runtime, joint=True) as (engine, _):
+        return engine.fill(part)
+
+
+@contextlib.contextmanager
+def _engine_for_whole(
+    model: Model, manifest: Manifest, rows: Iterable[int], runtime: Runtime, *, joint: bool
+) -> Iterator[tuple[Engine, np.ndarray]]:
     rate = model.adapter.sample_rate
     chosen = manifest.table.loc[list(rows)]
     lengths = [
@@ -126,19 +168,9 @@ def embed_whole(
         model.adapter.to(runtime.device), runtime.device, runtime.precision, joint=joint
     )
     with _store(runtime.cache, key) as store:
-        engine = Engine(
-            encoder,
-            manifest,
-            plan,
-            store,
-            runtime,
-            lengths=[lengths[i] for i in order],
-            samples=None,
-        )
-        sorted_values, bad = engine.run()
-    values = np.empty(sorted_values.shape, np.float32)
-    values[order] = sorted_values
-    return values, {plan[number].row: reason for number, reason in bad.items()}
+        in_order = [lengths[i] for i in order]
+        engine = Engine(encoder, manifest, plan, store, runtime, lengths=in_order, samples=None)
+        yield engine, order
 
 
 def require_joint_space(adapter: Adapter) -> None:

@@ -20,6 +20,11 @@ _HEAD = "evar_head."  # before its tensors' names in a file; an encoder may have
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation without affine, over the batches of all processes together."""
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
     def __init__(self, dim: int):
         super().__init__(dim, affine=False)
 
@@ -73,7 +78,7 @@ class Augment:
             self._require_one_each(features, self.mixing.shape[1], "mixed", "--domain=waveform")
             features = torch.einsum("bm,mft->bft", self.mixing, features)
         if s.freq_mask or s.time_mask or s.rrc:
-            blank = self.encoder.blank
+            blank: float | Tensor | None = self.encoder.blank
             if blank is None:  # the mean of each clip, which does not depend on the batch
                 blank = features.mean(dim=(1, 2), keepdim=True)
             features = self._cut(features - blank) + blank
@@ -91,7 +96,9 @@ class Augment:
 
     def _kept_patches(self, features: Tensor) -> Tensor:
         """Draws the patches (B, K) that each clip keeps."""
-        rows, columns = self.encoder.patch_grid(features)
+        grid = self.encoder.patch_grid(features)
+        assert grid is not None  # else `settings.resolve` turns patchout off
+        rows, columns = grid
         counts = augment.patchout_counts(
             rows, columns, self.settings.patchout, generator=generator(Purpose.PATCHOUT, *self.key)
         )
@@ -133,7 +140,7 @@ class Classifier(nn.Module):
     """An encoder and a head: (B, S) waveforms of so many seconds -> (B, C) logits.
 
     `layers` are the encoder's (`Adapter.layer_parameters`). Of the encoder, exactly the parameters
-    of these layers that `freeze` does not name have a gradient, whatever they had before.
+    of these layers that `freeze` does not name have a gradient, regardless of what they had before.
     """
 
     def __init__(
@@ -227,7 +234,7 @@ def trained_parameters(
     """Returns the encoder's parameters that are trained: all of its layers' but the frozen ones.
 
     freeze: "patch_embed" freezes weight and bias of the first convolution or linear layer, not the
-    tokens or norms beside it (where the first layer has none: all of that layer); N freezes the
+    tokens or norms next to it (where the first layer has none: all of that layer); N freezes the
     first layer and N blocks, "encoder" everything. Raises UserError where nothing would be left to
     train, or there are fewer blocks.
     """

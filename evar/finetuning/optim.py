@@ -72,7 +72,7 @@ def build(name: str, groups: list[dict], *, lr: float) -> torch.optim.Optimizer:
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=0.9)
     if name in ("lars", "lars_m2d"):
-        from timm.optim import Lars
+        from timm.optim.lars import Lars
 
         for group in groups:  # timm's Lars adapts groups with weight decay, and those marked so
             weights = all(p.ndim > 1 for p in group["params"])

@@ -33,7 +33,7 @@ _OFF = {  # settings that need a spectrogram, as they are without one
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All that decides how a model is fine-tuned but the seeds; settings.yaml explains each field.
+    """How a model is fine-tuned, but for the seeds; settings.yaml explains each field.
 
     Raises UserError for values out of range.
     """

@@ -3,12 +3,13 @@
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from evar.data import audio
@@ -86,22 +87,22 @@ class Waveforms:
                 pass
         return dict(sorted(found.items()))
 
-    def stream(self, wanted: Iterable[Sequence[Want]], *, pin: bool = False) -> Iterator[Tensor]:
+    def stream(self, wanted: Iterable[Sequence[Want]], *, pin: bool = False) -> Generator[Tensor]:
         """Yields the wanted batches (B, S) in order, and decodes the next ones meanwhile.
 
         `pin`: in page-locked memory, from which a GPU copies while it computes.
         """
-        pool, ahead = ThreadPoolExecutor(_workers()), deque()
+        pool, ahead = ThreadPoolExecutor(_workers()), deque[list[Future[NDArray]]]()
         wanted = iter(wanted)
         try:
             while True:
-                while len(ahead) < _AHEAD and (batch := next(wanted, None)) is not None:
-                    ahead.append([pool.submit(self.load, *want) for want in batch])
+                while len(ahead) < _AHEAD and (wants := next(wanted, None)) is not None:
+                    ahead.append([pool.submit(self.load, *want) for want in wants])
                 if not ahead:
                     return
                 clips = [future.result() for future in ahead.popleft()]
-                batch = np.stack(clips) if clips else np.empty((0, self.samples), np.float32)
-                batch = torch.from_numpy(batch)
+                stacked = np.stack(clips) if clips else np.empty((0, self.samples), np.float32)
+                batch = torch.from_numpy(stacked)
                 yield batch.pin_memory() if pin else batch
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -89,7 +89,7 @@ def fit(
     metric: Metric | None = None,
     device: str = "cpu",
     overwrite_x: bool = False,
-    on_epoch: Callable[[int, int], None] | None = None,
+    on_epoch: Callable[[int, int], object] | None = None,
 ) -> list[Fitted]:
     """Trains all jobs and computes the logits of their test rows.
 
@@ -99,7 +99,7 @@ def fit(
     the epoch of the jobs that are being trained and the number of jobs that have not ended.
 
     A job's result depends on its own seed, rows, matrix and learning rate. On a CPU, jobs of one
-    rate and matrix give the same bits in whatever company of other rates and matrices. Raises
+    rate and matrix give the same bits with any other rates and matrices in the call. Raises
     ValueError for input of a wrong shape and for probes that diverge.
     """
     if isinstance(x, np.ndarray):

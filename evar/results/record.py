@@ -84,7 +84,8 @@ class RunRecord:
     runs, seconds, clips_per_second: as in `Evaluation`. variant: what differs from the defaults of
     model and protocol. select: how the epoch was chosen where the encoder was trained. extra:
     further fields of the protocol. evar: version of this package. libraries: versions. git: the
-    checkout's commit. finished: ISO 8601 in UTC.
+    checkout's commit. request: hash of what was asked for, known before the run. finished: ISO 8601
+    in UTC.
     """
 
     id: str
@@ -112,6 +113,7 @@ class RunRecord:
     evar: str = ""
     libraries: Mapping[str, str] = field(default_factory=dict)
     git: str | None = None
+    request: str = ""
     extra: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -188,6 +190,7 @@ def _record(data: checks.Fields) -> RunRecord:
         evar=data("evar", checks.text, ""),
         libraries=data("libraries", texts, {}),
         git=data("git", checks.optional(checks.text), None),
+        request=data("request", checks.text, ""),
         extra=data.without(known),
     )
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from evar.results import escape
 from evar.results.record import RunRecord
-from evar.scoring import statistics
+from evar.scoring import ranking, statistics
 from evar.scoring.evaluation import Unit
 from evar.scoring.metrics import format_value
 
@@ -108,13 +108,16 @@ def _groups(record: RunRecord) -> str:
 
 
 def notes(record: RunRecord) -> list[str]:
-    """Returns the lines that go before the last one: what its score should be read with."""
-    said = []
+    """Returns the lines before the last one: further metrics, what makes the score uncertain."""
+    said = [
+        f"{direction.replace('_', ' ')}: {', '.join(_metric(*item) for item in found.items())}"
+        for direction, found in record.metrics.items()
+        if isinstance(found, Mapping)
+    ]
     if record.config.get("checkpoint") == "none given":
         said.append(f"note: no --weights given, so {record.model.name} was built without any")
     if record.task.kind == "tagging" and not record.task.published:
         said.append("note: several labels per clip, so that the metric is mAP")
-    said += _of_directions(record)
     score = record.score
     if score.test95 is None:
         said.append(
@@ -123,29 +126,23 @@ def notes(record: RunRecord) -> list[str]:
         )
     elif score.test_groups and score.test_groups < FEW:
         said.append(
-            f"note: {_groups(record)} are few: the interval over test clips is wide, and covers "
-            "the true score in 91 to 99 % of cases instead of 95 % (docs/results.md)"
+            f"note: {_groups(record)} are few, so that the interval over test clips is wide and "
+            "rough (docs/results.md says how rough)"
         )
     training = training_clips(record)
     if record.seeds and training and training < SMALL:
         said.append(
-            f"note: {training} training clips are few for {record.protocol}: the score depends "
-            "much on the seed. More clips, or more seeds (--seeds=10), make it steadier"
+            f"note: {training} training clips are few for {record.protocol}: the score depends on "
+            "the seed. Add clips, or average more seeds (--seeds=10)"
         )
     return [escape.terminal(line) for line in said]
 
 
-def _of_directions(record: RunRecord) -> list[str]:
-    """Returns a line per direction of retrieval: "text to audio: R@1 40.0 %, ..., medR 2"."""
-    lines = []
-    for direction, values in record.metrics.items():
-        if isinstance(values, Mapping):
-            shown = (
-                f"{name} {value:g}" if name == "medR" else f"{name} {100 * value:.1f} %"
-                for name, value in values.items()
-            )
-            lines.append(f"{direction.replace('_', ' ')}: {', '.join(shown)}")
-    return lines
+def _metric(name: str, value: float | None) -> str:
+    """ "R@1 37.5 %", "medR 3"."""
+    unit = ranking.unit(name)
+    text = "undefined" if value is None else format_value(value, unit)
+    return f"{name} {text}" + " %" * (unit == "fraction" and value is not None)
 
 
 def training_clips(record: RunRecord) -> int | None:

@@ -26,7 +26,7 @@ class Summary:
 
 
 def over_runs(scores: ArrayLike) -> Summary:
-    """Mean of runs (R,) with a Student t interval: mean +- t(0.975, R - 1) s / sqrt(R).
+    """Computes the mean of runs (R,) and its Student t interval, +- t(0.975, R - 1) s / sqrt(R).
 
     One run has no interval. Raises ValueError for no run or a score that is not finite.
     """
@@ -78,7 +78,7 @@ def over_clips(
     independent: bool = False,
     bounded: bool = True,
 ) -> NDArray | None:
-    """95 % interval over test clips of a score, the mean of a statistic over strata: (2, ...).
+    """Computes the 95 % interval over test clips of a mean over strata, low and high end: (2, ...).
 
     Variance and bias are those of a jackknife that leaves out one group after the other within
     each stratum (Efron and Stein 1981); the variance is at least that of single clips, since groups
@@ -169,7 +169,7 @@ def _wilson(share: NDArray, variance: NDArray, groups: int, quantile: float) -> 
 def of_median(
     groups: NDArray, statistic: Callable[[NDArray], float], *, replicates: int = 1000
 ) -> NDArray | None:
-    """95 % percentile interval of a median, (2,), from a bootstrap that draws whole groups.
+    """Computes the 95 % interval of a median, (2,): percentiles of a bootstrap that draws groups.
 
     A jackknife is inconsistent for medians. Returns None for fewer than FEWEST groups.
     """

@@ -52,6 +52,7 @@ def evaluation(
     for run in stacked:
         metric.validate(y[test], run)
     found = _per_class(metric, y[test], stacked)
+    assert metric.details is not None  # `Metric` has a default
     details = metric.details(y[test], stacked)
     return Evaluation(
         settings=settings,
@@ -82,6 +83,7 @@ def _score(manifest, metric: Metric, test, fold_of, y, scores) -> Score:
     parts = [fold_of == fold for fold in np.unique(fold_of)]
     runs = [np.mean([metric.value(y[part], run[part]) for part in parts]) for run in scores]
     groups, unit = _groups(manifest, test)
+    assert metric.weighted is not None  # `Metric` has a default
     interval = statistics.over_clips(
         [Stratum(groups[part], metric.weighted(y[part], scores[:, part])) for part in parts],
         replicates=metric.replicates,
@@ -260,8 +262,9 @@ def confusion(predicted: pd.DataFrame) -> pd.DataFrame:
 def count_clips(manifest: Manifest) -> dict[str, object]:
     """Returns the clips in use on each side, those skipped with reasons, and what is missing."""
     good, bad = manifest.good, manifest.bad
+    sides = good[manifest.task.column].value_counts().sort_index()
     return {
-        **good[manifest.task.column].value_counts().sort_index().to_dict(),
+        **{str(side): int(count) for side, count in sides.items()},
         "total": len(good),
         "skipped": [{"clip": f, "why": p} for f, p in zip(bad.file, bad.problem, strict=True)],
         "partial": manifest.partial,

@@ -136,7 +136,8 @@ INDEX = _relative_positions()
 def write_tokenizer(folder: Path, kind: str) -> Path:
     """A tokenizer of single characters with as many tokens as bert, roberta, gpt2 or clip has.
 
-    CLIP's also knows the merges that the captions of its golden cases need.
+    CLIP's also knows the merges, 65 of the published 48,894 (MIT licence), that the captions of its
+    golden cases need.
     """
     import string
 

@@ -16,7 +16,7 @@ TINY_SIZES = {k: v for k, v in AudioClip.TINY.items() if not k.startswith("text_
 @pytest.fixture(scope="module")
 def audioclip(tmp_path_factory):
     folder = tmp_path_factory.mktemp("audioclip")
-    beside = {  # the image tower, the loss's scales, counters and the window
+    extras = {  # the image tower, the loss's scales, counters and the window
         "visual.conv1.weight": torch.ones(32, 3, 3, 3),
         "logit_scale": torch.tensor(4.6),
         "logit_scale_ai": torch.tensor(4.6),
@@ -24,7 +24,7 @@ def audioclip(tmp_path_factory):
         "audio.bn1.num_batches_tracked": torch.tensor(1000),
         "audio.att5.bn.num_batches_tracked": torch.tensor(1000),
     }
-    content = {**CASE.state(), **TEXT.state(), **beside}
+    content = {**CASE.state(), **TEXT.state(), **extras}
     return build(AudioClip, content, folder, tokenizer=str(write_tokenizer(folder, "clip")))
 
 

@@ -13,7 +13,7 @@ from helpers.golden_cases import EXACT, Case, build
 from helpers.standin import GOLDEN, audio, relative_error, state_dict
 
 SSLAM = Case("sslam_base")
-FAIRSEQ = {  # what the authors' own files hold beside the encoder
+FAIRSEQ = {  # what the authors' own files hold apart from the encoder
     "modality_encoders.IMAGE.fixed_positional_encoder.positions": torch.zeros(1, 9, 768),
     "modality_encoders.IMAGE.decoder.blocks.0.0.weight": torch.ones(2, 2),
     "modality_encoders.IMAGE.decoder.proj.bias": torch.ones(2),

@@ -13,7 +13,7 @@ PUBLISHED = {
     "m2d_s_400": ("m2d_s_vit_base-80x400p80x2", "-230201"),
     "m2d_s": ("m2d_s_vit_base-80x608p80x2", "-230220"),
 }
-BESIDE = {  # of pre-training: the predictors, of targets of its own and of HuBERT's
+EXTRAS = {  # of pre-training: the predictors, of targets of its own and of HuBERT's
     "mask_token": torch.ones(1, 1, 512),
     "decoder_embed.weight": torch.ones(2, 2),
     "target_norm.weight": torch.ones(2),
@@ -27,7 +27,7 @@ def case_and_model(request, tmp_path_factory):
     case = Case(PUBLISHED[request.param][0])
     folder = tmp_path_factory.mktemp("weights") / "".join(PUBLISHED[request.param])
     folder.mkdir()
-    torch.save({"model": {**case.state(), **BESIDE}}, folder / "checkpoint-1000.pth")
+    torch.save({"model": {**case.state(), **EXTRAS}}, folder / "checkpoint-1000.pth")
     adapter = models.load(request.param, weights=folder).adapter
     shutil.rmtree(folder)  # several hundred megabytes
     return case, adapter

@@ -10,7 +10,7 @@ from helpers import standin
 from helpers.golden_cases import EXACT, Case, assert_steady, build, noise, tiny
 
 CASES = {variant: Case(f"mae_ast_base_{variant}") for variant in ("patch", "frame")}
-BESIDE = {  # of pre-training, computed, or in no use
+EXTRAS = {  # of pre-training, computed, or in no use
     "batch_norm.num_batches_tracked": torch.tensor(1000),
     "layer_norm.weight": torch.ones(128),
     "encoder_mask_emb": torch.ones(768),
@@ -32,7 +32,7 @@ def settings(variant, **changes):
 @pytest.fixture(scope="module", params=CASES)
 def variant_and_model(request, tmp_path_factory):
     variant = request.param
-    content = {"cfg": settings(variant), "model": {**CASES[variant].state(), **BESIDE}}
+    content = {"cfg": settings(variant), "model": {**CASES[variant].state(), **EXTRAS}}
     return variant, build(MaeAst, content, tmp_path_factory.mktemp("mae"), variant=variant)
 
 

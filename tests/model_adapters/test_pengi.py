@@ -17,7 +17,7 @@ from helpers.golden_cases import (
 )
 
 CASE = Case("pengi_audio")
-BESIDE = {  # the other two parts of the published file
+EXTRAS = {  # the other two parts of the published file
     "caption_encoder.base.text_model.final_layer_norm.weight": torch.ones(512),
     "caption_decoder.gpt.transformer.ln_f.weight": torch.ones(768),
 }
@@ -28,7 +28,7 @@ def pengi(request, tmp_path_factory):
     state = {
         **CASE.state(),
         **published_htsat("audio_encoder.base.htsat.", LogMel(32000)),
-        **BESIDE,
+        **EXTRAS,
     }
     state = {request.param + name: value for name, value in state.items()}
     return build(Pengi, {"model": state}, tmp_path_factory.mktemp("pengi"))

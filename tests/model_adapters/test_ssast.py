@@ -12,7 +12,7 @@ CASES = {variant: Case(f"ssast_base_{variant}") for variant in ("patch", "frame"
 @pytest.fixture(scope="module", params=CASES)
 def case_and_model(request, tmp_path_factory):
     case = CASES[request.param]
-    beside = {  # heads, of the image model and of the two pre-text tasks
+    extras = {  # heads, of the image model and of the two pre-text tasks
         "module.v.head.weight": torch.ones(1000, 768),
         "module.v.head_dist.bias": torch.ones(1000),
         "module.mask_embed": torch.ones(1, 1, 256),
@@ -20,7 +20,7 @@ def case_and_model(request, tmp_path_factory):
         "module.gpredlayer.2.bias": torch.ones(256),
     }
     folder = tmp_path_factory.mktemp("ssast")
-    return case, build(Ssast, {**case.state(), **beside}, folder, variant=request.param)
+    return case, build(Ssast, {**case.state(), **extras}, folder, variant=request.param)
 
 
 def test_equals_the_original(case_and_model):

@@ -19,14 +19,14 @@ def wav2clip(tmp_path_factory):
     tower.load_state_dict(TEXT.state())
     tower.save_pretrained(folder / "text")
     write_tokenizer(folder / "text", "clip")
-    beside = {  # what the training class has more than the encoder
+    extras = {  # what the training class has more than the encoder
         "audio_encoder.spectrogram.window": torch.hann_window(512),
         "audio_encoder.bn1.num_batches_tracked": torch.tensor(1000),
         "image_transform.sequential.0.weight": torch.ones(512, 512),
         "loss_fn_i.logit_scale": torch.tensor(2.66),
         "loss_fn_a.logit_scale": torch.tensor(2.66),
     }
-    return build(Wav2Clip, {**CASE.state(), **beside}, folder, text_encoder=str(folder / "text"))
+    return build(Wav2Clip, {**CASE.state(), **extras}, folder, text_encoder=str(folder / "text"))
 
 
 @pytest.mark.parametrize("seconds", CASE.seconds)
@@ -67,7 +67,7 @@ def test_captions_equal_the_original_from_text_to_cosine(wav2clip):
 
 
 def test_a_clip_does_not_depend_on_its_batch(wav2clip):
-    """The original's does: by 0.04 to 2 % in a batch of two."""
+    """The original's does: by 0.04 to 1.7 % in a batch of two."""
     moved = standin.relative_error(CASE.outputs["clip_batch_5s"], CASE.outputs["clip_5s"])
     assert moved > 3e-4
     assert_steady(tiny(Wav2Clip))

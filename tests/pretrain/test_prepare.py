@@ -173,7 +173,7 @@ def test_a_change_of_plan_that_is_interrupted_leaves_no_mixture(tones, tmp_path,
     monkeypatch.setattr("evar.pretrain.prepare.make", interrupted)
     with pytest.raises(KeyboardInterrupt):
         made(tones, tmp_path / "out", per_shard=2, seconds=0.15)
-    with pytest.raises(UserError, match="goes on where it was interrupted"):
+    with pytest.raises(UserError, match="again to resume it"):
         ShardSet.open(tmp_path / "out")
     monkeypatch.undo()
     again = made(tones, tmp_path / "out", per_shard=2, seconds=0.15)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-LINE = r"{model}  {task}  linear  {metric} (\d+\.\d) ± (\d+\.\d) % \(95 % CI, 3 runs\)"
+LINE = r"{model}  {task}  linear  {metric} (\d+\.\d) ± (\d+\.\d) % \(± over 3 seeds; [^()]*\)"
 
 
 def last_line(ran, **names):
@@ -118,7 +118,7 @@ def test_a_row_says_which_weights_it_had(clips, new_adapter, lineareval, tmp_pat
     model = new_adapter(WITH_WEIGHTS, "Net")
     assert "note: no --weights given" in lineareval(model, clips.csv).out
     for given in ("random", tmp_path / "mine.pt"):
-        assert "note" not in lineareval(model, clips.csv, f"--weights={given}").out
+        assert "no --weights given" not in lineareval(model, clips.csv, f"--weights={given}").out
     board = (tmp_path / "results/leaderboard.md").read_text()
     assert "| Net (weights=random)" in board
     assert "| Net (weights=mine.pt)" in board

@@ -2,15 +2,19 @@
 
 import copy
 import csv
+import dataclasses
 import gzip
 import io
 import json
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+import evar
 from evar.results import record, render, table, text
+from evar.scoring.evaluation import Score
 from helpers import records
 
 
@@ -315,3 +319,18 @@ def test_schema_1_still_loads():
 def test_one_run_says_that_it_has_no_interval(run, lineareval, clips, simple):
     ran = lineareval(simple, clips.csv, "--seeds=1")
     assert "accuracy 100.0 % (1 seed, no interval over seeds; " in ran.out.splitlines()[-1]
+
+
+def test_every_field_is_documented():
+    page = (Path(evar.__file__).parent.parent / "docs/results.md").read_text(encoding="utf-8")
+    nested = {
+        "model": record.ModelRecord,
+        "task": record.TaskRecord,
+        "score": Score,
+    }
+    for field in dataclasses.fields(record.RunRecord):
+        inside = nested.get(field.name)
+        names = [f"{field.name}.{f.name}" for f in dataclasses.fields(inside)] if inside else []
+        for name in names or [field.name]:
+            if name not in ("extra", "model.identity"):  # they hold fields of other names
+                assert f"`{name}`" in page, name

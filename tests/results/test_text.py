@@ -92,7 +92,7 @@ def notes(**more):
 def test_notes_name_what_makes_a_score_uncertain():
     many = {"train": 1000, "test": 40}
     assert notes(clips=many) == ""
-    assert "8 training clips are few for linear" in notes()
+    assert "8 training clips are few for linear: the score depends on the seed" in notes()
     assert "training clips" not in notes(seeds=[])
     assert "7 speakers are few" in notes(score={"test_unit": "speaker", "test_groups": 7})
     said = notes(clips=many, score={"test95": None, "test_unit": "speaker", "test_groups": 3})
@@ -113,3 +113,9 @@ def test_training_clips(clips, expected):
     made["clips"] = {**clips, "skipped": [], "partial": ""}
     made["score"]["test_clips"] = 90 if "a" in clips else clips["test"]
     assert text.training_clips(from_json(made)) == expected
+
+
+def test_retrieval_has_a_line_for_each_direction():
+    metrics = {"text_to_audio": {"R@1": 0.375, "medR": 3.0}, "audio_to_text": {"R@1": None}}
+    said = text.notes(from_json(record(metrics=metrics, seeds=[])))
+    assert said == ["text to audio: R@1 37.5 %, medR 3", "audio to text: R@1 undefined"]

@@ -91,6 +91,22 @@ def test_several_labels_have_map_and_the_scores_of_every_class():
     np.testing.assert_allclose(table[["a", "b"]], scores, rtol=1e-6)
 
 
+def test_metrics_rank_by_scores_where_probabilities_are_all_one():
+    """float32 sigmoid of 18 and 20 is 1: only the logits tell which clip has the class."""
+    logits = np.array([[20, 18], [18, 20], [20, 18]], np.float32)
+    ones = (1 / (1 + np.exp(-logits))).astype(np.float32)
+    assert (ones == 1).all()
+    fold = Fold("all", NOTHING, None, np.arange(3))
+    of = manifest(["a", "b", "a"], kind="tagging")
+    y = np.array([[1, 0], [0, 1], [1, 0]], np.int8)
+    found = summary.evaluation(
+        of, [fold], [1], ["a", "b"], y, [[logits]], settings={}, probabilities=[[ones]]
+    )
+    assert found.score.mean == 1
+    assert found.predictions.score.tolist() == [1, 1, 1]
+    assert found.tables["scores-1"][["a", "b"]].to_numpy().tolist() == logits.tolist()
+
+
 def test_without_seeds_there_is_one_run_and_no_column_for_it():
     of = manifest(["a", "b", "a,b"], kind="tagging")
     y = np.array([[1, 0], [0, 1], [1, 1]])

@@ -61,10 +61,10 @@ def inspect(head: bytes, tail: bytes, load: Callable[[], bytes]) -> Stream | Non
         return known
     if info.total == 0:
         return replace(known, trusted=False)
-    content = bytearray(load())
-    content[info.total_at] &= 0xF0
-    content[info.total_at + 1 : info.total_at + 5] = bytes(4)  # so that decoding ignores it
-    return replace(known, content=bytes(content), trusted=False, lenient=True)
+    altered = bytearray(load())
+    altered[info.total_at] &= 0xF0
+    altered[info.total_at + 1 : info.total_at + 5] = bytes(4)  # so that decoding ignores it
+    return replace(known, content=bytes(altered), trusted=False, lenient=True)
 
 
 def tail_of(path) -> bytes:

@@ -66,9 +66,9 @@ def inspect(data: bytes) -> Stream | None:
     last frame that is cut, or with fewer frames than its own header counts.
     """
     first = _first_frame(data)
-    if first is None:
+    head = None if first is None else _header(data, first)
+    if first is None or head is None:
         return None
-    head = _header(data, first)
     tag = _tag_at(data, first, head)
     count, end = _count(data, first, head)
     if tag is None:
@@ -124,11 +124,11 @@ def _free_length(data: bytes, at: int, head: _Header) -> int:
 
 def _count(data: bytes, at: int, head: _Header) -> tuple[int, int]:
     """Count frames from `at` on: (number, where the last one ends)."""
-    kind, free = head.kind, _free_length(data, at, head)
+    free = _free_length(data, at, head)
     count, size = 0, len(data)
     while at < size:
-        head = _header(data, at)
-        if head is None or head.kind != kind:
+        here = _header(data, at)
+        if here is None or here.kind != head.kind:
             skipped = _tag_length(data, at)
             if not skipped:
                 break
@@ -136,7 +136,7 @@ def _count(data: bytes, at: int, head: _Header) -> tuple[int, int]:
                 return count, at
             at += skipped
             continue
-        length = head.length or free + head.padding
+        length = here.length or free + here.padding
         if at + length > size:
             missing = at + length - size
             raise Damaged(f"truncated: {missing:,} bytes of its last MPEG frame are missing")
@@ -208,7 +208,9 @@ def _info_frames(header: bytes, head: _Header, count: int) -> bytes:
     body = b"Info" + (1).to_bytes(4, "big") + (count + 1).to_bytes(4, "big")
     body += b"LAME3.100".ljust(21, b"\0") + delay.to_bytes(3, "big")
     filled = bytes(info) + bytes(_side_bytes(head)) + body
-    lengths = [_header(bytes(each), 0).length for each in (info, silent)]
+    lengths = [
+        each.length if each else 0 for each in (_header(bytes(f), 0) for f in (info, silent))
+    ]
     return filled.ljust(lengths[0], b"\0") + bytes(silent).ljust(lengths[1], b"\0")
 
 

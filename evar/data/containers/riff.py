@@ -70,8 +70,9 @@ def _aiff_end(file, size: int) -> int:
             frame = channels * -(-bits // 8)
         elif name == b"SSND":
             samples = length - 8
-    known = plain and frame and samples is not None and samples < _OPEN
-    if known and abs(samples - frames * frame) > _SLACK:
+    if not plain or not frame or samples is None or samples >= _OPEN:
+        return end
+    if abs(samples - frames * frame) > _SLACK:
         raise Damaged(
             f"damaged: its header promises {frames:,} frames, its samples are {samples // frame:,}"
         )
