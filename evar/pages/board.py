@@ -110,8 +110,8 @@ def _averaged(protocol: str, columns: Sequence[Column]) -> set[Column]:
 
 def average(row: Row, columns: Sequence[Column]) -> float | None:
     """Returns the mean of a row over columns; None unless it has all, each on its whole set."""
-    cells = [row.cells.get(column) for column in columns]
-    if not cells or any(cell is None or not _counts(cell) for cell in cells):
+    cells = [row.cells[column] for column in columns if column in row.cells]
+    if not columns or len(cells) < len(columns) or not all(map(_counts, cells)):
         return None
     return sum(cell.value for cell in cells) / len(cells)
 
@@ -151,7 +151,7 @@ def _outcomes(
     cells: Iterable[Cell], column: Column, results, known: Mapping[str, RunRecord]
 ) -> dict[str, PerClip]:
     """Values per clip of the runs in a column; of one run alone they are not needed."""
-    runs = [known[cell.run] for cell in cells if cell.run in known]
+    runs = [known[cell.run] for cell in cells if cell.run is not None and cell.run in known]
     if len(runs) < 2 or column.direction not in ("", outcomes.DIRECTION):
         return {}
     found = {}

@@ -5,8 +5,9 @@ titles or expressions. Colours come from the page's style (evar/pages/static/com
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-Values = Sequence[Mapping[str, object]]
+Values = Sequence[Mapping[str, Any]]
 _SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 _MAX_LABEL = 180  # pixels
 
@@ -140,9 +141,18 @@ def curves(values: Values, *, what: str, title: str) -> dict:
 
 def shots(values: Values, *, title: str) -> dict:
     """Score by number of training clips; values: shots, value, low, high (percent)."""
-    x = {"field": "shots", "type": "quantitative", "title": "training clips of each class"}
-    x |= {"scale": {"type": "log", "base": 2, "padding": 12}, "axis": {"format": "d"}}
-    y = {"type": "quantitative", "title": title, "scale": {"zero": False, "nice": True}}
+    x: dict[str, object] = {
+        "field": "shots",
+        "type": "quantitative",
+        "title": "training clips of each class",
+        "scale": {"type": "log", "base": 2, "padding": 12},
+        "axis": {"format": "d"},
+    }
+    y: dict[str, object] = {
+        "type": "quantitative",
+        "title": title,
+        "scale": {"zero": False, "nice": True},
+    }
     return _chart(
         values,
         encoding={"x": x},

@@ -3,7 +3,7 @@
 import base64
 import io
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,18 +61,16 @@ def _tasks(run: RunRecord) -> list[Task]:
         raise UserError(f"{root}: read from its manifest alone")
 
     of_run = run.task
-    about = {
-        "name": of_run.name,
-        "version": of_run.version,
-        "title": of_run.name,
-        "read": read,
-        "marker": "",
-        "seconds": of_run.seconds,
-        "kind": of_run.kind if of_run.kind != "retrieval" else "classification",
-        "classes": None,
-    }
-    about["kind"] = about["kind"] or "classification"
-    return [Task(**about), Task(**about, folds=("1",))]
+    split = Task(
+        name=of_run.name,
+        version=of_run.version,
+        title=of_run.name,
+        read=read,
+        marker="",
+        seconds=of_run.seconds,
+        kind="tagging" if of_run.kind == "tagging" else "classification",
+    )
+    return [split, replace(split, folds=("1",))]
 
 
 def may_be_passed_on(run: RunRecord) -> tuple[bool, str]:

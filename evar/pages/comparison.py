@@ -322,6 +322,8 @@ def _disagreements(pair: Pair, results, sounds: Sounds) -> list[dict]:
         (b, a, pair.only_b, pair.a),
     ):
         table = outcomes.predictions(results, run)
+        if table is None:
+            continue
         said = table[table.true != table.predicted].drop_duplicates("clip").set_index("clip")
         shown = [
             Shown(clip, said.true[clip], said.predicted[clip], float(said.score[clip]))

@@ -104,6 +104,8 @@ def _of_precision(scores: Scores) -> Mapping[str, tuple]:
         truth = scores.truth[:, c : c + 1]
         if not truth.any():
             continue
+        if metric.weighted is None:
+            continue
         statistic = metric.weighted(truth, scores.scores[:, :, c : c + 1])
         groups = np.arange(len(truth)) if scores.groups is None else scores.groups
         ends = statistics.over_clips([Stratum(groups, statistic)], replicates=metric.replicates)
@@ -118,8 +120,8 @@ def confusion(table: pd.DataFrame | None) -> pd.DataFrame | None:
     """
     if table is None or not {"true", "predicted"} <= set(table):
         return None
-    counted = table.groupby(["true", "predicted"], observed=True).size().rename("count")
-    counted = counted.reset_index()
+    sizes = table.groupby(["true", "predicted"], observed=True).size()
+    counted = sizes.rename("count").reset_index()
     totals = table.groupby("true", observed=True).size()
     counted["share"] = counted["count"] / counted["true"].map(totals)
     return counted
@@ -133,8 +135,8 @@ def mistakes(table: pd.DataFrame, *, near: pd.DataFrame | None = None) -> list[S
     right = table.true == table.predicted
     grouped = table.assign(right=right).groupby("clip", sort=True)
     wrong = grouped.right.mean() < 0.5
-    said = table[~right].groupby(["clip", "predicted"], sort=True)
-    said = said.agg(score=("score", "mean"), times=("score", "size")).reset_index()
+    answers = table[~right].groupby(["clip", "predicted"], sort=True)
+    said = answers.agg(score=("score", "mean"), times=("score", "size")).reset_index()
     said = said.sort_values(["times", "score"], ascending=False).drop_duplicates("clip")
     said = said[said["clip"].map(wrong)].sort_values(["score", "clip"], ascending=[False, True])
     truth = table.drop_duplicates("clip").set_index("clip").true

@@ -121,10 +121,10 @@ def class_scores(results, run: RunRecord, table: pd.DataFrame | None) -> Scores 
     """Returns the scores of every class, from the tables "scores-SEED" or "similarities"."""
     if table is None or "true" not in table:
         return None
-    found = [read_table(results, run, f"scores-{seed}") for seed in run.seeds]
-    if not run.seeds:
-        found = [read_table(results, run, "similarities")]
-    if not found or any(part is None for part in found):
+    wanted = [f"scores-{seed}" for seed in run.seeds] or ["similarities"]
+    read = (read_table(results, run, name) for name in wanted)
+    found = [part for part in read if part is not None]
+    if len(found) < len(wanted):
         return None
     first = found[0]
     skip = 2 if len(first.columns) > 1 and first.columns[1].startswith("fold") and run.seeds else 1

@@ -52,11 +52,11 @@ def compare(a: RunRecord, b: RunRecord, results, *, data=None) -> Pair:
             raise UserError(
                 f"{results}/runs/{run.id}.predictions.csv.gz: not there. Run the evaluation again."
             )
-    found = [outcomes.per_clip(table, run) for run, table in zip((a, b), tables, strict=True)]
+    one, other = (outcomes.per_clip(t, run) for run, t in zip((a, b), tables, strict=True))
     rng = np.random.default_rng(_SEED)
     notes = _notes(a, b)
-    if None not in found:
-        draws, by = _of_means(a, *found, rng, data)
+    if one is not None and other is not None:
+        draws, by = _of_means(a, one, other, rng, data)
     else:
         draws, by = _of_scores(a, b, results, tables, rng, data)
     if by == "clip" and a.score.test_unit != "clip":
@@ -67,11 +67,11 @@ def compare(a: RunRecord, b: RunRecord, results, *, data=None) -> Pair:
         b=b,
         draws=draws,
         difference=draws.difference(),
-        mcnemar=_mcnemar(a, *found),
+        mcnemar=_mcnemar(a, one, other),
         by=by,
         notes=tuple(notes),
         classes=_classes(a, b),
-        **_discordant(a, *found),
+        **_discordant(a, one, other),
     )
 
 
@@ -137,16 +137,15 @@ def _groups(run: RunRecord, files: NDArray, data) -> NDArray | None:
 
 def _of_scores(a: RunRecord, b: RunRecord, results, tables, rng, data) -> tuple[Draws, str]:
     """Of metrics that are no mean over clips: they are computed again from scores of classes."""
-    found = [
+    one, other = (
         outcomes.class_scores(results, run, table)
         for run, table in zip((a, b), tables, strict=True)
-    ]
-    if None in found or a.score.metric not in metrics.names():
+    )
+    if one is None or other is None or a.score.metric not in metrics.names():
         raise UserError(
             f"{a.id[:8]} and {b.id[:8]}: the runs' tables are not enough to compare their "
             f"{a.score.metric}. Run both evaluations again."
         )
-    one, other = found
     if one.names != other.names or not np.array_equal(one.clips, other.clips):
         raise UserError(f"{a.task.name}: the two runs did not score the same clips and classes")
     groups = one.groups if one.groups is not None else _groups(a, one.clips, data)
@@ -189,9 +188,9 @@ def _discordant(run: RunRecord, a: PerClip | None, b: PerClip | None) -> dict:
 def _classes(a: RunRecord, b: RunRecord) -> tuple[tuple[str, float, float], ...]:
     """Values of classes that are defined for both, by the difference."""
     both = [
-        (name, value, b.per_class[name])
+        (name, value, other)
         for name, value in a.per_class.items()
-        if value is not None and b.per_class.get(name) is not None
+        if value is not None and (other := b.per_class.get(name)) is not None
     ]
     return tuple(sorted(both, key=lambda row: (row[2] - row[1], row[0])))
 

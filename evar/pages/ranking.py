@@ -66,14 +66,17 @@ def interval(cell: Cell) -> tuple[float, float]:
 
 def _tested(cells: Sequence[Cell], outcomes: Mapping[str, PerClip]):
     """Positions of cells with values of the same clips, and p-values of all their pairs."""
-    waiting = [i for i, cell in enumerate(cells) if cell.run in outcomes]
-    while waiting:
-        first = outcomes[cells[waiting[0]].run]
-        alike = [i for i in waiting if outcomes[cells[i].run].same_clips(first)]
-        waiting = [i for i in waiting if i not in alike]
+    known = {
+        i: outcomes[cell.run]
+        for i, cell in enumerate(cells)
+        if cell.run is not None and cell.run in outcomes
+    }
+    while known:
+        first = next(iter(known.values()))
+        alike = [i for i, own in known.items() if own.same_clips(first)]
+        found = [known.pop(i) for i in alike]
         if len(alike) < 2:
             continue
-        found = [outcomes[cells[i].run] for i in alike]
         groups = next((o.groups for o in found if o.groups is not None), None)
         values = np.stack([o.values for o in found])
         p = comparison.pairwise_p(values, groups=groups, strata=first.folds)

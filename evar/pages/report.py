@@ -1,6 +1,6 @@
 """The report of one run: what it scored, where it fails, how that sounds."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from evar.pages.clips import Sounds
 from evar.pages.details import OfClass, Shown
 from evar.results.record import RunRecord
 from evar.results.text import caveats, summary_line, value_text
+from evar.scoring.evaluation import Unit
 from evar.scoring.metrics import format_value
 
 _MATRIX = 60  # classes of a confusion matrix that can be read
@@ -204,7 +205,8 @@ def _runs(run: RunRecord) -> list[dict]:
     """One row per seed and fold, as far as the protocol recorded them."""
     rows = []
     for of_seed in run.runs:
-        for of_fold in of_seed.get("folds", ()):
+        folds = of_seed.get("folds")
+        for of_fold in folds if isinstance(folds, (list, tuple)) else ():
             if isinstance(of_fold.get("score"), (int, float)):
                 rows.append({"seed": str(of_seed.get("seed")), **of_fold})
     return rows
@@ -245,7 +247,8 @@ def _run_charts(run: RunRecord) -> dict:
 
 def _shots(run: RunRecord) -> list[Mapping]:
     """Points of few-shot classification: the score by number of training clips."""
-    curve = run.extra.get("curve", ())
+    curve = run.extra.get("curve")
+    curve = curve if isinstance(curve, (list, tuple)) else ()
     return [p for p in curve if isinstance(p, Mapping) and {"shots", "mean"} <= set(p)]
 
 
@@ -302,24 +305,24 @@ def _heard(drawn, table, sounds: Sounds, shown: dict) -> dict[str, str]:
 
 def _metrics(run: RunRecord) -> list[tuple[str, str, str]]:
     """Further metrics: name, value, interval; of retrieval by direction."""
-    intervals = run.extra.get("intervals", run.extra.get("bootstrap95", {}))
-    intervals = intervals if isinstance(intervals, Mapping) else {}
     rows = []
     for name, value in run.metrics.items():
         inside = value if isinstance(value, Mapping) else {"": value}
         for metric, number in inside.items():
-            label = f"{name.replace('_', ' ')} {metric}".strip()
-            plain = metric == "medR" or name == "d_prime"
-            unit = "plain" if plain else "fraction"
-            ends = (
-                intervals.get(name, {}).get(metric)
-                if isinstance(intervals.get(name, {}), Mapping)
-                else None
-            )
-            shown = "" if number is None else value_text(number, unit)
-            interval = "" if not ends else " to ".join(format_value(end, unit) for end in ends)
-            rows.append((label, shown, interval))
+            unit: Unit = "plain" if "medR" in (metric, name) or name == "d_prime" else "fraction"
+            shown = value_text(number, unit) if isinstance(number, (int, float)) else ""
+            ends = _interval(run, name, metric)
+            interval = " to ".join(format_value(end, unit) for end in ends)
+            rows.append((f"{name.replace('_', ' ')} {metric}".strip(), shown, interval))
     return rows
+
+
+def _interval(run: RunRecord, name: str, metric: str) -> Sequence[float]:
+    """The interval of a metric of retrieval, as far as it was recorded."""
+    found = run.extra.get("intervals")
+    of_direction = found.get(name) if isinstance(found, Mapping) else None
+    ends = of_direction.get(metric) if isinstance(of_direction, Mapping) else None
+    return ends or ()
 
 
 def _captions(run: RunRecord) -> list[tuple[str, list[str]]]:

@@ -131,6 +131,8 @@ def metric_draws(
     count = len(truth)
     groups = np.arange(count) if groups is None else np.asarray(groups)
     strata = np.zeros(count) if strata is None else np.asarray(strata)
+    if metric.weighted is None:
+        raise ValueError(f"{metric.name} cannot be weighted by clip")
     names = np.unique(strata)
     drawn, mean, total = np.zeros(metric.replicates), 0.0, 0
     for here in (strata == name for name in names):
