@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from evar.adapter import Adapter
+from evar.embedding import layers
 from evar.errors import described
 
 TOLERANCE = 1e-4  # relative error between a clip alone and the same clip in a batch
@@ -72,6 +73,8 @@ def _checks(adapter: Adapter) -> Iterator[tuple[str, bool, Callable[[Adapter], N
         if adapter.frame_seconds is not None:
             yield "frames() returns a frame every frame_seconds", False, _pace
     yield "a clip of half a minute, twice, alone and in a batch", False, _long
+    if layers.may_have_blocks(adapter):
+        yield "every layer of the encoder: steady, finite, the last one is embed()", False, _layers
     if adapter.reads_text:
         yield "embed_joint() and embed_text() share a space of joint_dim", False, _joint
         yield "embed_joint() of the same clips, twice, alone and in a batch", False, _joint_steady
@@ -243,6 +246,22 @@ def _frames(adapter: Adapter) -> None:
         shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
         raise _Failure(f"frames() returned {shape} for 3 clips", "Return (B, T, D)")
     _require(out, tuple(out.shape), "frames()")
+
+
+def _layers(adapter: Adapter) -> None:
+    try:
+        every = layers.EveryLayer(adapter, seconds=_UNITS).eval()
+    except layers.NoBlocks:
+        return  # its lists of modules have no part in embed()
+    audio = _noise(adapter, _UNITS, 3)
+    _require(every.embed(audio), (3, every.embed_dim), "every layer")
+    _require_same(every.embed, audio)
+    _require_apart(every.embed, audio)
+    if not torch.equal(every.embed(audio)[:, -adapter.embed_dim :], adapter.embed(audio)):
+        raise _Failure(
+            "looking at the layers changes the embedding",
+            "Let the blocks be called as modules, block(x), and the same way each time",
+        )
 
 
 def _joint(adapter: Adapter) -> None:

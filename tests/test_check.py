@@ -87,6 +87,15 @@ class Frames(Good):
         return self.frames(audio)
 
 
+class Unseen(Good):
+    def __init__(self):
+        super().__init__()
+        self.blocks = torch.nn.ModuleList(torch.nn.Linear(16, 16) for _ in range(2))
+
+    def frames(self, audio):  # whoever looks at the blocks sees nothing of this
+        return self.blocks[1].forward(self.blocks[0].forward(super().frames(audio)))
+
+
 class Transposed(Good):
     def embed(self, audio):
         return super().frames(audio).mean(dim=1)
@@ -166,6 +175,7 @@ BROKEN = {
     Patient: ("60 s", "a clip of half a minute"),
     Double: "embed() turns",
     Frames: "embed() turns",
+    Unseen: "every layer",
     Transposed: "frames()",
     Paced: "every frame_seconds",
     Sizeless: "sample_rate, embed_dim",

@@ -90,6 +90,11 @@ class EveryLayer(Adapter):
         with _recording(self.adapter, self.blocks) as tape:
             last = self.adapter.embed(audio)
         inputs, outputs = tape.inputs, tape.outputs
+        if not inputs or not all(outputs):
+            raise UserError(
+                f"{type(self.adapter).__name__}: a block of its encoder was not called as a module "
+                "(block(x)), so that there is no output of this layer"
+            )
         count = len(self.blocks)
         kinds = {layer.number: layer.pooling for layer in self.layers}
         found: dict[int, tuple[Pooling, Tensor]] = {}
@@ -132,12 +137,28 @@ def every_layer(model: Model, seconds: float) -> Model:
     return replace(model, adapter=adapter, identity=identity)
 
 
+class NoBlocks(UserError):
+    """An encoder without blocks has no layers."""
+
+
+def may_have_blocks(adapter: Adapter) -> bool:
+    """Returns whether there is a list of modules that could be the blocks of an encoder."""
+    lists = (m for m in adapter.modules() if isinstance(m, (nn.ModuleList, nn.Sequential)))
+    return bool(adapter.encoder_blocks()) or any(len(found) > 1 for found in lists)
+
+
 def encoder_blocks(adapter: Adapter, seconds: float = 1.0) -> Sequence[nn.Module]:
-    """Returns the blocks of an encoder, from input to output; UserError where there are none."""
-    used = {p for layer in adapter.layer_parameters(seconds) for p in layer}
-    blocks = list(blocks_of(adapter, used))
+    """Returns the blocks of an encoder, from input to output; NoBlocks where there are none.
+
+    Those that the adapter names, else its longest list of modules on which the embedding of a clip
+    of so many seconds depends.
+    """
+    blocks = list(adapter.encoder_blocks() or ())
     if not blocks:
-        raise UserError(
+        used = {p for layer in adapter.layer_parameters(seconds) for p in layer}
+        blocks = list(blocks_of(adapter, used))
+    if not blocks:
+        raise NoBlocks(
             f"{type(adapter).__name__} has no blocks, so that it has no layers: a list of modules "
             "(nn.ModuleList, nn.Sequential) or encoder_blocks() would name them"
         )

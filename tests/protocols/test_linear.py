@@ -216,3 +216,30 @@ def test_scores_are_the_same_from_any_folder(clips, simple, lineareval, tmp_path
     monkeypatch.setenv("EVAR_CACHE", str(tmp_path / "other cache"))
     second = record_of(lineareval(simple, clips.csv))
     assert (first["id"], first["score"]) == (second["id"], second["score"])
+
+
+def test_a_grid_of_rates_gives_the_bits_of_single_runs_and_validation_chooses(clips, simple):
+    import evar
+    from evar.probing import rates
+
+    for row in clips.rows[::5]:
+        row[1] = "low"
+    options = {"device": "cpu", "seeds": 2, "epochs": 40}
+    run = evar.evaluate(simple, clips.csv, lr="auto", **options)
+    alone = {rate: evar.evaluate(simple, clips.csv, lr=rate, **options) for rate in rates.RATES}
+    chosen = set()
+    for number, of_run in enumerate(run.record.runs):
+        (fold,) = of_run["folds"]
+        single = {f"{r:g}": a.record.runs[number]["folds"][0] for r, a in alone.items()}
+        assert fold["valid_by_lr"] == {name: one["valid_score"] for name, one in single.items()}
+        best = max(fold["valid_by_lr"].values())
+        assert fold["lr"] == min(float(n) for n, v in fold["valid_by_lr"].items() if v == best)
+        seed = of_run["seed"]
+        ours, theirs = (r.predictions[r.predictions.seed == seed] for r in (run, alone[fold["lr"]]))
+        assert ours.score.to_list() == theirs.score.to_list()
+        chosen.add(fold["lr"])
+    assert "lr" not in alone[rates.RATES[0]].record.runs[0]["folds"][0]
+
+
+def test_a_rate_that_is_none_is_refused(clips, simple, lineareval, refused):
+    refused(lineareval(simple, clips.csv, "--lr=automatic"), "--lr", "auto")
