@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from evar import files
+from evar import protocol as protocols
 from evar.pages import charts, latex, outcomes, page, ranking
 from evar.pages.outcomes import PerClip
 from evar.results import record, render, table
@@ -58,6 +59,11 @@ def write(results) -> Path:
     return path
 
 
+def _title(protocol: str) -> str:
+    """The title of a protocol; "" for one that is not installed."""
+    return protocols.get(protocol).title if protocol in protocols.names() else ""
+
+
 def _protocols(rows: Sequence[Row]) -> list[str]:
     """All protocols, those with most own runs first."""
     own = Counter(row.protocol for row in rows if row.origin == "run")
@@ -86,6 +92,7 @@ def panel(results, protocol: str, runs: Sequence[RunRecord]) -> dict:
         line["average_order"] = -1 if mean is None else round(mean, 6)
     return {
         "name": protocol,
+        "title": _title(protocol),
         "columns": columns,
         "rows": lines,
         "families": sorted({line["family"] for line in lines}),

@@ -141,14 +141,14 @@ def curves(values: Values, *, what: str, title: str) -> dict:
 
 def shots(values: Values, *, title: str) -> dict:
     """Score by number of training clips; values: shots, value, low, high (percent)."""
-    x: dict[str, object] = {
+    x: dict[str, Any] = {
         "field": "shots",
         "type": "quantitative",
         "title": "training clips of each class",
         "scale": {"type": "log", "base": 2, "padding": 12},
         "axis": {"format": "d"},
     }
-    y: dict[str, object] = {
+    y: dict[str, Any] = {
         "type": "quantitative",
         "title": title,
         "scale": {"zero": False, "nice": True},
