@@ -242,7 +242,7 @@ def scatter(values: Values, *, x: str, title: str, y: str) -> dict:
                 },
             },
             {
-                "mark": {"type": "text", "dy": -10, "fontSize": 10, "limit": 110, "style": "name"},
+                "mark": {"type": "text", "dy": -10, "fontSize": 10, "limit": 110},
                 "encoding": {"text": {"field": "model"}},
             },
         ],
@@ -319,36 +319,30 @@ def class_differences(values: Values) -> dict:
     )
 
 
-def critical_difference(values: Values, bars: Values, *, critical: float) -> dict:
-    """Models by mean rank (after Demsar 2006, Figure 1); bars: the same and bar.
+def critical_difference(values: Values) -> dict:
+    """Mean ranks, half the critical difference to each side; values: model, rank, low, high.
 
-    values: model, rank. Lines join models that Nemenyi's test does not separate.
+    Intervals without a rank in common belong to models that Nemenyi's test separates: the same
+    reading as the bars of Demsar 2006, Figure 1, without their crossing.
     """
-    most = max(float(row["rank"]) for row in values)
-    x = {
-        "field": "rank",
-        "type": "quantitative",
-        "title": f"mean rank (critical difference {critical:.2f})",
-        "scale": {"domain": [1, max(2.0, most)], "nice": False, "padding": 20},
-    }
+    x: dict[str, Any] = {"type": "quantitative", "title": "mean rank"}
+    x |= {"scale": {"zero": False, "nice": True}}
     y = {
         "field": "model",
         "type": "nominal",
         "title": None,
         "sort": [row["model"] for row in values],
-        "axis": {"labelLimit": _MAX_LABEL, "ticks": False, "domain": False, "grid": True},
+        "axis": {"labelLimit": _MAX_LABEL, "ticks": False, "domain": False},
     }
-    joined = {
-        "data": {"values": list(bars)},
-        "mark": {"type": "line", "strokeWidth": 5, "opacity": 0.45},
-        "encoding": {"x": x, "y": y, "detail": {"field": "bar"}},
+    span = {
+        "mark": {"type": "rule", "strokeWidth": 2, "style": "interval"},
+        "encoding": {"x": {"field": "low", **x}, "x2": {"field": "high"}},
     }
-    dots = {
+    dot = {
         "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
         "encoding": {
-            "x": x,
-            "y": y,
+            "x": {"field": "rank", **x},
             "tooltip": [{"field": "model"}, {"field": "rank", "format": ".2f"}],
         },
     }
-    return _chart(values, height={"step": 24}, layer=[joined, dots])
+    return _chart(values, height={"step": 24}, encoding={"y": y}, layer=[span, dot])

@@ -111,8 +111,15 @@ def sentence(pairs: Sequence[Pair]) -> str:
 
 
 def p_text(p: float) -> str:
-    """Returns a p-value as it is printed: "p = 0.0004", "p = 0.03"."""
+    """Returns a p-value as it is printed: "p < 0.0001", "p = 0.0004", "p = 0.03"."""
+    if p < 0.0001:
+        return "p < 0.0001"
     return f"p = {p:.4f}" if p < 0.01 else f"p = {p:.2f}"
+
+
+def _number(p: float) -> str:
+    """A p-value for a column of them: "0.03", "< 0.0001"."""
+    return p_text(p).removeprefix("p ").removeprefix("= ")
 
 
 def lines(pairs: Sequence[Pair]) -> list[list[str]]:
@@ -129,8 +136,8 @@ def lines(pairs: Sequence[Pair]) -> list[list[str]]:
                 format_value(pair.b.score.mean, unit),
                 _signed_text(found.mean, unit),
                 f"{_signed_text(found.low, unit)} to {_signed_text(found.high, unit)}",
-                p_text(found.p).removeprefix("p = "),
-                "" if pair.mcnemar is None else p_text(pair.mcnemar.p).removeprefix("p = "),
+                _number(found.p),
+                "" if pair.mcnemar is None else _number(pair.mcnemar.p),
                 f"{found.clips:,}",
                 f"{found.groups:,} {pair.by}s" if pair.by != "clip" else "clips",
             ]
@@ -141,7 +148,7 @@ def lines(pairs: Sequence[Pair]) -> list[list[str]]:
         rows.append(
             ["mean of tasks", "", "", "", _signed_text(found.mean, unit)]
             + [f"{_signed_text(found.low, unit)} to {_signed_text(found.high, unit)}"]
-            + [p_text(found.p).removeprefix("p = "), "", f"{found.clips:,}", ""]
+            + [_number(found.p), "", f"{found.clips:,}", ""]
         )
     return rows
 
@@ -302,15 +309,12 @@ def _class_chart(pair: Pair) -> dict:
 
 
 def _rank_chart(ranks: Ranks) -> dict:
-    models = [
-        {"model": m, "rank": round(r, 4)} for m, r in zip(ranks.models, ranks.ranks, strict=True)
+    half = ranks.critical / 2
+    rows = [
+        {"model": m, "rank": round(r, 4), "low": round(r - half, 4), "high": round(r + half, 4)}
+        for m, r in zip(ranks.models, ranks.ranks, strict=True)
     ]
-    bars = [
-        {"model": ranks.models[i], "bar": number, "rank": round(ranks.ranks[i], 4)}
-        for number, (first, last) in enumerate(ranks.bars)
-        for i in range(first, last + 1)
-    ]
-    return charts.critical_difference(models, bars, critical=ranks.critical)
+    return charts.critical_difference(rows)
 
 
 def _disagreements(pair: Pair, results, sounds: Sounds) -> list[dict]:

@@ -87,7 +87,7 @@ class Browser:
 
     def require_sound(self, path) -> None:
         """A page asks for nothing but itself, complains about nothing, and fits its width."""
-        assert self.requests() == [path.resolve().as_uri()]
+        assert set(self.requests()) <= {path.resolve().as_uri()}
         assert self.console() == []
         width = self.js("return [document.documentElement.scrollWidth, innerWidth]")
         assert width[0] <= width[1], f"the page scrolls sideways: {width}"

@@ -63,7 +63,7 @@ def _specs():
     yield charts.scatter(models, x="parameters", title="t", y="u")
     yield charts.differences(rows, title="t")
     yield charts.class_differences([{"name": "a", "value": 1, "a": 2, "b": 1}])
-    yield charts.critical_difference(models, models, critical=1.0)
+    yield charts.critical_difference([{"model": "a", "rank": 1.0, "low": 0.5, "high": 1.5}])
 
 
 def test_charts_are_valid_vega_lite():
@@ -71,3 +71,26 @@ def test_charts_are_valid_vega_lite():
     for spec in _specs():
         spec = {**spec, "autosize": spec["autosize"]}
         altair.Chart.from_dict(spec)
+
+
+def test_the_browser_would_notice_a_request_and_an_error(browser, tmp_path):
+    """What `require_sound` relies on: both are seen on a page that has them."""
+    path = tmp_path / "bad.html"
+    path.write_text('<img src="http://127.0.0.1:9/a.png"><script>throw new Error("no")</script>')
+    browser.open(path)
+    assert "http://127.0.0.1:9/a.png" in browser.requests()
+    assert any("Error: no" in line for line in browser.console())
+    path.write_text('<div style="width: 9999px">wide</div>')
+    browser.open(path, width=390)
+    with pytest.raises(AssertionError, match="sideways"):
+        browser.require_sound(path)
+
+
+def test_the_policy_stops_what_should_not_be_there(browser, tmp_path):
+    """A script that slipped into a page does not run, and a picture is not fetched."""
+    path = tmp_path / "page.html"
+    slipped = '<img src="http://127.0.0.1:9/b.png"><script>document.title = "run"</script></body>'
+    path.write_text(rendered().replace("</body>", slipped))
+    browser.open(path)
+    assert browser.driver.title == "evar leaderboard"
+    assert sum("Content Security Policy" in line for line in browser.console()) >= 2

@@ -20,7 +20,8 @@ const page = (() => {
       legend: { ...labels, labelFontSize: 11 },
       aria: false, // the element around a chart names it; its numbers stand in a table
       mark: { color: accent, aria: false },
-      style: { interval: { stroke: text }, name: { fill: quiet } },
+      style: { interval: { stroke: text } },
+      text: { color: quiet },
       rule: { color: quiet },
       range: { heatmap: dark.matches ? ["#1d2836", "#7cbaff"] : ["#edf4fb", "#08488f"] },
     };
