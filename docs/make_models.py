@@ -1,6 +1,6 @@
-"""`python docs/make_models.py` writes docs/models.md from the registry.
+"""Writes docs/models.md from the registry: `python docs/make_models.py`.
 
-Sizes are measured on the untrained network; the largest models take some memory for that.
+Sizes are measured on untrained networks; the largest ones need several GB of memory.
 """
 
 from pathlib import Path
@@ -13,29 +13,38 @@ PAGE = Path(__file__).resolve().parent / "models.md"
 
 
 def page(*, measure: bool = True) -> str:
-    """The whole page; `measure=False` leaves the sizes out (what a test compares)."""
+    """Returns the whole page; `measure=False` leaves out the sizes (a test compares the rest)."""
     head = (PAGE.parent / "models.head.md").read_text(encoding="utf-8")
     return head + "\n" + "\n".join(section(name, measure=measure) for name in models.names())
 
 
 def section(name: str, *, measure: bool) -> str:
-    """One model: what it is, its file, its licence, how it was checked."""
+    """Returns the section of one model: title, paper, checkpoint, licence, how it was verified."""
     config = models.config(name)
     cls = models.adapter_class(config.adapter)
     about = (cls.__doc__ or "").strip().splitlines()
     lines = [f"## {name}", "", config.title or (about[0] if about else ""), ""]
-    if measure and cls.TINY is not None:  # else it needs something that is not here
+    if measure and cls.TINY is not None:  # None: it needs an optional package or a file
         lines.append(f"- {_size(cls, config)}")
     facts = {
         "Paper": config.paper,
         "Checkpoint": _weights(config.weights),
         "Licence": config.licence,
         "Probe learning rate": f"{config.lr or cls.lr:g}",
+        "Trained on": _trained_on(config.trained_on),
         "Verified": config.verified,
         "Notes": config.notes,
     }
     lines += [f"- {key}: {' '.join(value.split())}" for key, value in facts.items() if value]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + bibtex(config.citation)
+
+
+def bibtex(citation: str) -> str:
+    """Returns a folded block with a BibTeX entry; nothing without one."""
+    if not citation:
+        return ""
+    entry = citation.strip()
+    return f"\n<details><summary>BibTeX</summary>\n\n```bibtex\n{entry}\n```\n\n</details>\n"
 
 
 def _weights(weights: models.Weights | None) -> str:
@@ -44,6 +53,20 @@ def _weights(weights: models.Weights | None) -> str:
     where = weights.url or weights.how
     check = f", sha256 `{weights.sha256}`" if weights.sha256 else ""
     return f"`{weights.file}`: {where}{check}"
+
+
+def _trained_on(entries) -> str:
+    """The data sets of a checkpoint, what was used of them where it was not audio alone, notes."""
+    if entries is None:
+        return "not known"
+    described = (
+        entry.data
+        + (f" with {entry.use}" if entry.use != "audio" else "")
+        + (f" ({entry.note})" if entry.note else "")
+        for entry in entries
+        if isinstance(entry, models.TrainingData)
+    )
+    return "; ".join(described) or "nothing, a fixed formula"
 
 
 def _size(cls, config) -> str:

@@ -1,6 +1,8 @@
-"""`python docs/make_tasks.py` writes docs/tasks.md from the registry."""
+"""Writes docs/tasks.md from the registry: `python docs/make_tasks.py`."""
 
 from pathlib import Path
+
+from make_models import bibtex
 
 from evar import task as tasks
 from evar.task import SPLITS, Source, Task
@@ -11,18 +13,18 @@ _HEAD = """# Tasks
 This page is written by `python docs/make_tasks.py` from the files in `tasks/`.
 
 `python prepare.py TASK --source=DIR` indexes a copy that is on disk; `--download` fetches what is
-openly served and says what to do by hand for the rest. Clips are the published numbers: a copy with
-fewer is scored only with `--partial`, and the score says so.
+openly served and prints what to do by hand for the rest. The numbers of clips are the published
+ones: a copy with fewer is scored only with `--partial`, and the score says so.
 """
 
 
 def page() -> str:
-    """The whole page, one section a task."""
+    """Returns the whole page, one section per task."""
     return _HEAD + "".join("\n" + section(tasks.get(name)) for name in tasks.names())
 
 
 def section(task: Task) -> str:
-    """One task: what it asks, where it is from, split, unit, metric, captions, traps."""
+    """Returns the section of one task: question, source, split, segment, metric, captions."""
     counts = ", ".join(f"{side} {count:,}" for side, count in task.counts.items())
     unit = f"{task.seconds:g} s" if task.seconds else "whole clips"
     facts = {
@@ -31,7 +33,7 @@ def section(task: Task) -> str:
         "Clips": f"{sum(task.counts.values()):,} ({counts})",
         "Split": f"{len(task.folds)} folds" if task.folds else " / ".join(task.counts or SPLITS),
         "Groups": _groups(task),
-        "Unit": unit,
+        "Segment": unit,
         "Read from": task.metadata,
         "Folder holds": " or ".join(f"`{m}`" for m in _markers(task)),
         "Licence": task.licence,
@@ -45,7 +47,7 @@ def section(task: Task) -> str:
     if task.sources:
         lines += ["", "| file | address | checksum |", "| --- | --- | --- |"]
         lines += [_row(source) for source in task.sources]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + bibtex(task.citation)
 
 
 def _markers(task: Task) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""What an encoder must do to be evaluated: the base class of every adapter."""
+"""The contract between the harness and an encoder: the base class of every adapter."""
 
 import contextlib
 import functools
@@ -12,13 +12,13 @@ from evar.errors import UserError
 
 
 def _front_end(features):
-    """`features` in float32, and augmented where fine-tuning asks for it."""
+    """Wraps `features`: float32 under mixed precision, and augmented during fine-tuning."""
 
     @functools.wraps(features)
     def wrapped(self, audio):
         with torch.autocast(audio.device.type, enabled=False):
             out = features(self, audio)
-            # Once: not where a subclass calls the features() of its base.
+            # Augment once, not again when a subclass calls the features() of its base.
             outermost = type(self).features is wrapped
             return self.augment(out) if outermost and self.augment is not None else out
 
@@ -28,101 +28,111 @@ def _front_end(features):
 class Adapter(nn.Module):
     """An audio encoder: float32 waveforms in, embeddings out.
 
-    A subclass sets `sample_rate` (Hz) and `embed_dim` (D), and writes either `frames` or the two
-    halves of it, `features` and `encode` (fine-tuning augments between them). It may write `embed`
-    where a clip embedding is not the mean of its frames.
+    A subclass sets `sample_rate` (Hz) and `embed_dim` (D), and implements either `frames` or its
+    two halves, `features` and `encode` (fine-tuning augments between them). It overrides `embed` if
+    a clip embedding is not the mean over frames. Audio-language models also implement `embed_joint`
+    and `embed_text`.
 
-    Waveforms are (B, S), mono, in [-1, 1], at `sample_rate`, all of one length; silence pads what
-    is shorter than the task's unit. The same clip must give the same embedding, alone or in any
-    batch. Audio-language models also write `embed_joint` and `embed_text`.
+    Waveforms are (B, S), mono, in [-1, 1], at `sample_rate`, all of one length; clips shorter than
+    the task's segment are padded with silence. The same clip must have the same embedding, alone or
+    in any batch.
+
+    >>> import torch
+    >>> class Level(Adapter):
+    ...     sample_rate, embed_dim = 16000, 1
+    ...     def embed(self, audio):  # (B, S) -> (B, 1)
+    ...         return audio.square().mean(dim=1, keepdim=True)
+    >>> Level().embed(torch.ones(2, 16000)).shape
+    torch.Size([2, 1])
     """
 
     sample_rate: int
     embed_dim: int
-    lr: float = 3e-4  # of the linear probe, where the configuration names none
-    fit_clips: int = 0  # training clips that `fit` wants to see; 0: nothing is fitted
+    lr: float = 3e-4  # default learning rate of the linear probe
+    fit_clips: int = 0  # number of training clips that `fit` needs; 0: nothing is fitted
     joint_dim: int | None = None  # E of an audio-language model's joint space
-    text_options: tuple[str, ...] = ()  # options whose content `text_identity` has
-    frame_seconds: float | None = None  # from a frame to the next; None: no even steps
+    text_options: tuple[str, ...] = ()  # options whose content `text_identity` covers
+    frame_seconds: float | None = None  # hop between frames; None: not uniform
     TINY: dict | None = None  # options of a tiny untrained build, for tests; None: impossible
-    blank: float | None = None  # nothing, in `features`; None: the mean of each clip's
+    blank: float | None = None  # value of masked `features`; None: the mean of each clip
     augment: Callable[[Tensor], Tensor] | None = None  # of (B, F, T) spectrograms, in fine-tuning
-    keep: Tensor | None = None  # (K,) patches of `patch_grid` that are encoded; None: all
+    keep: Tensor | None = None  # (K,) or (B, K) patches of `patch_grid` to encode; None: all
+    lengths: Tensor | None = None  # (B,) samples before padding, where fine-tuning gives them
 
     def __init_subclass__(cls, **more):
-        """Keep every front end in float32: a log-mel computed in bfloat16 is another log-mel."""
+        """Keeps every front end in float32: a log-mel computed in bfloat16 differs too much."""
         super().__init_subclass__(**more)
         if "features" in vars(cls):
-            cls.features = _front_end(cls.features)
+            setattr(cls, "features", _front_end(cls.features))  # noqa: B010  (a method is replaced)
 
     def __init__(self, weights: Path | None = None):
         super().__init__()
         self.weights = weights
 
     def features(self, audio: Tensor) -> Tensor:
-        """(B, S) waveforms -> (B, F, T) spectrogram as the encoder wants it."""
+        """Computes the encoder's input: (B, S) waveforms -> (B, F, T) spectrograms."""
         raise NotImplementedError(f"{type(self).__name__} has no features()")
 
     def encode(self, features: Tensor) -> Tensor:
-        """(B, F, T) spectrogram -> (B, T', D) frame embeddings."""
+        """Encodes spectrograms: (B, F, T) -> (B, T', D) frame embeddings."""
         raise NotImplementedError(f"{type(self).__name__} has no encode()")
 
     def frames(self, audio: Tensor) -> Tensor:
-        """(B, S) waveforms -> (B, T, D) frame embeddings."""
+        """Embeds frames: (B, S) waveforms -> (B, T, D)."""
         return self.encode(self.features(audio))
 
     def embed(self, audio: Tensor) -> Tensor:
-        """(B, S) waveforms -> (B, D) clip embeddings: the mean over time unless overridden."""
+        """Embeds clips: (B, S) waveforms -> (B, D); the mean over frames unless overridden."""
         return self.frames(audio).mean(dim=1)
 
     def fit(self, batches: Iterable[Tensor]) -> dict[str, float]:
-        """Learn statistics, without labels, from up to `fit_clips` training clips.
+        """Learns statistics, without labels, from up to `fit_clips` training clips.
 
-        `batches` yields (B, S) waveforms. Returns what was learned as plain numbers; `fitted`
-        takes it back, so that a cached fit needs no audio.
+        `batches` yields (B, S) waveforms. Returns the statistics as plain numbers, which `fitted`
+        restores, so that a cached fit needs no audio.
         """
         raise NotImplementedError(f"{type(self).__name__} sets fit_clips but has no fit()")
 
     def fitted(self, statistics: dict[str, float]) -> None:
-        """Take the statistics that `fit` returned, now or in an earlier run."""
+        """Restores the statistics that `fit` returned, now or in an earlier run."""
         raise NotImplementedError(f"{type(self).__name__} sets fit_clips but has no fitted()")
 
     def embed_joint(self, audio: Tensor) -> Tensor:
-        """(B, S) waveforms -> (B, E) embeddings in the space shared with captions."""
+        """Embeds clips in the space shared with captions: (B, S) waveforms -> (B, E)."""
         raise NotImplementedError(f"{type(self).__name__} is an audio-only model")
 
     def embed_text(self, captions: list[str]) -> Tensor:
-        """N captions -> (N, E) embeddings in the space shared with audio."""
+        """Embeds N captions in the space shared with audio: (N, E)."""
         raise NotImplementedError(f"{type(self).__name__} is an audio-only model")
 
     def text_identity(self) -> dict[str, str]:
-        """What `embed_text` depends on beyond this model's own weights, as hashes of content."""
+        """Returns content hashes of all that `embed_text` depends on beyond the model's weights."""
         return {}
 
     @property
     def reads_text(self) -> bool:
-        """Whether this is an audio-language model."""
+        """Returns whether this is an audio-language model."""
         return has_both_towers(type(self))
 
     @property
     def has_features(self) -> bool:
-        """Whether there is a spectrogram that `augment` could change."""
+        """Returns whether there is a spectrogram to augment."""
         return type(self).features is not Adapter.features
 
     def patch_grid(self, features: Tensor) -> tuple[int, int] | None:
-        """(F', T'): how many patches (B, F, T) is cut into; None where `keep` is not heeded."""
+        """Returns the number of patches (F', T') of (B, F, T); None if `keep` is not supported."""
         return None
 
     def encoder_blocks(self) -> Sequence[nn.Module] | None:
-        """The encoder's blocks, from input to output; None: its longest list of modules."""
+        """Returns the blocks from input to output; None: its longest list of modules is taken."""
         return None
 
     def layer_parameters(self, seconds: float = 1.0) -> list[list[nn.Parameter]]:
-        """What fine-tuning trains, from input to output: the stem, each block, what follows.
+        """Returns the layers that fine-tuning trains, from input to output: stem, blocks, the rest.
 
-        The parameters that the embedding of a clip of so many seconds depends on, without those
-        that pre-training held fixed; each stands in one layer, and no layer is empty. No layers:
-        nothing can be trained. Set `augment` and `keep` afterwards.
+        These are the parameters that have a gradient in the embedding of a clip of `seconds`
+        seconds. Each is in exactly one layer, and no layer is empty; without layers, nothing can be
+        trained. Call this before `augment` and `keep` are set.
         """
         used, calls = _used(self, seconds)
         known = set(used)
@@ -138,17 +148,17 @@ class Adapter(nn.Module):
 
 
 def has_both_towers(cls: type[Adapter]) -> bool:
-    """Whether a class embeds audio and text into one space."""
+    """Returns whether a class embeds audio and text into one space."""
     own = cls.embed_text is not Adapter.embed_text
     return own and cls.embed_joint is not Adapter.embed_joint
 
 
 def _used(adapter: Adapter, seconds: float) -> tuple[dict[nn.Parameter, int], dict[nn.Module, int]]:
-    """The parameters that the embedding of a clip of noise has a gradient for, and all calls.
+    """Returns the parameters with a gradient in the embedding of noise, and the order of calls.
 
-    The number of a module is that of its first call, a parameter's is its module's. Parameters
-    come in that order; before them, at -1, those whose modules are never called (tokens and
-    positions, as a rule).
+    A module's number is that of its first call, a parameter's number that of its module. Parameters
+    are sorted by it; those whose modules are never called (usually tokens and positions) come
+    first, with -1.
     """
     owners = {p: m for m in adapter.modules() for p in m.parameters(recurse=False)}
     if not owners:
@@ -166,7 +176,7 @@ def _used(adapter: Adapter, seconds: float) -> tuple[dict[nn.Parameter, int], di
     except RuntimeError as error:
         raise UserError(
             f"{type(adapter).__name__}.embed cannot be differentiated ({error}): this model can be "
-            "evaluated, but not be fine-tuned"
+            "evaluated, but not fine-tuned"
         ) from error
     used = [p for p, gradient in zip(parameters, found, strict=True) if gradient is not None]
     order = {p: calls.get(owners[p], -1) for p in used}
@@ -175,9 +185,9 @@ def _used(adapter: Adapter, seconds: float) -> tuple[dict[nn.Parameter, int], di
 
 @contextlib.contextmanager
 def _differentiable(adapter: Adapter) -> Iterator[dict[nn.Module, int]]:
-    """Evaluation mode, a gradient for every parameter; all is as before afterwards.
+    """Enables gradients of all parameters in evaluation mode; restores everything afterwards.
 
-    Yields what modules are put into when they are first called, with the number of that call.
+    Yields a dictionary that is filled with each module's first call, as a running number.
     """
     calls: dict[nn.Module, int] = {}
 
@@ -201,12 +211,12 @@ def _differentiable(adapter: Adapter) -> Iterator[dict[nn.Module, int]]:
 
 
 def blocks_of(adapter: Adapter, used: set[nn.Parameter]) -> Sequence[nn.Module]:
-    """The encoder's blocks: those it names, else its longest list, by parameters in `used`."""
+    """Returns the encoder's blocks: those it names, else its longest list of used modules."""
     return adapter.encoder_blocks() or _longest(adapter, used)
 
 
 def _longest(adapter: Adapter, used: set[nn.Parameter]) -> list[nn.Module]:
-    """The children with parameters in `used` of the list of modules that has the most of them."""
+    """Returns the used children of the module list that has the most of them."""
     lists = [m for m in adapter.modules() if isinstance(m, (nn.ModuleList, nn.Sequential))]
     children = [[c for c in m if not used.isdisjoint(c.parameters())] for m in lists]
     return max(children, key=len, default=[])

@@ -39,7 +39,9 @@ class _Loader(InspectLoader):
     """Hands out the module of another specification; `get_code` is for `python -m`."""
 
     def __init__(self, real: ModuleSpec):
-        self.real = real
+        if not isinstance(real.loader, InspectLoader):
+            raise ImportError(f"{real.name} has no source", name=real.name)
+        self.real, self.loader = real, real.loader
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         return importlib.import_module(self.real.name)
@@ -48,10 +50,10 @@ class _Loader(InspectLoader):
         module.__spec__ = self.real  # the import system has just set the alias' own
 
     def get_code(self, fullname: str) -> CodeType | None:
-        return self.real.loader.get_code(self.real.name)
+        return self.loader.get_code(self.real.name)
 
     def get_source(self, fullname: str) -> str | None:
-        return self.real.loader.get_source(self.real.name)
+        return self.loader.get_source(self.real.name)
 
     def is_package(self, fullname: str) -> bool:
         return self.real.submodule_search_locations is not None

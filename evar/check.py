@@ -1,4 +1,4 @@
-"""Does an adapter keep its promises? `python -m evar.check MODEL` tells its author."""
+"""Checks that an adapter fulfils its contract: `python -m evar.check MODEL`."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -12,17 +12,17 @@ from evar.embedding import layers
 from evar.errors import described
 
 TOLERANCE = 1e-4  # relative error between a clip alone and the same clip in a batch
-_UNITS = 2.5  # seconds of the clips that most checks use
-_LONG = 31.0  # seconds: more than any encoder takes at once
-_CAPTIONS = ["a dog barks", "rain", "somebody plays the piano in a large and empty hall"]
+_UNITS = 2.5  # seconds: clips of most checks
+_LONG = 31.0  # seconds: longer than the input of any encoder
+_CAPTIONS = ["a dog barks", "rain", "a pianist plays in a large and empty hall"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check: what was looked at, and what is wrong and how to mend it."""
+    """The result of one check: what was checked, and what is wrong and how to fix it."""
 
     name: str
-    problem: str = ""  # empty: nothing is wrong
+    problem: str = ""  # empty: the check passed
     remedy: str = ""
 
     @property
@@ -36,15 +36,15 @@ class Finding:
 
 
 class _Failure(Exception):
-    """What a single check raises: the problem and its remedy."""
+    """Raised by a single check, with the problem and its remedy."""
 
 
 def check(adapter: Adapter) -> list[Finding]:
-    """Try an adapter on clips made for the purpose; one Finding a check, in the order tried.
+    """Runs all checks on synthetic clips; returns one Finding per check, in order.
 
-    The adapter must be in evaluation mode, as `evar.models.load` returns it. Where its attributes
-    are wrong or it cannot embed at all, the later checks are left out. An adapter with `fit_clips`
-    is fitted to noise.
+    The adapter must be in evaluation mode, as `evar.models.load` returns it. If its attributes are
+    wrong or it cannot embed at all, later checks are skipped. An adapter with `fit_clips` is fitted
+    to noise.
     """
     findings = []
     with torch.inference_mode():
@@ -56,29 +56,29 @@ def check(adapter: Adapter) -> list[Finding]:
 
 
 def _checks(adapter: Adapter) -> Iterator[tuple[str, bool, Callable[[Adapter], None]]]:
-    """(what is checked, whether the others need it, the check)."""
-    yield "sample_rate, embed_dim and lr are numbers that make sense", True, _attributes
+    """Yields (what is checked, whether later checks depend on it, the check)."""
+    yield "sample_rate, embed_dim and lr have plausible values", True, _attributes
     if adapter.fit_clips:
-        yield "fit() returns numbers that fitted() takes", True, _fit
+        yield "fit() returns numbers that fitted() restores", True, _fit
     yield "embed() turns (B, S) into (B, D) float32, all finite", True, _embeds
-    yield "the waveform itself is left as it was", False, _untouched
-    yield "the same clips twice give the same bytes", False, _deterministic
-    yield "a clip alone gives what it gives in a batch", False, _alone
-    yield "different clips give different embeddings", False, _hears
+    yield "embed() leaves the waveform unchanged", False, _untouched
+    yield "the same clips give the same bytes twice", False, _deterministic
+    yield "a clip has the same embedding alone and in a batch", False, _alone
+    yield "different clips have different embeddings", False, _hears
     yield "a clip of 10 ms", False, lambda a: _finite(a, _noise(a, 0.01, 2))
     yield "a clip of 60 s", False, lambda a: _finite(a, _noise(a, 60, 1))
     yield "silence", False, lambda a: _finite(a, torch.zeros(2, _samples(a, _UNITS)))
     if _has_frames(adapter):
         yield "frames() turns (B, S) into (B, T, D'), all finite", False, _frames
         if adapter.frame_seconds is not None:
-            yield "frames() gives a frame every frame_seconds", False, _pace
+            yield "frames() returns a frame every frame_seconds", False, _pace
     yield "a clip of half a minute, twice, alone and in a batch", False, _long
     if layers.may_have_blocks(adapter):
         yield "every layer of the encoder: steady, finite, the last one is embed()", False, _layers
     if adapter.reads_text:
         yield "embed_joint() and embed_text() share a space of joint_dim", False, _joint
         yield "embed_joint() of the same clips, twice, alone and in a batch", False, _joint_steady
-        yield "a caption alone gives what it gives among others", False, _captions
+        yield "a caption has the same embedding alone and among others", False, _captions
 
 
 def _try(name: str, function: Callable[[Adapter], None], adapter: Adapter) -> Finding:
@@ -86,8 +86,8 @@ def _try(name: str, function: Callable[[Adapter], None], adapter: Adapter) -> Fi
         function(adapter)
     except _Failure as failure:
         return Finding(name, *failure.args)
-    except Exception as error:  # the adapter's own, of any kind: shown, not hidden
-        return Finding(name, described(error), "Mend the adapter there")
+    except Exception as error:  # the adapter's code may raise anything: it is shown
+        return Finding(name, described(error), "Fix the adapter there")
     return Finding(name)
 
 
@@ -96,7 +96,7 @@ def _attributes(adapter: Adapter) -> None:
         value = getattr(adapter, name, None)
         if type(value) is not int or not low <= value <= high:
             raise _Failure(
-                f"{name} is {value!r}, a {type(value).__name__}",
+                f"{name} is {value!r} ({type(value).__name__})",
                 f"Set it to a whole number from {low} to {high}, in the class or in __init__",
             )
     if not isinstance(adapter.lr, float) or not 0 < adapter.lr < 10:
@@ -104,7 +104,9 @@ def _attributes(adapter: Adapter) -> None:
     if type(adapter.fit_clips) is not int or adapter.fit_clips < 0:
         raise _Failure(f"fit_clips is {adapter.fit_clips!r}", "Set it to a whole number, or to 0")
     if adapter.reads_text and type(adapter.joint_dim) is not int:
-        raise _Failure(f"joint_dim is {adapter.joint_dim!r}", "Set it to the joint space's size")
+        raise _Failure(
+            f"joint_dim is {adapter.joint_dim!r}", "Set it to the dimension of the joint space"
+        )
     if adapter.training:
         raise _Failure("the adapter is in training mode", "Call .eval() on it first")
 
@@ -117,7 +119,7 @@ def _fit(adapter: Adapter) -> None:
     )
     if not numbers:
         raise _Failure(
-            f"fit() returned {statistics!r:.100}", "Return a dict of names and finite plain numbers"
+            f"fit() returned {statistics!r:.100}", "Return a dict of names and finite numbers"
         )
     adapter.fitted(statistics)
 
@@ -126,28 +128,26 @@ def _embeds(adapter: Adapter) -> None:
     _finite(adapter, _noise(adapter, _UNITS, 3))
 
 
-def _finite(adapter: Adapter, audio: Tensor) -> Tensor:
-    """Embeddings, checked for shape, type and values."""
-    out = adapter.embed(audio)
-    _require(out, (len(audio), adapter.embed_dim), "embed()")
-    return out
+def _finite(adapter: Adapter, audio: Tensor) -> None:
+    """Checks shape, dtype and values of embeddings."""
+    _require(adapter.embed(audio), (len(audio), adapter.embed_dim), "embed()")
 
 
 def _require(out: object, shape: tuple, what: str, size: str = "embed_dim") -> None:
     if not isinstance(out, Tensor):
-        raise _Failure(f"{what} gave a {type(out).__name__}", "Return a torch tensor")
+        raise _Failure(f"{what} returned a {type(out).__name__}", "Return a torch tensor")
     if tuple(out.shape) != shape:
         raise _Failure(
-            f"{what} gave shape {tuple(out.shape)} where {shape} was expected",
-            f"Pool over time, and set {size} to the size of the result",
+            f"{what} returned shape {tuple(out.shape)}, expected {shape}",
+            f"Pool over time, and set {size} to the dimension of the result",
         )
     if out.dtype != torch.float32:
-        raise _Failure(f"{what} gave {out.dtype}", "Return .float()")
+        raise _Failure(f"{what} returned {out.dtype}", "Return .float()")
     if not torch.isfinite(out).all():
         count = int((~torch.isfinite(out)).any(dim=-1).sum())
         raise _Failure(
-            f"{what} gave NaN or infinity in {count} of {out.shape[0]} rows",
-            "Look for the log of zero, and for a division by a deviation or norm of zero",
+            f"{what} returned NaN or infinity in {count} of {out.shape[0]} rows",
+            "Look for log(0) and for divisions by a standard deviation or norm of zero",
         )
 
 
@@ -157,7 +157,7 @@ def _untouched(adapter: Adapter) -> None:
     adapter.embed(audio)
     if not torch.equal(audio, before):
         raise _Failure(
-            "embed() changed its input", "Replace operations in place (x *= 2) by x = x * 2"
+            "embed() changed its input", "Replace in-place operations (x *= 2) by x = x * 2"
         )
 
 
@@ -166,12 +166,12 @@ def _deterministic(adapter: Adapter) -> None:
 
 
 def _require_same(embed: Callable[[Tensor], Tensor], audio: Tensor) -> None:
-    # Of two copies: whether embed() changes its input is another check.
+    # On two copies: another check covers changes of the input.
     if not torch.equal(embed(audio.clone()), embed(audio.clone())):
         raise _Failure(
             "two calls with the same clips differ",
-            "Look for dropout or random crops in evaluation mode: heed self.training, or let the "
-            "clip's own samples decide",
+            "Look for dropout or random crops in evaluation mode: check self.training, or derive "
+            "the crop from the clip's samples",
         )
 
 
@@ -180,7 +180,7 @@ def _alone(adapter: Adapter) -> None:
 
 
 def _long(adapter: Adapter) -> None:
-    # Encoders cut long clips into chunks: crops at random and mixed clips are seen here only.
+    # Encoders split long clips into chunks: random crops and mixed-up clips show here only.
     audio = _noise(adapter, _LONG, 2)
     _require_same(adapter.embed, audio)
     _require_apart(adapter.embed, audio)
@@ -191,44 +191,44 @@ def _joint_steady(adapter: Adapter) -> None:
         audio = _noise(adapter, seconds, 2)
         _require_same(adapter.embed_joint, audio)
         _require_apart(adapter.embed_joint, audio)
-    _require_told_apart(adapter.embed_joint(_noise(adapter, _UNITS, 2)))
+    _require_different(adapter.embed_joint(_noise(adapter, _UNITS, 2)))
     silence = torch.zeros(2, _samples(adapter, _UNITS))
     _require(adapter.embed_joint(silence), (2, adapter.joint_dim), "embed_joint()", "joint_dim")
 
 
 def _require_apart(embed: Callable[[Tensor], Tensor], audio: Tensor) -> None:
-    # Neighbours of other loudness: statistics over the batch then show.
+    # Clips differ in loudness, which reveals statistics over the batch.
     audio = audio * torch.logspace(-1.7, 0.7, len(audio))[:, None]
     together = embed(audio.clone())
     alone = torch.cat([embed(clip[None].clone()) for clip in audio])
     error = max(_error(a, b) for a, b in zip(alone, together, strict=True))
     if error > TOLERANCE:
         raise _Failure(
-            f"relative difference {error:.1g}, more than {TOLERANCE:g}",
+            f"relative difference {error:.1g}, above {TOLERANCE:g}",
             "Look for a mean, maximum or normalisation over the whole batch (AmplitudeToDB's "
             "top_db, batch normalisation in training mode), or for reshapes that mix clips",
         )
 
 
 def _hears(adapter: Adapter) -> None:
-    _require_told_apart(adapter.embed(_noise(adapter, _UNITS, 2)))
+    _require_different(adapter.embed(_noise(adapter, _UNITS, 2)))
 
 
-def _require_told_apart(embeddings: Tensor) -> None:
+def _require_different(embeddings: Tensor) -> None:
     first, second = embeddings
     if torch.equal(first, second):
-        raise _Failure("two different clips give one embedding", "Does the audio reach the model?")
+        raise _Failure("two different clips have one embedding", "Does the audio reach the model?")
 
 
 def _pace(adapter: Adapter) -> None:
     shorter, longer = (adapter.frames(_noise(adapter, s, 1)).shape[1] for s in (_UNITS, 2 * _UNITS))
-    step = adapter.frame_seconds
-    grown = longer - shorter  # 0 where the input has a fixed length
+    step = adapter.frame_seconds or 0.0
+    grown = longer - shorter  # 0 if the input has a fixed length
     if grown and abs(grown * step - _UNITS) > step:
         raise _Failure(
-            f"{_UNITS} s give {shorter} frames and {2 * _UNITS} s {longer}, at odds with "
+            f"{_UNITS} s have {shorter} frames and {2 * _UNITS} s {longer}, which contradicts "
             f"frame_seconds = {step}",
-            "Set it to the seconds from one frame to the next, or to None",
+            "Set it to the seconds between frames, or to None",
         )
 
 
@@ -241,10 +241,10 @@ def _frames(adapter: Adapter) -> None:
     try:
         out = adapter.frames(_noise(adapter, _UNITS, 3))
     except NotImplementedError:
-        return  # has none after all, as a HEAR module without timestamps
+        return  # such as a HEAR module without timestamps
     if not isinstance(out, Tensor) or out.ndim != 3 or len(out) != 3 or not out.shape[1]:
         shape = tuple(out.shape) if isinstance(out, Tensor) else type(out).__name__
-        raise _Failure(f"frames() gave {shape} for 3 clips", "Return (B, T, D), time second")
+        raise _Failure(f"frames() returned {shape} for 3 clips", "Return (B, T, D)")
     _require(out, tuple(out.shape), "frames()")
 
 
@@ -277,13 +277,13 @@ def _captions(adapter: Adapter) -> None:
     error = max(_error(a, b) for a, b in zip(alone, together, strict=True))
     if error > TOLERANCE:
         raise _Failure(
-            f"relative difference {error:.1g}, more than {TOLERANCE:g}",
-            "Give the text encoder its attention mask, and leave padding out of the mean",
+            f"relative difference {error:.1g}, above {TOLERANCE:g}",
+            "Pass the attention mask to the text encoder, and leave padding out of the mean",
         )
 
 
 def _error(ours: Tensor, reference: Tensor) -> float:
-    """||ours - reference|| / ||reference||."""
+    """Returns the relative error ||ours - reference|| / ||reference||."""
     return float((ours - reference).norm() / reference.norm().clamp(min=1e-12))
 
 
@@ -292,7 +292,7 @@ def _samples(adapter: Adapter, seconds: float) -> int:
 
 
 def _noise(adapter: Adapter, seconds: float, clips: int, seed: int = 0) -> Tensor:
-    """(clips, S): quiet noise under a tone, every clip another pitch."""
+    """Returns (clips, S): quiet noise and a tone, of another pitch in each clip."""
     generator = torch.Generator().manual_seed(seed)
     samples = _samples(adapter, seconds)
     pitch = 200 * (1 + torch.rand(clips, 1, generator=generator))

@@ -2,13 +2,14 @@
 
 import importlib
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import evar
 from evar import protocol
-from evar.errors import UserError, unknown
+from evar.errors import UserError, described, unknown
 
 _FOLDER = Path(__file__).parent / "commands"
 _NO_COMMANDS = ("__init__", "evaluate")  # evaluate: what the commands of all protocols share
@@ -21,7 +22,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print("usage: evar COMMAND ... (`evar COMMAND --help` explains one)\n")
         for name in commands():
-            print(f"  {name:<12} {inspect.getdoc(_function(name)).splitlines()[0]}")
+            summary, _, _ = (inspect.getdoc(_function(name)) or "").partition("\n")
+            print(f"  {name:<12} {summary}")
         return
     if arguments[0] == "--version":
         print(evar.__version__)
@@ -32,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
 def commands() -> list[str]:
     """Returns the names of all commands: one per protocol, and the files in evar/commands/."""
     own = [path.stem for path in _FOLDER.glob("*.py") if path.stem not in _NO_COMMANDS]
-    of_protocols = [p.command or p.name for p in map(protocol.get, protocol.names())]
+    of_protocols = [p.command or p.name for p in protocol.usable()]
     return [*of_protocols, *sorted({_SPELLED.get(n, n) for n in own} - set(of_protocols))]
 
 
@@ -57,23 +59,49 @@ def call(
     `check_more(words, keys, options)` raises UserError for keys that neither the function nor
     what its `**` goes to knows; None takes them for options of the model that the first word is.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments  # an option of every command
+    arguments = [a for a in arguments if a != "--debug"]
     try:
         if any(a in ("-h", "--help") for a in arguments):
-            print(inspect.getdoc(function))
+            print(_help_of(function, arguments))
             return
         arguments = _checked(name, function, arguments, check_more or _check_model_options)
         import fire
 
         fire.Fire(function, command=arguments, name=name)
+        sys.stdout.flush()
     except UserError as error:
+        if debug:
+            raise
         _exit(error)
     except BrokenPipeError:  # `... | head` has read enough
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except KeyboardInterrupt:
         print("Interrupted. Run the same command again to resume.", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        if debug:
+            raise
+        print(
+            f"error: {described(error)}. This was not foreseen: --debug shows the traceback",
+            file=sys.stderr,
+        )
+        sys.exit(1)
+
+
+def _help_of(function: Callable, arguments: list[str]) -> str:
+    """Returns the help of a command, and of the options of the model that it is asked about."""
+    text = inspect.getdoc(function) or ""
+    words = [a for a in arguments if not a.startswith("-")]
+    if not words or next(iter(inspect.signature(function).parameters), "") != "model":
+        return text
+    from evar import models
+
+    options = models.options_of(words[0])
+    lines = [f"--{name}={value}" for name, value in options.items()] or ["(none)"]
+    return "\n".join([text, "", f"options of {words[0]}, with their values:", *lines])
 
 
 def _exit(error: UserError) -> None:
@@ -86,13 +114,10 @@ def _function(name: str) -> Callable:
     file = {spelled: own for own, spelled in _SPELLED.items()}.get(name, name)
     if (_FOLDER / f"{file}.py").is_file() and file not in _NO_COMMANDS:
         return getattr(importlib.import_module(f"evar.commands.{file}"), file)
-    from evar.commands.evaluate import command_of
-
-    known = {p.command or p.name: p for p in map(protocol.get, protocol.names())}
-    known |= {p.name: p for p in known.values()}
-    if name not in known:
+    if name not in [*commands(), *protocol.names()]:
         raise unknown("command", name, commands())
-    return command_of(known[name])
+    command_of = importlib.import_module("evar.commands.evaluate").command_of
+    return command_of(protocol.of_command(name))
 
 
 def _checked(

@@ -1,4 +1,4 @@
-"""Any model of this harness as a HEAR 2021 module, for tools that evaluate such modules.
+"""Exports any model as a HEAR 2021 module, for tools that evaluate such modules.
 
     hear-validator evar.export --model=beats_iter3
     EVAR_MODEL=beats_iter3 python -m heareval.embeddings.runner evar.export
@@ -6,9 +6,9 @@
 Turian et al., "HEAR: Holistic evaluation of audio representations", 2022,
 https://hearbenchmark.com/hear-api.html
 
-The validator (package hearvalidator, which needs TensorFlow for models of any kind) takes models
-of 16, 22.05, 44.1 and 48 kHz: those of 32 kHz (HTS-AT, WavCaps) it refuses, with an AttributeError
-of its own. It warns where frames are more than 50 ms apart, as those of most transformers are.
+The validator (package hearvalidator, which needs TensorFlow for any model) accepts 16, 22.05, 44.1
+and 48 kHz; models of 32 kHz (HTS-AT, WavCaps) fail there with an AttributeError. It warns about
+frames more than 50 ms apart, which most transformers have.
 """
 
 import os
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from evar.adapter import Adapter
 from evar.errors import UserError
 
-_HOP = 0.05  # seconds between the windows of a model without frames of even steps
+_HOP = 0.05  # seconds between the windows of a model without uniform frames
 _WINDOW = 1.0  # seconds
 
 
 class HearModel(nn.Module):
-    """An adapter with the attributes that the HEAR interface reads."""
+    """An adapter with the attributes of the HEAR interface."""
 
     def __init__(self, adapter: Adapter):
         super().__init__()
@@ -36,11 +36,11 @@ class HearModel(nn.Module):
             self.timestamp_embedding_size = self.timestamps(silence)[0].shape[2]
 
     def timestamps(self, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, S) -> (B, T, D') embeddings and (B, T) times of their centres in milliseconds.
+        """Embeds frames: (B, S) -> (B, T, D') and the times of their centres, (B, T) in ms.
 
-        The frames of an adapter that tells `frame_seconds`, the time from one to the next (what
-        lies behind the clip's end is left out). Of others, whose frames may be patches, or the
-        clip as a whole, clip embeddings of windows of 1 s, every 50 ms, silence around the clip.
+        These are the frames of an adapter with `frame_seconds`, up to the clip's end. Frames of
+        others may be patches or the whole clip: for them, clip embeddings of 1-s windows, one every
+        50 ms, with silence around the clip.
         """
         seconds = audio.shape[1] / self.sample_rate
         if step := self.adapter.frame_seconds:
@@ -48,7 +48,7 @@ class HearModel(nn.Module):
         else:
             frames = self._windows(audio)
             step = seconds / frames.shape[1]
-        # In float64 first: validators want even spacing to a microsecond.
+        # In float64: validators require uniform spacing to a microsecond.
         centres = torch.arange(frames.shape[1], dtype=torch.float64, device=audio.device) + 0.5
         return frames, (1000 * step * centres).float().expand(len(audio), -1)
 
@@ -61,18 +61,18 @@ class HearModel(nn.Module):
 
 
 def load_model(model_file_path: str = "") -> HearModel:
-    """The model that the argument names, or else the environment variable EVAR_MODEL.
+    """Loads the model that the argument or the environment variable EVAR_MODEL names.
 
     `MODEL` or `MODEL@WEIGHTS`: a registered name, path/to/file.py:ClassName, hf:ORG/NAME; after
-    the @, its weights file ("random" for an untrained network). Without one, the published file
-    must lie in the weights folder.
+    the @, its weights file ("random" for an untrained network). By default, the published file has
+    to be in the weights folder.
     """
     from evar import models
 
     name = str(model_file_path) or os.environ.get("EVAR_MODEL", "")
     if not name:
         raise UserError(
-            "which model? Give MODEL or MODEL@WEIGHTS as the module's model file, or set "
+            "no model given: pass MODEL or MODEL@WEIGHTS as the module's model file, or set "
             "EVAR_MODEL to it"
         )
     model, _, weights = name.partition("@")
@@ -80,10 +80,10 @@ def load_model(model_file_path: str = "") -> HearModel:
 
 
 def get_timestamp_embeddings(audio: Tensor, model: HearModel) -> tuple[Tensor, Tensor]:
-    """(B, S) -> (B, T, D') embeddings and (B, T) timestamps in milliseconds."""
+    """Embeds frames: (B, S) -> (B, T, D') embeddings and (B, T) timestamps in milliseconds."""
     return model.timestamps(audio)
 
 
 def get_scene_embeddings(audio: Tensor, model: HearModel) -> Tensor:
-    """(B, S) -> (B, D) clip embeddings."""
+    """Embeds clips: (B, S) -> (B, D)."""
     return model.adapter.embed(audio)

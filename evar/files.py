@@ -1,8 +1,10 @@
-"""Writing files so that nothing is lost: whole or not at all, whatever happens in between."""
+"""Reads and writes files: whole or not at all, and only where a path may lead."""
 
 import json
 import os
+import re
 import tempfile
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from evar.errors import UserError
 
 @contextmanager
 def writing(path):
-    """Turn what the operating system refuses while `path` is written into a UserError."""
+    """Re-raise the operating system's errors while `path` is written as a UserError."""
     try:
         yield
     except OSError as error:
@@ -24,7 +26,7 @@ def writing(path):
 
 @contextmanager
 def reading(path):
-    """Turn what the operating system refuses while `path` is read into a UserError."""
+    """Re-raise the operating system's errors while `path` is read as a UserError."""
     try:
         yield
     except OSError as error:
@@ -32,9 +34,9 @@ def reading(path):
 
 
 def unreadable(path, error: Exception) -> UserError:
-    """A file that the system does not let us read, whatever it holds."""
+    """Returns the error for a file that the operating system does not let us read."""
     reason = getattr(error, "strerror", None) or str(error).rpartition(": ")[2].rstrip(".")
-    return UserError(f"{path}: cannot be read ({reason}). Mend that, then run the command again.")
+    return UserError(f"{path}: cannot be read ({reason}). Check the disk and its permissions.")
 
 
 def make_folder(path) -> Path:
@@ -44,19 +46,21 @@ def make_folder(path) -> Path:
     return Path(path)
 
 
-def write_atomic(path, content: bytes | str) -> None:
+def write_atomic(path, content: bytes | memoryview | str) -> None:
     """Write a file whole or not at all: a temporary file in the same folder, synced, then renamed.
 
-    Raises UserError where the folder is not writable or the disk is full; no part of the content
-    is left behind then.
+    Temporary files of killed processes in that folder are removed. Raises UserError where the
+    folder is not writable or the disk is full; no part of the content is left behind then.
     """
     path = Path(path)
     make_folder(path.parent)
+    clear_stale(path.parent)
     content = content.encode() if isinstance(content, str) else content
     with writing(path):
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, temporary = tempfile.mkstemp(_SUFFIX, f".{path.name}.", path.parent)
         try:
             with os.fdopen(handle, "wb") as file:
+                _try_lock(file)
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -68,8 +72,56 @@ def write_atomic(path, content: bytes | str) -> None:
             raise
 
 
+_SUFFIX = ".tmp"
+_TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
+STALE = 3600  # seconds after which a temporary file that no process has locked is removed
+_cleared: set[tuple[int, str]] = set()  # (process, folder)
+
+
+def clear_stale(folder) -> None:
+    """Remove the temporary files that killed writers left in a folder, once per process.
+
+    A file is removed where it has not changed for an hour and no process holds a lock on it.
+    """
+    key = (os.getpid(), str(folder))
+    if key in _cleared:
+        return
+    _cleared.add(key)
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if _TEMPORARY.fullmatch(entry.name):
+                with suppress(OSError):
+                    _remove_if_stale(entry)
+
+
+def _remove_if_stale(entry: os.DirEntry) -> None:
+    if not entry.is_file(follow_symlinks=False):
+        return
+    if time.time() - entry.stat(follow_symlinks=False).st_mtime < STALE:
+        return
+    with Path(entry.path).open("rb") as file:
+        if not _try_lock(file):
+            return
+    Path(entry.path).unlink()
+
+
+def _try_lock(file) -> bool:
+    """Lock an open file until it is closed; False where another process holds it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows does not remove files that are open
+        return True
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:  # a file system without locks: the age decides
+        pass
+    return True
+
+
 def _sync_folder(folder: Path) -> None:
-    """Have a renamed file survive a power cut too; not every system can."""
+    """Make a rename survive a power cut, on systems that can."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
@@ -85,5 +137,48 @@ def _umask() -> int:
 
 
 def canonical_json(value) -> str:
-    """The one text of a JSON value: sorted keys, no spaces. What hashes are taken of."""
+    """Returns the canonical JSON text of a value, for hashing: sorted keys, no spaces."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def path_problem(name: str) -> str:
+    """Says why a path that a file names may not be followed; "" where it leads down.
+
+    Tables, archives and lists name paths below their own folder only: neither absolute, nor
+    through "..", nor with a drive letter, in either system's notation. Links in that folder are
+    followed, as its owner made them: archives are unpacked without links.
+    """
+    parts = name.replace("\\", "/").split("/")
+    if "\0" in name:
+        return "holds a NUL character"
+    if not [part for part in parts if part not in ("", ".")]:
+        return "names no file"
+    if parts[0] == "" or ".." in parts or re.match("[A-Za-z]:", name):
+        return "must lie inside the data set's folder (that of a CSV) and be relative to it"
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "is not UTF-8"
+    return ""
+
+
+def printable(name: str) -> str:
+    """Returns a name as messages show it: quoted and escaped where it has unprintable characters.
+
+    So that neither a line feed nor an escape sequence of a file's name reaches a terminal.
+    """
+    return name if name.isprintable() and name == name.strip() else repr(name)
+
+
+def inside(root, name: str, where) -> Path:
+    """Returns the path of a file that `where` (a table, a list) names relative to `root`.
+
+    Raises UserError for a path that leads elsewhere, and for what exists there and is neither a
+    file nor a folder: pipes, sockets and devices, on which reading may wait for ever.
+    """
+    if problem := path_problem(name):
+        raise UserError(f"{where}: {name!r}: {problem}. Correct the list of files.")
+    path = Path(root) / name
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{where}: {name!r} is a pipe, a socket or a device, not a file")
+    return path

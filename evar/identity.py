@@ -66,8 +66,9 @@ def _class_code(cls: type) -> bytes:
         text = "".join(linecache.getlines(code.co_filename))
         with contextlib.suppress(SyntaxError):
             for node in ast.walk(ast.parse(text)):
-                spans = isinstance(node, ast.ClassDef) and node.name == cls.__name__
-                if spans and node.lineno <= code.co_firstlineno <= node.end_lineno:
+                if not isinstance(node, ast.ClassDef) or node.name != cls.__name__:
+                    continue
+                if node.lineno <= code.co_firstlineno <= (node.end_lineno or node.lineno):
                     return canonical(node)
     plain = {k: v for k, v in vars(cls).items() if isinstance(v, (int, float, str, tuple))}
     attributes = sorted((k, v) for k, v in plain.items() if not k.startswith("__"))
@@ -86,7 +87,7 @@ def _bytecode(code: CodeType) -> tuple:
     return code.co_code, constants, code.co_names
 
 
-def _file_options(options: Mapping, known: Iterable[str]) -> dict[str, str]:
+def _file_options(options: Mapping, known: Iterable[str]) -> dict[str, str | None]:
     """Returns hashes of the files that options name, except options whose content is `known`."""
     found = {}
     for name, value in options.items():

@@ -13,12 +13,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evar import files, registry
 from evar.callable_module import callable_module
 from evar.errors import UserError, blaming, unknown
 from evar.identity import identity_of
+from evar.trained_on import TaskOverlap, TrainingData, read_entries
+from evar.trained_on import seen_in_training as seen_in_training
+from evar.yaml_files import read_yaml
 
 if TYPE_CHECKING:
     from evar.adapter import Adapter
@@ -60,6 +63,8 @@ class ModelConfig:
     licence: str = ""
     verified: str = ""
     notes: str = ""
+    # None: not known, which is not "nothing" (an empty list, of a fixed formula).
+    trained_on: tuple[TrainingData | TaskOverlap, ...] | None = None
     checkpoint: str = ""
 
 
@@ -74,7 +79,7 @@ class Model:
     adapter: "Adapter"
     config: ModelConfig
     options: Mapping[str, object]
-    identity: Mapping[str, object]
+    identity: Mapping[str, Any]
 
     @property
     def name(self) -> str:
@@ -93,8 +98,10 @@ def names() -> list[str]:
     return sorted({*configs, *(set(registry.names(KIND)) - configured - set(PREFIXES))})
 
 
-def config(model: "str | type[Adapter] | Adapter") -> ModelConfig:
+def config(model: "str | type[Adapter] | Adapter | Model") -> ModelConfig:
     """Returns the configuration of a registered model, a user's class, or one behind a prefix."""
+    if isinstance(model, Model):
+        return model.config
     if not isinstance(model, str):
         cls = model if inspect.isclass(model) else type(model)
         return ModelConfig(name=cls.__name__, adapter=f"{cls.__module__}:{cls.__qualname__}")
@@ -116,16 +123,12 @@ def config(model: "str | type[Adapter] | Adapter") -> ModelConfig:
             raise unknown(f"key in {path.name}:", key, sorted(known))
     if content.get("weights"):
         content["weights"] = Weights(**content["weights"])
+    content["trained_on"] = read_entries(content.get("trained_on"), path.name)
     return ModelConfig(name=model, **content)
 
 
 def _read_yaml(path: Path) -> dict:
-    import yaml
-
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML ({str(error).splitlines()[0]})") from error
+    content = read_yaml(path, what="a model's configuration")
     if not isinstance(content, dict) or "adapter" not in content:
         raise UserError(f"{path}: a model's configuration names its `adapter`")
     return content
@@ -203,8 +206,9 @@ def _require_attributes(spec: ModelConfig, adapter: "Adapter") -> None:
     for attribute in ("sample_rate", "embed_dim"):
         value = getattr(adapter, attribute, None)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            where = spec.adapter if ".py:" in spec.adapter else spec.name
             raise UserError(
-                f"{spec.name}: the adapter must set `{attribute}` to a whole number of 1 or more "
+                f"{where}: the adapter must set `{attribute}` to a whole number of 1 or more "
                 "(docs/add-a-model.md shows a complete one)"
             )
 
@@ -214,37 +218,54 @@ def _require_kind(option: str, value, default) -> None:
     kinds = {bool: "True or False", int: "a whole number", float: "a number"}
     allowed = (int, float) if type(default) is float else (type(default),)
     if type(default) in kinds and type(value) not in allowed:
-        raise UserError(f"--{option}={value}: it is {kinds[type(default)]}")
+        raise UserError(f"--{option}={value}: must be {kinds[type(default)]}")
 
 
 def takes_weights(cls: type) -> bool:
     """Whether an adapter class does something with `weights`: its own __init__ has the argument."""
     from evar.adapter import Adapter
 
-    inherited = cls.__init__ is Adapter.__init__
+    inherited = inspect.getattr_static(cls, "__init__") is Adapter.__init__
     return not inherited and "weights" in inspect.signature(cls).parameters
 
 
-def option_names(model: "str | type[Adapter] | Adapter") -> list[str]:
+def option_names(model: "str | type[Adapter] | Adapter | Model") -> list[str]:
     """Returns the options of a model's adapter; none of an instance, which is built already."""
     from evar.adapter import Adapter
 
-    if isinstance(model, Adapter):
+    if isinstance(model, (Adapter, Model)):
         return []
     parameters = inspect.signature(class_of(model, config(model))).parameters
     return [name for name in parameters if name not in ("weights", "self")]
 
 
-def reads_text(model: "str | type[Adapter] | Adapter") -> bool:
+def options_of(model: "str | type[Adapter]") -> dict[str, object]:
+    """Returns a model's options with their defaults: the configuration's, else the class'.
+
+    A required option is "(required)".
+    """
+    spec = config(model)
+    parameters = inspect.signature(class_of(model, spec)).parameters
+    defaults = {
+        name: "(required)" if p.default is p.empty else p.default
+        for name, p in parameters.items()
+        if name not in ("weights", "self")
+    }
+    return {**defaults, **spec.options}
+
+
+def reads_text(model: "str | type[Adapter] | Adapter | Model") -> bool:
     """Returns whether a model is an audio-language model, as its class alone shows."""
     from evar.adapter import Adapter, has_both_towers
 
+    if isinstance(model, Model):
+        return model.adapter.reads_text
     if isinstance(model, Adapter):
         return model.reads_text
     return has_both_towers(class_of(model, config(model)))
 
 
-def require_text(model: "str | type[Adapter] | Adapter") -> None:
+def require_text(model: "str | type[Adapter] | Adapter | Model") -> None:
     """Raises UserError for an audio-only model, and says which ones read captions."""
     if not reads_text(model):
         able = [name for name in names() if reads_text(name)]
@@ -276,8 +297,14 @@ def _find_weights(spec: ModelConfig, given) -> Path | None:
         from tqdm import tqdm
 
         def bar(total=None, initial=0):
-            settings = {"unit": "B", "unit_scale": True, "leave": False}
-            return tqdm(desc=f"download {path.name}", total=total, initial=initial, **settings)
+            return tqdm(
+                desc=f"download {path.name}",
+                total=total,
+                initial=initial,
+                unit="B",
+                unit_scale=True,
+                leave=False,
+            )
 
         return download.fetch(spec.weights, weights_folder(), progress=bar)
     raise UserError(
@@ -293,6 +320,8 @@ def adapter_class(reference: str) -> "type[Adapter]":
     place, _, name = reference.rpartition(":") if ":" in reference else (reference, "", "")
     module = _load_file(Path(place)) if place.endswith(".py") else registry.load(KIND, place)
     if inspect.isclass(module):  # an entry point that names the class itself
+        if not issubclass(module, Adapter):
+            raise UserError(f"{reference}: {module.__name__} must be a subclass of evar.Adapter")
         return module
     classes = {
         key: value
@@ -320,8 +349,10 @@ def _load_file(path: Path):
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"{path}: cannot be imported as a Python module")
     module = importlib.util.module_from_spec(spec)
-    module.EVAR_SOURCE = content  # what ran, should the file be edited meanwhile
+    vars(module)["EVAR_SOURCE"] = content  # what ran, should the file be edited meanwhile
     sys.modules[name] = module  # so that inspect finds the source
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))  # it may import files that lie beside it

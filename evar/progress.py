@@ -4,7 +4,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 
 class Bar(Protocol):
@@ -65,13 +65,18 @@ class Terminal(Progress):
 
     def bar(
         self, stage: str, unit: str, iterable: Iterable | None = None, total: int | None = None
-    ) -> Bar:
+    ) -> Any:
         from tqdm.auto import tqdm
 
         description = f"{self.title}: {stage}" if self.title else stage
-        scaled = {"unit_scale": True} if unit == "B" else {}
         return tqdm(
-            iterable, total=total, desc=description, unit=unit, delay=0.5, leave=False, **scaled
+            iterable,
+            total=total,
+            desc=description,
+            unit=unit,
+            unit_scale=unit == "B",
+            delay=0.5,
+            leave=False,
         )
 
     def note(self, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,6 +18,11 @@ if TYPE_CHECKING:
     from evar.task import Task
 
 Needs = Literal["text", "gradients"]
+_TRUTHS = {
+    "classification": "classes, no captions",
+    "tagging": "classes",
+    "retrieval": "captions, no classes",
+}
 _SEEDS = 2**32  # as many as every generator takes
 
 
@@ -64,6 +70,11 @@ class Protocol:
                 found[f.name] = f.default_factory()
         return found
 
+    def check(self, given: Mapping[str, object]) -> None:
+        """Raises UserError for values that are wrong whatever the model and the task."""
+        if self.defaults().keys() >= {f.name for f in fields(self.settings)}:
+            self.settings(**given)
+
     def settings_for(self, given: Mapping[str, object], model: Model, manifest: Manifest) -> Any:
         """Returns the settings of one run; None in `given` means "not given".
 
@@ -81,11 +92,11 @@ class Protocol:
         """Raises UserError where the protocol cannot score this kind of task."""
         if task.kind in self.kinds:
             return
-        fitting = [p.name for p in map(get, names()) if task.kind in p.kinds]
+        fitting = [p.command or p.name for p in usable() if task.kind in p.kinds]
         known = ", ".join(f"`evar {name} {model_name} {task.name}`" for name in fitting)
         raise UserError(
-            f"{task.name} is a {task.kind} task, which {self.name} does not score. "
-            f"It is for {known or 'no protocol that is installed'}"
+            f"{task.name} has {_TRUTHS.get(task.kind, task.kind)}, which {self.name} does not "
+            f"score. It is for {known or 'no protocol that is installed'}"
         )
 
 
@@ -97,15 +108,23 @@ def names() -> list[str]:
 def get(name: str) -> Protocol:
     """Returns the protocol of this name; UserError with close matches where there is none."""
     registry.require_known("protocol", name, names())
-    found = registry.load("protocols", name).PROTOCOL
-    if found.name != name:
-        raise UserError(f"protocol {name!r} calls itself {found.name!r}: name and file must agree")
+    return registry.declared("protocols", name, "PROTOCOL", Protocol)
+
+
+def usable() -> list[Protocol]:
+    """Returns all protocols but those of installed packages that cannot be imported."""
+    found = []
+    for name in names():
+        with contextlib.suppress(UserError):  # `get` names it when it is asked for
+            found.append(get(name))
     return found
 
 
 def of_command(name: str) -> Protocol:
-    """Returns the protocol that a command line names: by its command or by its own name."""
-    known = {p.command: p for p in map(get, names()) if p.command}
+    """Returns the protocol that a command line names: by its own name or by its command."""
+    if name in names():
+        return get(name)
+    known = {p.command: p for p in usable() if p.command}
     return known[name] if name in known else get(name)
 
 

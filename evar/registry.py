@@ -4,18 +4,26 @@ Those of this package are files in a folder, named by the file. Installed packag
 by an entry point in the group `evar.<kind>`:
 
     [project.entry-points."evar.tasks"]
-    mine = "my_package.mine"        # a module with TASK
+    mine = "my_package.mine"        # a module with TASK, or my_package.mine:TASK
 """
 
 import functools
 import importlib
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
+from typing import Any, Protocol, TypeVar
 
 from evar.errors import UserError, described, unknown
 
 KINDS = ("tasks", "model_adapters", "protocols", "metrics")
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+T = TypeVar("T", bound=_Named)
 
 
 def folder(kind: str) -> Path:
@@ -33,11 +41,28 @@ def names(kind: str) -> list[str]:
     return sorted({*module_names(kind), *plugins(kind)})
 
 
-def load(kind: str, name: str) -> ModuleType:
-    """Imports the module of a name. Raises UserError for a plug-in that cannot be imported."""
-    if name in plugins(kind) and name not in module_names(kind):
+def load(kind: str, name: str) -> Any:
+    """Imports the module of a name; for a plug-in, what its entry point names.
+
+    Raises UserError for a plug-in that cannot be imported.
+    """
+    if kind == "metrics" or (name in plugins(kind) and name not in module_names(kind)):
         return plugin(kind, name)
     return importlib.import_module(f"evar.{kind}.{name}")
+
+
+def declared(kind: str, name: str, attribute: str, cls: type[T]) -> T:
+    """Returns what the module of a name declares, such as its `TASK`; a plug-in may name it itself.
+
+    Raises UserError for a module without it, and where name and declaration disagree.
+    """
+    found = load(kind, name)
+    found = getattr(found, attribute, found)
+    if not isinstance(found, cls):
+        raise UserError(f"{name}: its module must define {attribute}, of the class {cls.__name__}")
+    if found.name != name:
+        raise UserError(f"{name} calls itself {found.name!r} in {attribute}: they must agree")
+    return found
 
 
 def plugin(kind: str, name: str):

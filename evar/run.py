@@ -3,13 +3,14 @@
 Everything that scores a model calls `evaluate`: the command lines, pre-training, sweeps, notebooks.
 """
 
+import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from evar import models
+from evar import files, models
 from evar import protocol as protocols
 from evar.errors import unknown
 from evar.progress import SILENT, Progress, Terminal
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from evar.results.record import RunRecord
     from evar.scoring.evaluation import Evaluation
 
-    AnyModel = str | type[Adapter] | Adapter
+    AnyModel = str | type[Adapter] | Adapter | models.Model
 
 _RUNTIME = tuple(f.name for f in fields(Runtime))
 
@@ -59,10 +60,9 @@ class Run:
         return self.record.score.mean
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """Returns the 95 % interval over test clips, as fractions."""
-        low, high = self.record.score.bootstrap95
-        return low, high
+    def interval(self) -> tuple[float, float] | None:
+        """Returns the 95 % interval over test clips, as fractions; None for too few of them."""
+        return self.record.score.test95
 
     def save(self, results="results") -> Path:
         """Writes the run below a results folder and rebuilds its tables; returns the JSON's path.
@@ -125,8 +125,101 @@ def evaluate(
     >>> run.record.task.name, 0.2 < run.score < 0.7
     ('demo', True)
     """
+    request = prepare(
+        model,
+        task,
+        protocol,
+        weights=weights,
+        seeds=seeds,
+        seconds=seconds,
+        data=data,
+        partial=partial,
+        **options,
+    )
+    return request.run()
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """An evaluation that has been checked and can run: all that decides its result is known.
+
+    manifest: of the clips that count, all or the test side; whole: of all clips. given: names of
+    the settings that the user gave; usual: the settings that model and task have by default.
+    """
+
+    protocol: Protocol
+    model: "Model"
+    manifest: "Manifest"
+    settings: Any
+    given: tuple[str, ...]
+    usual: Any
+    seeds: tuple[int, ...]
+    runtime: Runtime
+    whole: "Manifest"
+
+    @property
+    def key(self) -> str:
+        """Returns a hash of what was asked for: two requests of one key give the same run."""
+        task = self.manifest.task
+        asked = {
+            "protocol": [self.protocol.name, self.protocol.version],
+            "settings": asdict(self.settings),
+            "seeds": list(self.seeds),
+            "model": {"name": self.model.name, **self.model.identity},
+            "task": [task.name, task.version, task.seconds],
+            "manifest": self.manifest.sha256,
+            "precision": self.runtime.precision,
+        }
+        return hashlib.sha256(files.canonical_json(asked).encode()).hexdigest()[:16]
+
+    @property
+    def overrides(self) -> dict[str, object]:
+        """Returns the settings in which the run differs from the defaults."""
+        own, usual = asdict(self.settings), asdict(self.usual)
+        found = {key: own[key] for key in self.given if own[key] != usual[key]}
+        if self.runtime.precision != "fp32" and "precision" not in own:
+            found["precision"] = self.runtime.precision
+        return found
+
+    def run(self) -> Run:
+        """Evaluates; returns the run."""
+        from evar.results import making
+
+        evaluation = self.protocol.evaluate(
+            self.model, self.whole, self.settings, self.seeds, self.runtime
+        )
+        record = making.make(
+            evaluation,
+            protocol=self.protocol,
+            model=self.model,
+            manifest=self.manifest,
+            device=self.runtime.device,
+            overrides=self.overrides,
+            request=self.key,
+        )
+        return Run(record, evaluation)
+
+
+def prepare(
+    model: "AnyModel",
+    task: "AnyTask",
+    protocol: str | Protocol = "linear",
+    *,
+    weights=None,
+    seeds: int | Sequence[int] | None = None,
+    seconds: float | None = None,
+    data=None,
+    partial: bool = False,
+    **options,
+) -> Request:
+    """Returns an evaluation that can run, without embedding or training anything.
+
+    Arguments and errors are those of `evaluate`. `model` may also be a loaded `evar.models.Model`.
+    """
     chosen = protocol if isinstance(protocol, Protocol) else protocols.of_command(protocol)
+    models.config(model)  # an unknown name is refused before any work
     given, runtime, of_adapter = split_options(chosen, model, options)
+    chosen.check(given)
     seeds = protocols.seeds_of(chosen, seeds)
     if "text" in chosen.needs:
         models.require_text(model)
@@ -136,18 +229,10 @@ def evaluate(
     runtime = replace(runtime, device=usable_device(runtime.device))
     loaded = load_for(chosen, model, manifest, weights, given, of_adapter)
     settings = chosen.settings_for(given, loaded, manifest)
-    evaluation = chosen.evaluate(loaded, manifest, settings, seeds, runtime)
-    from evar.results import making
-
-    made = making.make(
-        evaluation,
-        protocol=chosen,
-        model=loaded,
-        manifest=side,
-        device=runtime.device,
-        overrides=_overrides(chosen, given, settings, loaded, manifest, runtime),
+    usual = chosen.settings_for({}, loaded, manifest) if given else settings
+    return Request(
+        chosen, loaded, side, settings, tuple(given), usual, seeds, runtime, whole=manifest
     )
-    return Run(made, evaluation)
 
 
 def embed(
@@ -181,7 +266,7 @@ def embed(
     else:
         manifest = opening.open_task(sounds, data=data, progress=runtime.progress)
     manifest.require_usable(partial=True, skip_bad=runtime.skip_bad)
-    loaded = models.load(model, weights=weights, **of_adapter)
+    loaded = _load(model, weights, of_adapter)
     rows = manifest.good.index
     if seconds is None:
         values, bad = embeddings.embed_whole(loaded, manifest, rows, runtime, joint=False)
@@ -193,6 +278,49 @@ def embed(
         values, bad = embedded.values[embedded.first[rows]], embedded.bad
     kept = ~rows.isin(list(bad))
     return manifest.table.loc[rows[kept]].reset_index(drop=True), values[kept]
+
+
+def fill_cache(
+    model: "AnyModel",
+    task: "AnyTask",
+    *,
+    part: tuple[int, int] = (0, 1),
+    weights=None,
+    seconds: float | None = None,
+    data=None,
+    partial: bool = False,
+    **options,
+) -> str:
+    """Computes and keeps the embeddings that protocols need of a task; returns what was done.
+
+    Of a task with labels, the units that the probes use; of an audio-language model also its joint
+    embeddings of the test clips. part: (I, N) computes only the I-th of N parts, with no
+    coordination between them. Other arguments are those of `evaluate`.
+    """
+    from evar.data import opening, own_sounds
+    from evar.embedding import embeddings
+    from evar.embedding.store import cache_folder
+
+    _, runtime, of_adapter = split_options(None, model, options)
+    if runtime.cache is None:
+        runtime = replace(runtime, cache=cache_folder())
+    captioned = own_sounds.is_csv(str(task)) and own_sounds.has_captions(task)
+    manifest = opening.open_task(
+        task, data=data, seconds=seconds, captioned=captioned, progress=runtime.progress
+    )
+    manifest.require_usable(partial=partial, skip_bad=runtime.skip_bad)
+    runtime = replace(runtime, device=usable_device(runtime.device))
+    loaded = _load(model, weights, of_adapter)
+    done = []
+    if manifest.task.labelled and manifest.task.trains:
+        count = embeddings.fill_task(loaded, manifest, runtime, part=part)
+        done.append(f"{count:,} clips for the probes")
+    if loaded.adapter.reads_text:
+        count = embeddings.fill_whole(loaded, manifest, runtime, part=part)
+        done.append(f"{count:,} whole test clips in the joint space")
+    of = "" if part == (0, 1) else f" (part {part[0]}/{part[1]})"
+    what = ", ".join(done) or "nothing: this model embeds nothing that the task needs"
+    return f"{loaded.name} {manifest.task.name}{of}: {what}, kept in {runtime.cache}"
 
 
 def open_for(
@@ -229,6 +357,8 @@ def load_for(
     of_adapter: Mapping[str, object],
 ) -> "Model":
     """Returns the model, built with the options that the protocol wants for this task."""
+    if isinstance(model, models.Model):
+        return model
     wanted: dict = {}
     if chosen.adapter_options is not None:
         known = models.option_names(model)
@@ -236,6 +366,12 @@ def load_for(
     loaded = models.load(model, weights=weights, **{**wanted, **of_adapter})
     usual = replace(loaded.config, options={**loaded.config.options, **wanted})
     return replace(loaded, config=usual, options=dict(of_adapter))
+
+
+def _load(model: "AnyModel", weights, options: Mapping[str, object]) -> "Model":
+    return (
+        model if isinstance(model, models.Model) else models.load(model, weights=weights, **options)
+    )
 
 
 def is_first_process() -> bool:
@@ -280,20 +416,3 @@ def _runtime(given: dict, model: "AnyModel") -> Runtime:
     elif not given.get("progress"):
         given["progress"] = SILENT
     return Runtime(**given)
-
-
-def _overrides(
-    chosen: Protocol,
-    given: Mapping[str, object],
-    settings: object,
-    model: "Model",
-    manifest: "Manifest",
-    runtime: Runtime,
-) -> dict:
-    """Returns the settings in which a run differs from the defaults for this model and task."""
-    own = asdict(settings)
-    usual = asdict(chosen.settings_for({}, model, manifest)) if given else own
-    found = {key: own[key] for key in given if own[key] != usual[key]}
-    if runtime.precision != "fp32" and "precision" not in own:
-        found["precision"] = runtime.precision
-    return found

@@ -42,8 +42,9 @@ def module_sources(names: Iterable[str], package: str = "") -> list[ModuleSource
     while todo:
         name = todo.pop()
         file = _file_of(name)
-        own = file and (_is_own_code(name, file) or name.partition(".")[0] == package)
-        if name in found or not own:
+        if name in found or file is None:
+            continue
+        if not _is_own_code(name, file) and name.partition(".")[0] != package:
             continue
         ran = getattr(sys.modules.get(name), "EVAR_SOURCE", None)
         content = ran or file.read_bytes()
@@ -71,7 +72,7 @@ def canonical(tree: ast.AST) -> bytes:
     that a later version adds changes no code that does not use it.
     """
     parts: list[str] = []
-    todo: list[ast.AST | list | _Text] = [tree]
+    todo: list = [tree]  # nodes, lists of nodes, `_Text` and values
     while todo:  # a stack, since nested expressions would exceed Python's recursion limit
         item = todo.pop()
         if isinstance(item, _Text):
@@ -138,7 +139,7 @@ def _file_of(name: str) -> Path | None:
     if not parent:
         with contextlib.suppress(ImportError, ValueError):
             spec = importlib.util.find_spec(name)
-            return Path(spec.origin) if spec and spec.has_location else None
+            return Path(spec.origin) if spec and spec.has_location and spec.origin else None
         return None
     inside = _file_of(parent)
     if inside is None or inside.name != "__init__.py":

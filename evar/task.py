@@ -5,10 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import evar.registry as registry
-from evar.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SPLITS = ("train", "valid", "test")
 
@@ -72,7 +74,7 @@ class Task:
     name: str
     version: str  # written into every result; raise it when scores change
     title: str
-    read: Callable[[Path], "pandas.DataFrame"]  # noqa: F821  (pandas is imported late)
+    read: Callable[[Path], "pd.DataFrame"]
     marker: str | tuple[str, ...]  # what every copy has in its root; of several the first found
     folders: tuple[str, ...] = ()  # what its folder is usually called (patterns)
     metadata: str = ""  # the file that lists the clips; error messages name it
@@ -88,7 +90,7 @@ class Task:
     silence: bool = False  # the published set holds digital silence, and papers score it
     captions: str | Mapping[str, str] = "{label} can be heard"  # zero-shot; "_" of a label is " "
     titles: Callable[[Path], Mapping[str, str]] | None = None  # what captions call a label
-    read_captions: Callable[[Path], "pandas.DataFrame"] | None = None  # noqa: F821  (retrieval)
+    read_captions: Callable[[Path], "pd.DataFrame"] | None = None  # retrieval
     sources: tuple[Source, ...] = ()
     licence: str = ""
     homepage: str = ""
@@ -130,6 +132,8 @@ class Task:
 
     def unit_samples(self, sample_rate: int) -> int:
         """Samples of one unit at this rate, truncated as in the paper's evaluation."""
+        if self.seconds is None:
+            raise ValueError(f"clips of {self.name} are read whole")
         return int(sample_rate * self.seconds)
 
 
@@ -139,9 +143,6 @@ def names() -> list[str]:
 
 
 def get(name: str) -> Task:
-    """The registered task of this name; UserError with close matches where there is none."""
+    """Returns the task of this name; UserError with close matches where there is none."""
     registry.require_known("task", name, names())
-    task = registry.load("tasks", name).TASK
-    if task.name != name:
-        raise UserError(f"tasks/{name}.py calls itself {task.name!r}: name and file must agree")
-    return task
+    return registry.declared("tasks", name, "TASK", Task)

@@ -1,8 +1,10 @@
-"""Checkpoints, found and read without ever running what is inside them."""
+"""Finds and reads checkpoints without running code from them."""
 
 import argparse
 import hashlib
+import json
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -10,40 +12,107 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from evar import unwrap
 from evar.errors import UserError
 
-# What published checkpoints hold beside their tensors: arguments and NumPy numbers. None of it
-# runs code when it is read.
+# Classes of what published checkpoints hold besides tensors: arguments and NumPy numbers. Reading
+# them runs no code.
 _SAFE = [
     argparse.Namespace,
-    np._core.multiarray.scalar,
+    np._core.multiarray.scalar,  # type: ignore[attr-defined]  # private: named in pickles
     np.dtype,
     *(type(np.dtype(kind)) for kind in ("f4", "f8", "i4", "i8", "?")),
 ]
-_PICKLE = b"\x80"  # how a bare pickle begins; a file of torch.save is a zip archive
+_IN_FOLDER = (  # where a folder keeps its weights, in the order of transformers
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+_PART = re.compile(r"-\d{5}-of-(\d{5})(?=\.)")
+_PICKLE = b"\x80"  # first byte of a bare pickle; torch.save writes a zip archive
 
 
 def weights_folder() -> Path:
-    """Where checkpoints are looked for: $EVAR_WEIGHTS, else ./weights."""
+    """Returns the folder of checkpoints: $EVAR_WEIGHTS, else ./weights."""
     return Path(os.environ.get("EVAR_WEIGHTS", "weights"))
 
 
-def load_checkpoint(path) -> dict:
-    """Read a checkpoint (safetensors, or PyTorch with weights_only=True) onto the CPU.
+def load_checkpoint(path, *, part: str = "") -> dict:
+    """Reads a checkpoint (safetensors, or PyTorch with weights_only=True) onto the CPU.
 
-    Raises UserError where the file is missing, damaged, or holds objects that only unpickling
-    (that is: running code from the file) could make.
+    `path`: a file; or, of a model in parts, its folder or its `*.index.json`. What the file holds
+    is returned as it is: `load_strict` takes off what training wrapped around the tensors, and
+    `evar.unwrap.tensors` gives them alone. `part`: only tensors with this in their names
+    (`audio_tower.`); of a large model in safetensors, nothing else is read. Raises UserError where
+    the file is missing, damaged, or holds objects that only unpickling (that is: running code from
+    the file) could make.
     """
-    path = Path(path)
+    path = _weights_file(Path(path))
+    if path.name.endswith(".index.json"):
+        return _joined(path, part)
+    content = _read(path, part)
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}, not named tensors.")
+    return content
+
+
+def _weights_file(path: Path) -> Path:
+    """The file to read: of a folder as transformers saves it, and of one part of several."""
+    if path.is_dir():
+        found = (path / name for name in _IN_FOLDER)
+        file = next((file for file in found if file.is_file()), None)
+        if file is None:
+            raise UserError(f"{path}: holds none of {', '.join(_IN_FOLDER)}")
+        return file
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file")
+    if part := _PART.search(path.name):
+        index = path.with_name(f"{path.name[: part.start()]}{path.suffix}.index.json")
+        if not index.is_file():
+            raise UserError(
+                f"{path}: one part of {int(part[1])}, without {index.name}, which names the "
+                "others: download the whole folder."
+            )
+        return index
+    return path
+
+
+def _joined(index: Path, part: str) -> dict[str, Tensor]:
+    """The tensors of all parts that an index names; each tensor from the part that it names."""
+    try:
+        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        places = {key: place for key, place in places.items() if part in key}
+        names = sorted(set(places.values()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{index}: not an index of weights ({first_line(error)})") from error
+    if any(not isinstance(n, str) or Path(n).name != n for n in names):
+        raise UserError(f"{index}: names a part outside of its folder")
+    state: dict[str, Tensor] = {}
+    for name in names:
+        file = index.with_name(name)
+        if not file.is_file():
+            raise UserError(f"{file}: no such file, but {index.name} names it: download it too.")
+        content = _read(file, part)
+        wanted = [key for key, place in places.items() if place == name]
+        if absent := [key for key in wanted if key not in content]:
+            raise UserError(f"{file}: lacks {absent[0]}, which {index.name} says is in it.")
+        state |= {key: content[key] for key in wanted}
+    return state
+
+
+def _read(path: Path, part: str):
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            from safetensors import safe_open
 
-            return load_file(path)
+            with safe_open(path, "pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys() if part in name}  # noqa: SIM118
         with torch.serialization.safe_globals(_SAFE):
             content = torch.load(path, map_location="cpu", weights_only=True)
+        if part and isinstance(content, dict):
+            return {n: v for n, v in unwrap.tensors(content).items() if part in n}
+        return content
     except Exception as error:  # every reader has errors of its own; all mean the same to a user
         reason = f"{type(error).__name__}: {first_line(error)}"
         pickled = path.suffix != ".safetensors" and path.open("rb").read(1) == _PICKLE
@@ -57,13 +126,10 @@ def load_checkpoint(path) -> dict:
             f"{path}: not a readable checkpoint ({reason}). Download it again, or convert it "
             "to safetensors."
         ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds a {type(content).__name__}, not named tensors.")
-    return content
 
 
 def first_line(error: Exception) -> str:
-    """What a reader of weights says, without PyTorch's advice to read them unsafely."""
+    """Returns an error's first line, without PyTorch's advice to load the file unsafely."""
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return line.partition(" In PyTorch")[0].partition(" Re-running")[0]
 
@@ -71,17 +137,16 @@ def first_line(error: Exception) -> str:
 def load_strict(
     module: nn.Module, state: Mapping[str, Tensor], path, *, ignore: Iterable[str] = ()
 ) -> None:
-    """Load `state` into `module`; every name and shape must agree.
+    """Loads `state` into `module`; every name and shape must match.
 
-    `ignore`: prefixes of names in the checkpoint that the encoder has no use for (classifier
-    heads, tables it computes itself). Raises UserError that names what differs.
+    `state`: named tensors, or what `load_checkpoint` read: dictionaries of trainers, prefixes of
+    wrappers (`module.`, `model.`, `_orig_mod.`) and classifier heads are taken off. Half precision
+    becomes that of the module. `ignore`: prefixes of other names in the checkpoint that the encoder
+    has no use for (tables it computes itself). Raises UserError that names what differs.
     """
     ignore = tuple(ignore)
-    state = {
-        name: value if isinstance(value, Tensor) else torch.empty(0, 0, 0)  # fits nowhere
-        for name, value in state.items()
-        if not (ignore and name.startswith(ignore))
-    }
+    state = unwrap.fitted(_named(state), module.state_dict())
+    state = {n: value for n, value in state.items() if not (ignore and n.startswith(ignore))}
     own = module.state_dict()
     missing = sorted(set(own) - set(state))
     unexpected = sorted(set(state) - set(own))
@@ -102,16 +167,24 @@ def load_strict(
     if problems:
         raise UserError(
             f"{path}: not a checkpoint of {type(module).__name__}: {'; '.join(problems)}. "
-            "Give a file of this very model with --weights=PATH."
+            f"{unwrap.described(state, own)} Give a file of this very model with --weights=PATH."
         )
     module.load_state_dict(state)
 
 
-def state_hash(module: nn.Module) -> str:
-    """SHA-256 over all parameters and buffers (names, shapes, dtypes, bytes), first 16 digits.
+def _named(content: Mapping) -> dict[str, Tensor]:
+    """The tensors of a checkpoint; beside tensors, what is none keeps its name and fits nowhere."""
+    if not any(isinstance(value, Tensor) for value in content.values()):
+        return unwrap.tensors(content)
+    others = {n: torch.empty(0, 0, 0) for n, v in content.items() if isinstance(v, Mapping)}
+    return unwrap.tensors(content) | others
 
-    The identity of the weights themselves: the same tensors in another file format are the same
-    model, and a random initialisation is another one each time.
+
+def state_hash(module: nn.Module) -> str:
+    """Returns the SHA-256 of all parameters and buffers (names, shapes, dtypes, bytes), 16 digits.
+
+    It identifies the weights themselves: the same tensors in another file format are the same
+    model, and another random initialisation is another model.
     """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):

@@ -1,4 +1,4 @@
-"""Encoders, one file a family; `<name>.yaml` beside them configures a named model."""
+"""Encoders: one file per family; `<name>.yaml` next to it configures a named model."""
 
 if __name__ == "model_adapters":  # found from the checkout's root
     from evar.alias import alias

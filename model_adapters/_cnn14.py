@@ -1,4 +1,4 @@
-"""CNN14 of PANNs (Kong et al., TASLP 2020), the audio tower of MS-CLAP 2022 as well."""
+"""CNN14 of PANNs (Kong et al., TASLP 2020); also the audio tower of MS-CLAP 2022."""
 
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, relu
@@ -7,8 +7,8 @@ from ._frontend import zero_pad
 
 MIN_FRAMES = 32  # five poolings by two leave one frame
 
-# In a published file, but of no use here: the front end, computed by the adapter, and AudioSet's
-# classes.
+# Published files also hold the front end, which the adapter computes itself, and the classifier of
+# AudioSet.
 UNUSED = ("spectrogram_extractor.", "logmel_extractor.", "fc_audioset.")
 
 
@@ -42,12 +42,12 @@ class Cnn14Net(nn.Module):
         self.fc1 = nn.Linear(self.dim, self.dim)
 
     def blocks(self) -> list[Block]:
-        """The six blocks, from input to output."""
+        """Returns the six blocks, from input to output."""
         return [getattr(self, f"conv_block{i + 1}") for i in range(6)]
 
     def frames(self, logmel: Tensor) -> Tensor:
-        """(B, F, T) log-mel in dB -> (B, T / 32, D)."""
-        # A batch normalisation over mel bands: they stand in the place of channels.
+        """Returns frame embeddings: (B, F, T) log-mel in dB -> (B, T / 32, D)."""
+        # Batch normalisation per mel band: the bands are moved to the channel dimension.
         x = self.bn0(logmel[..., None])[..., 0]  # (B, F, T)
         x = x.transpose(1, 2)[:, None]  # (B, 1, T, F)
         for i, block in enumerate(self.blocks()):
@@ -55,10 +55,10 @@ class Cnn14Net(nn.Module):
         return x.mean(dim=3).transpose(1, 2)
 
     def clip(self, frames: Tensor) -> Tensor:
-        """(B, T, D) -> (B, D): maximum plus mean over time, then the last layer."""
+        """Pools frames: (B, T, D) -> (B, D), maximum plus mean over time, then the last layer."""
         return relu(self.fc1(frames.amax(dim=1) + frames.mean(dim=1)))
 
 
 def enough(audio: Tensor, hop: int) -> Tensor:
-    """(B, S) -> (B, S'): silence after a clip too short for all poolings (0.3 s)."""
+    """Appends silence to a clip too short for all poolings (0.3 s): (B, S) -> (B, S')."""
     return zero_pad(audio, (MIN_FRAMES - 1) * hop)

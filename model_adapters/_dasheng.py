@@ -1,4 +1,4 @@
-"""What CED and Dasheng share: their front end, and the encoder of the package dasheng."""
+"""The front end and the encoder that CED and Dasheng share (of the package dasheng)."""
 
 from pathlib import Path
 
@@ -16,9 +16,9 @@ _HOP = 160  # samples: 10 ms
 
 
 class MelTransformer(Adapter):
-    """A transformer on patches of a 64-band log-mel; the token mean is the embedding.
+    """A transformer on patches of a 64-band log-mel; its embedding is the mean over tokens.
 
-    A subclass names its patches (F, T) and how many frames its positions were learned for.
+    A subclass sets `patch` (F, T) and `length`, the frames that its positions were learned for.
     """
 
     sample_rate = 16000
@@ -35,7 +35,7 @@ class MelTransformer(Adapter):
         self.embed_dim = width
         if weights is not None:
             state = {_library_name(k): v for k, v in _published.read(weights, "model").items()}
-            # The front end's tables, which this module computes, and the classifier's head.
+            # Tables of the front end, which this module computes itself, and the classifier.
             ignore = ("front_end.", "outputlayer.")
             _published.load(self.net, state, weights, ignore=ignore)
 
@@ -55,23 +55,24 @@ class MelTransformer(Adapter):
             num_heads=heads,
             target_length=self.length,
         )
-        # Its decibels depend on the loudest clip of the batch: `features` computes them instead.
+        # Its decibels are relative to the loudest clip of the batch; `features` replaces them.
         del net.front_end
         return net
 
     def features(self, audio: Tensor) -> Tensor:
-        """(B, S) -> (B, 64, S // 160 + 1) in dB, at most 120 dB below the clip's loudest value.
+        """Computes the log-mel: (B, S) -> (B, 64, S // 160 + 1), in dB.
 
-        Silence follows a clip shorter than one patch.
+        Values are clipped 120 dB below the clip's peak. A clip shorter than one patch is padded
+        with silence.
         """
-        audio = zero_pad(audio, max((self.patch[1] - 1) * _HOP, 257))  # 257: for the reflection
+        audio = zero_pad(audio, max((self.patch[1] - 1) * _HOP, 257))  # 257: reflect padding
         # Half precision has too few digits for powers that span 14 orders of magnitude.
         with torch.autocast(audio.device.type, enabled=False):
-            # Of four dimensions, the limit of 120 dB is taken clip by clip.
+            # AmplitudeToDB applies top_db to each clip only if the input has four dimensions.
             return self.decibels(self.mel(audio.float())[:, None])[:, 0]
 
     def tokens(self, features: Tensor) -> list[Tensor]:
-        """(B, 64, T) -> a (B, F' * T', D) tensor for each chunk: frequency by frequency."""
+        """Encodes chunk by chunk: (B, 64, T) -> a list of (B, F' * T', D), frequency-major."""
         raise NotImplementedError
 
     def encoder_blocks(self):
@@ -83,11 +84,11 @@ class MelTransformer(Adapter):
         return torch.cat(chunks, dim=1)  # (B, T', D)
 
     def normalise(self, features: Tensor) -> Tensor:
-        """(B, 64, T) -> (B, 1, 64, T): the encoder's own batch normalisation, band by band."""
+        """Applies the encoder's batch normalisation per band: (B, 64, T) -> (B, 1, 64, T)."""
         return self.net.init_bn(features[:, None])
 
 
 def _library_name(name: str) -> str:
-    """A tensor's name in the package, from that of a Hugging Face file or from the same."""
+    """Returns a tensor's name in the package, given that or the Hugging Face name."""
     name = name.removeprefix("encoder.")
     return name if name.startswith("init_bn.1.") else name.replace("init_bn.", "init_bn.1.", 1)

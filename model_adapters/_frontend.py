@@ -1,4 +1,4 @@
-"""What several encoders do to a waveform first: windows of a fixed length, log-mel in decibels."""
+"""Front ends that several encoders share: windows of a fixed length, log-mel in decibels."""
 
 import hashlib
 
@@ -12,12 +12,12 @@ from evar.errors import UserError
 
 
 def crop(audio: Tensor, length: int, *, seed: int = 0) -> Tensor:
-    """(B, S) -> (B, length) where S > length, else unchanged: one window of each clip.
+    """Takes one window of each clip: (B, S) -> (B, length), or unchanged if S <= length.
 
     The originals draw the window at random, so that a clip's embedding differs from run to run.
-    Here `seed` and the clip's own samples decide: the same clip, alone or in any batch, always
-    gives the same window. Windows end before the silence that pads a clip, if the clip is longer
-    than a window; the originals saw clips unpadded, and no window of theirs was padding alone.
+    Here it follows from `seed` and the clip's own samples: the same clip has the same window, alone
+    or in any batch. Windows end before the zero padding of a clip that is longer than a window: the
+    originals saw clips unpadded, so that none of their windows was padding alone.
     """
     if audio.shape[1] <= length:
         return audio
@@ -36,7 +36,7 @@ def _window_start(row: np.ndarray, length: int, seed: int) -> int:
 
 
 def repeat_cut(audio: Tensor, length: int) -> Tensor:
-    """(B, S) -> (B, max(S, length)): a shorter clip is repeated, and the last repetition cut."""
+    """Repeats a shorter clip and cuts the last repetition: (B, S) -> (B, max(S, length))."""
     if audio.shape[1] >= length:
         return audio
     times = -(-length // audio.shape[1])
@@ -44,16 +44,16 @@ def repeat_cut(audio: Tensor, length: int) -> Tensor:
 
 
 def zero_pad(audio: Tensor, length: int) -> Tensor:
-    """(B, S) -> (B, max(S, length)): silence after a shorter clip."""
+    """Appends silence to a shorter clip: (B, S) -> (B, max(S, length))."""
     return pad(audio, (0, max(0, length - audio.shape[1])))
 
 
 class LogMel(nn.Module):
-    """Log-mel in dB as torchlibrosa computes it: PANNs, HTS-AT, LAION-CLAP, MS-CLAP, WavCaps.
+    """Computes log-mel in dB like torchlibrosa: PANNs, HTS-AT, LAION-CLAP, MS-CLAP, WavCaps.
 
-    Power spectrogram with a Hann window as long as the FFT, centred frames, reflected edges;
-    slaney mel bands; 10 log10 of at least 1e-10. `bands` (n_fft / 2 + 1, F) is the mel matrix that
-    published checkpoints carry as `melW`. Nothing here enters the state dict.
+    Power spectrogram with a Hann window as long as the FFT, centred frames and reflected edges;
+    Slaney mel bands; 10 log10(max(power, 1e-10)). `bands` (n_fft / 2 + 1, F) is the mel matrix that
+    published checkpoints store as `melW`. Its buffers are not part of the state dict.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class LogMel(nn.Module):
         self.register_buffer("window", torch.hann_window(n_fft), persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
-        """(B, S) -> (B, F, S // hop + 1), in dB."""
+        """Returns the log-mel: (B, S) -> (B, F, S // hop + 1), in dB."""
         audio = zero_pad(audio, self.n_fft // 2 + 1)  # reflection needs more than half a window
         power = torchaudio.functional.spectrogram(
             audio,
@@ -93,7 +93,7 @@ class LogMel(nn.Module):
         return 10 * mel.clamp(min=1e-10).log10()
 
     def check(self, state: dict[str, Tensor], path) -> None:
-        """Raise UserError where a checkpoint was trained on other mel bands than these."""
+        """Raises UserError if a checkpoint was trained with other mel bands than these."""
         for name, stored in state.items():
             if not name.endswith(".melW"):
                 continue
@@ -102,6 +102,6 @@ class LogMel(nn.Module):
             if not same:
                 raise UserError(
                     f"{path}: {name} holds other mel bands than this adapter computes (sample "
-                    "rate, FFT size or frequency range differ). Give the published file of this "
-                    "model, or choose the model that fits this file."
+                    "rate, FFT size or frequency range differ). Use the published file of this "
+                    "model, or the model that this file belongs to."
                 )

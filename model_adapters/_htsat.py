@@ -1,4 +1,4 @@
-"""HTS-AT (Chen et al., ICASSP 2022), the audio tower of three audio-language models as well.
+"""HTS-AT (Chen et al., ICASSP 2022); also the audio tower of three audio-language models.
 
 transformers' `ClapAudioModel` is this network; only the names of its parameters differ.
 """
@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from transformers import ClapAudioConfig, ClapAudioModel
 
-FRAMES = 1001  # of a 10-s window; the network stretches them to the 1,024 it was made for
+FRAMES = 1001  # of a 10-s window; the network interpolates them to its 1,024
 
-# In a published file, but of no use to an encoder or computed by it: front end, attention masks,
-# the second loss's and the classifier's heads.
+# Published files also hold the front end, attention masks and two classifiers, which an encoder
+# computes itself or does not need.
 _UNUSED = (
     "spectrogram_extractor.",
     "logmel_extractor.",
@@ -20,7 +20,7 @@ _UNUSED = (
     "head.",
 )
 
-# Within a block, in this order: attn.proj must be renamed before mlp.fc2 becomes an `output`.
+# Within a block. The order matters: attn.proj has to be renamed before mlp.fc2 becomes `output`.
 _RENAMED = (
     ("attn.proj.", "attention.output.dense."),
     ("attn.relative_", "attention.self.relative_"),
@@ -32,7 +32,7 @@ _RENAMED = (
 
 
 def build(width: int = 96, depths: Sequence[int] = (2, 2, 6, 2)) -> ClapAudioModel:
-    """An HTS-AT of `width` channels in its first stage, doubled in each stage after it."""
+    """Builds an HTS-AT with `width` channels in its first stage, doubled in each further one."""
     heads = [max(1, width // 24) * 2**stage for stage in range(len(depths))]
     return ClapAudioModel(
         ClapAudioConfig(
@@ -45,12 +45,12 @@ def build(width: int = 96, depths: Sequence[int] = (2, 2, 6, 2)) -> ClapAudioMod
 
 
 def stages(model: ClapAudioModel) -> nn.ModuleList:
-    """The four stages, from input to output."""
+    """Returns the four stages, from input to output."""
     return model.audio_encoder.layers
 
 
 def rename(state: dict[str, Tensor], prefix: str, target: str) -> dict[str, Tensor]:
-    """HTS-AT's names under `prefix` -> ClapAudioModel's under `target`; others stay as they are."""
+    """Renames HTS-AT's tensors below `prefix` to ClapAudioModel's below `target`; keeps others."""
     renamed = {}
     for name, value in state.items():
         if not name.startswith(prefix):
@@ -71,12 +71,12 @@ def rename(state: dict[str, Tensor], prefix: str, target: str) -> dict[str, Tens
 
 
 def frames(model: ClapAudioModel, logmel: Tensor) -> Tensor:
-    """(B, 64, T <= 1024) log-mel in dB -> (B, 32, D): the two frequency bands averaged."""
+    """Returns frames, (B, 64, T <= 1024) log-mel in dB -> (B, 32, D), averaged over frequency."""
     # ClapAudioModel wants (B, 1, T, 64) and returns (B, D, 2, 32), normalised.
     hidden = model(input_features=logmel.transpose(1, 2)[:, None]).last_hidden_state
     return hidden.mean(dim=2).transpose(1, 2)
 
 
 def clip(model: ClapAudioModel, logmel: Tensor) -> Tensor:
-    """(B, 64, T <= 1024) log-mel in dB -> (B, D): the mean over all tokens."""
+    """Returns the mean over all tokens: (B, 64, T <= 1024) log-mel in dB -> (B, D)."""
     return frames(model, logmel).mean(dim=1)

@@ -10,9 +10,9 @@ _WINDOW, _HOP = 400, 160  # samples: 25 and 10 ms at 16 kHz
 
 
 def fbank(audio: Tensor, *, least: int = 16, **settings) -> Tensor:
-    """(B, S) waveforms at 16 kHz -> (B, 128, T) log-mel, every clip by itself.
+    """Computes the log-mel of each clip: (B, S) waveforms at 16 kHz -> (B, 128, T).
 
-    Silence follows a clip with fewer than `least` frames (16 make one patch: 0.175 s).
+    A clip with fewer than `least` frames is padded with silence (16 make one patch: 0.175 s).
     """
     audio = zero_pad(audio, _WINDOW + (least - 1) * _HOP)
     # Half precision has too few digits for powers that span 14 orders of magnitude.

@@ -1,4 +1,4 @@
-"""M2D-CLAP's ways into the joint space, as far as a checkpoint carries them."""
+"""M2D-CLAP's projectors and text encoder, as far as a checkpoint holds them."""
 
 from functools import partial
 from pathlib import Path
@@ -11,17 +11,17 @@ from evar.errors import UserError
 
 from . import _published, _text
 
-_WORDS = "embeddings.word_embeddings.weight"  # how every BERT begins, whatever wraps it
+_WORDS = "embeddings.word_embeddings.weight"  # the first tensor of any BERT, after its prefix
 
 
 class TransformerProjector(nn.Module):
     """The audio projector of the 2025 models: a learned token that attends to all patches.
 
-    UNVERIFIED: written from the names `sem_token` and `sem_blocks` alone, in their plainest
-    reading. The token stands before the encoder's patch embeddings, without class token and
-    positions; pre-norm blocks with as many heads as the encoder has; the token's output is the
-    embedding, with no normalisation behind. Strict loading refuses a file that holds anything else
-    below `audio_proj.`, but cannot confirm the reading.
+    UNVERIFIED: inferred from the tensor names `sem_token` and `sem_blocks` alone. The token
+    precedes the encoder's patch embeddings, without class token and positions; pre-norm blocks have
+    as many heads as the encoder; the token's output is the embedding, without a final
+    normalisation. Strict loading refuses a file with other tensors below `audio_proj.`, but cannot
+    confirm this reading.
     """
 
     def __init__(self, width: int, depth: int, heads: int):
@@ -39,17 +39,17 @@ class TransformerProjector(nn.Module):
 
 
 def below(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names begin so, without that beginning."""
+    """Returns the tensors whose names start with `prefix`, without it."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def count(state: dict[str, Tensor], prefix: str) -> int:
-    """How many numbered layers `prefix`0, `prefix`1, ... there are."""
+    """Returns the number of layers `prefix`0, `prefix`1, ..."""
     return len({name.split(".")[0] for name in below(state, prefix)})
 
 
 def text_projector(state: dict[str, Tensor], path: Path) -> nn.Module:
-    """`text_proj.*` as the checkpoint has it: nothing, a linear map, or two with a ReLU between."""
+    """Builds `text_proj.*` as the checkpoint has it: identity, linear, or linear-ReLU-linear."""
     own = below(state, "text_proj.")
     if not own:
         return nn.Identity()
@@ -63,15 +63,14 @@ def text_projector(state: dict[str, Tensor], path: Path) -> nn.Module:
 
 
 def text_prefix(state: dict[str, Tensor]) -> str:
-    """What stands before the names of a text encoder inside the checkpoint; none: no encoder."""
+    """Returns the prefix of the text encoder's tensors in a checkpoint; "" if it has none."""
     return next((k.removesuffix(_WORDS) for k in state if k.endswith("." + _WORDS)), "")
 
 
 def included_bert(state: dict[str, Tensor], path: Path) -> nn.Module | None:
-    """The text encoder inside the checkpoint, its sizes read off its tensors; None: there is none.
+    """Builds the text encoder that a checkpoint holds, with sizes from its tensors, or None.
 
-    Both encoders that such files are published with, GTE-base and BERT, are BERTs with heads of
-    64 channels.
+    Published files hold GTE-base or BERT; both are BERTs with 64 channels per head.
     """
     prefix = text_prefix(state)
     if not prefix:
@@ -91,7 +90,7 @@ def included_bert(state: dict[str, Tensor], path: Path) -> nn.Module | None:
         "type_vocab_size": "embeddings.token_type_embeddings.weight",
     }.items():
         if name not in own:
-            raise UserError(f"{path}: the text encoder inside is no BERT: it has no {name}")
+            raise UserError(f"{path}: its text encoder is not a BERT: {name} is missing")
         sizes[key] = own[name].shape[0]
     bert = BertModel(BertConfig(**sizes), add_pooling_layer=False)
     unused = ("pooler.", "embeddings.position_ids", "embeddings.token_type_ids")
@@ -100,7 +99,7 @@ def included_bert(state: dict[str, Tensor], path: Path) -> nn.Module | None:
 
 
 def mean_states(bert: nn.Module, ids: Tensor, mask: Tensor) -> Tensor:
-    """(N, L) token ids and their mask -> (N, E): the mean over a caption's tokens."""
+    """Returns the mean over a caption's tokens: (N, L) token ids and mask -> (N, E)."""
     states = bert(input_ids=ids, attention_mask=mask).last_hidden_state  # (N, L, E)
     weight = mask[..., None].to(states)
     return (states * weight).sum(dim=1) / weight.sum(dim=1)

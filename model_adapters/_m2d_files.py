@@ -1,4 +1,4 @@
-"""Checkpoints of the M2D family: what their folders' names tell, and their tensors."""
+"""Checkpoints of the M2D family: sizes from the names of their folders, and their tensors."""
 
 import re
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ from evar.weights import load_checkpoint
 
 from . import _m2d_clap, _published
 
-_FINE_TUNED = "module.ar.runtime.backbone."
-_ENCODERS = {  # of captions, as folder names abbreviate them
+_FINE_TUNED = "ar.runtime.backbone."
+_ENCODERS = {  # text encoders, by their letter in folder names
     "A": "thenlper/gte-base",
     "B": "google-bert/bert-base-uncased",
     "N": "nvidia/NV-Embed-v2",
@@ -22,35 +22,34 @@ _ENCODERS = {  # of captions, as folder names abbreviate them
 
 @dataclass(frozen=True)
 class Published:
-    """What the folder of a published checkpoint is called, taken apart."""
+    """The parts of a published folder's name."""
 
     input_size: tuple[int, int]  # mel bands, frames
     patch_size: tuple[int, int]
     sample_rate: int
-    text_encoder: str  # hub name of the encoder that training read captions with
-    text_included: bool  # whether the file holds that encoder
+    text_encoder: str  # hub name of the sentence encoder used in training
+    text_included: bool  # whether the file contains that encoder
 
     @classmethod
     def parse(cls, name: str) -> "Published":
-        """`m2d_clap_vit_base-80x608p16x16p32kpA-...` -> 80 x 608, 16 x 16, 32 kHz, GTE-base.
+        """Parses `m2d_clap_vit_base-80x608p16x16p32kpA-...`: 80 x 608, 16 x 16, 32 kHz, GTE-base.
 
-        After the sizes: p16k (where nothing is said) or p32k; pA GTE-base (where nothing is said),
-        pB BERT or pN NV-Embed-v2; TI where the text encoder is included. Raises UserError for any
-        other name.
+        After the sizes: p16k (the default) or p32k; pA for GTE-base (the default), pB for BERT or
+        pN for NV-Embed-v2; TI if the text encoder is included. Raises UserError for any other name.
         """
         found = re.fullmatch(r"(?:\w+-)?(\d+)x(\d+)p(\d+)x(\d+)([^-_]*)(?:[-_].*)?", name)
         if not found:
             raise UserError(
-                f"--weights in a folder named {name!r}: the folder of an M2D checkpoint tells "
-                "input and patch size, as in m2d_vit_base-80x608p16x16-221006-mr7; keep its "
-                "published name"
+                f"--weights in a folder named {name!r}: the folder's name gives the input and "
+                "patch size of an M2D checkpoint, as in m2d_vit_base-80x608p16x16-221006-mr7; keep "
+                "its published name"
             )
         bands, frames, high, wide = (int(found[i]) for i in range(1, 5))
         rest = re.fullmatch(r"(?:p(16|32)k)?(?:p([ABN]))?(p?TI)?", found[5])
         if not rest:
             raise UserError(
-                f"{name}: {found[5]} behind the patch size is no part of a known M2D folder name "
-                "(p16k or p32k, pA, pB or pN, pTI)"
+                f"{name}: unknown part {found[5]} after the patch size; M2D folder names have "
+                "p16k or p32k, pA, pB or pN, pTI"
             )
         if not (high and wide) or bands % high or frames < wide:
             raise UserError(
@@ -62,8 +61,8 @@ class Published:
 
 
 def newest(path: Path) -> Path:
-    """The checkpoint file: the path itself, or the newest-epoch one in a published folder."""
-    path = path.absolute()  # the folder's name counts, of "." too
+    """Returns the checkpoint file: the path itself, or the latest epoch in a published folder."""
+    path = path.absolute()  # the folder's name is parsed, also for "."
     if path.is_file():
         return path
     files = [*path.glob("*.pth"), *path.glob("*.safetensors")]
@@ -78,22 +77,22 @@ def _epoch(stem: str) -> int:
 
 
 def read(file: Path) -> tuple[dict[str, Tensor], dict]:
-    """The checkpoint's tensors, and what it tells of its network.
+    """Returns the checkpoint's tensors and its configuration.
 
-    The tensors are without what a fine-tuning run wrapped around them. Checkpoints of this
-    project's pre-training tell sizes and text encoder (`config`), published ones nothing.
+    The prefix that fine-tuning adds to names is removed. Checkpoints of this project's pre-training
+    record sizes and text encoder under `config`; published ones have no configuration.
     """
     content = load_checkpoint(file)
-    told = content.get("config")
+    config = content.get("config")
     state = _published.tensors(content, "model")
-    return _m2d_clap.below(state, _FINE_TUNED) or state, told if isinstance(told, dict) else {}
+    return _m2d_clap.below(state, _FINE_TUNED) or state, config if isinstance(config, dict) else {}
 
 
 def steps_of(state: dict[str, Tensor], published: Published) -> int:
-    """How many patches along time the network has positions for.
+    """Returns the number of patches along time that the network has positions for.
 
-    The folder's name tells it where the input is whole patches; 1,001 frames may be 62 patches of
-    16 or 63, and the checkpoint's positions decide.
+    The folder's name determines it if the input is a whole number of patches; 1,001 frames may be
+    62 or 63 patches of 16, and the checkpoint's positions decide.
     """
     frames, wide = published.input_size[1], published.patch_size[1]
     rows = published.input_size[0] // published.patch_size[0]
@@ -103,7 +102,7 @@ def steps_of(state: dict[str, Tensor], published: Published) -> int:
 
 
 def joined(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The first MSM-MAE's biases of queries and values, which has none for keys, as one."""
+    """Joins the separate query and value biases of the first MSM-MAE; its keys have none."""
     state = dict(state)
     for block in [n.removesuffix("q_bias") for n in state if n.endswith(".q_bias")]:
         if f"{block}v_bias" in state:  # else strict loading names the odd one

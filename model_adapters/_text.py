@@ -1,4 +1,4 @@
-"""Text towers of audio-language models: tokenizers that cannot be empty, networks, projections."""
+"""Text towers of audio-language models: checked tokenizers, networks, projections."""
 
 import hashlib
 from functools import cached_property
@@ -15,17 +15,26 @@ from . import _transformers
 
 
 class Tokenizer:
-    """Captions -> token ids and attention mask; its files are read at the first use.
+    """Turns captions into token ids and attention masks; its files are read on first use.
 
-    `name`: a folder, or a name on the Hugging Face hub; a folder of that name's last part in the
-    weights folder comes first. `size`: the number of tokens it must have. Without a network
-    transformers may return a tokenizer without vocabulary, which would turn every caption into
-    the same few unknown tokens: hence the check. `max_length`: in tokens, longer captions are cut.
+    `name`: a folder or a name on the Hugging Face hub; a folder of the same name in the weights
+    folder has precedence. `size`: the expected vocabulary. It is checked since, without a network,
+    transformers may return a tokenizer without vocabulary, which maps every caption to the same few
+    unknown tokens. `max_length`: in tokens; longer captions are truncated.
+    `whole`: False where the network has more rows than its tokenizer has tokens.
     """
 
-    def __init__(self, name: str, size: int, *, max_length: int, pad_token: str | None = None):
+    def __init__(
+        self,
+        name: str,
+        size: int,
+        *,
+        max_length: int,
+        pad_token: str | None = None,
+        whole: bool = True,
+    ):
         self.name, self.size, self.max_length = str(name), size, max_length
-        self.pad_token = pad_token
+        self.pad_token, self.whole = pad_token, whole
 
     @cached_property
     def _tokenizer(self):
@@ -39,24 +48,24 @@ class Tokenizer:
         )
         try:
             tokenizer = AutoTokenizer.from_pretrained(source)
-        except Exception as error:  # no network, no such files, files that are damaged: many kinds
+        except Exception as error:  # no network, missing or damaged files: many kinds of errors
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"{source}: no tokenizer could be read ({reason}) {remedy}") from error
-        if len(tokenizer) != self.size:
+        if not (self.size if self.whole else 1000) <= len(tokenizer) <= self.size:
             raise UserError(
                 f"{source}: a tokenizer of {len(tokenizer):,} tokens, expected {self.size:,}: its "
-                f"vocabulary is missing or another model's. {remedy}"
+                f"vocabulary is missing or that of another model. {remedy}"
             )
         if self.pad_token is not None:
             tokenizer.pad_token = self.pad_token
         return tokenizer
 
     def identity(self) -> str:
-        """A hash of what it does, wherever its files are."""
+        """Returns a hash of its rules and vocabulary; the place of its files does not matter."""
         return _tokenizer_hash(self._tokenizer, self.max_length)
 
     def __call__(self, captions: list[str]) -> tuple[Tensor, Tensor]:
-        """N captions -> (N, L) ids and (N, L) mask, padded on the right to the longest."""
+        """Tokenizes N captions: (N, L) ids and (N, L) mask, padded on the right to the longest."""
         tokens = self._tokenizer(
             captions,
             padding=True,
@@ -71,41 +80,54 @@ class Tokenizer:
 class SentenceEncoder:
     """A frozen sentence encoder: the mean of its last hidden states over a caption's tokens.
 
-    `name`: a folder, or a name on the Hugging Face hub; a folder of that name's last part in the
-    weights folder comes first. It is read at the first use, and is no part of the audio model.
+    `name`: a folder or a name on the Hugging Face hub; a folder of the same name in the weights
+    folder has precedence. It is read on first use, and is not part of the audio model's weights.
     """
 
     def __init__(self, name: str, *, max_length: int = 512):
         self.name, self.max_length = str(name), max_length
 
+    def _network(self, source: str) -> nn.Module:
+        from transformers import AutoModel
+
+        # Half of what is published is stored in half precision: it computes in float32 here.
+        return _transformers.pretrained(AutoModel, source, unused="pooler.")
+
+    def _pooled(self, network: nn.Module, tokens) -> Tensor:
+        """Token ids (N, L) and their mask -> (N, E)."""
+        states = network(**tokens).last_hidden_state  # (N, L, E)
+        mask = tokens["attention_mask"][..., None].to(states)
+        return (states * mask).sum(dim=1) / mask.sum(dim=1)
+
     @cached_property
     def _parts(self):
-        from transformers import AutoModel, AutoTokenizer
+        from transformers import AutoTokenizer
 
         local = weights_folder() / Path(self.name).name
         source = str(local) if local.is_dir() and not Path(self.name).is_dir() else self.name
         try:
-            # Half of what is published is stored in half precision: it computes in float32 here.
-            model = _transformers.pretrained(AutoModel, source, unused="pooler.")
+            model = self._network(source)
             model.eval().requires_grad_(False)
             tokenizer = AutoTokenizer.from_pretrained(source)
-        except Exception as error:  # no network, no such files, files that are damaged: many kinds
+        except Exception as error:  # no network, missing or damaged files: many kinds of errors
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{source}: no sentence encoder could be read ({reason}). Put its folder at "
                 f"{local}, or give it with --text_encoder=DIR."
             ) from error
         if len(tokenizer) < 1000:
-            raise UserError(f"{source}: its tokenizer has {len(tokenizer)} tokens: no vocabulary")
+            raise UserError(
+                f"{source}: its tokenizer has only {len(tokenizer)} tokens: no vocabulary"
+            )
         return model, tokenizer
 
     def identity(self) -> str:
-        """A hash of its weights and its tokenizer, wherever its files are."""
+        """Returns a hash of its weights and tokenizer; the place of its files does not matter."""
         model, tokenizer = self._parts
         return f"{state_hash(model)} {_tokenizer_hash(tokenizer, self.max_length)}"
 
     def __call__(self, captions: list[str], device) -> Tensor:
-        """N captions -> (N, E), on `device`."""
+        """Embeds N captions: (N, E), on `device`."""
         model, tokenizer = self._parts
         tokens = tokenizer(
             list(captions),
@@ -114,9 +136,7 @@ class SentenceEncoder:
             max_length=self.max_length,
             return_tensors="pt",
         ).to(device)
-        states = model.to(device)(**tokens).last_hidden_state  # (N, L, E)
-        mask = tokens["attention_mask"][..., None].to(states)
-        return (states * mask).sum(dim=1) / mask.sum(dim=1)
+        return self._pooled(model.to(device), tokens)
 
 
 def _tokenizer_hash(tokenizer, max_length: int) -> str:
@@ -125,10 +145,10 @@ def _tokenizer_hash(tokenizer, max_length: int) -> str:
 
 
 class AudioLanguage(Adapter):
-    """An adapter whose clip embedding lives in the joint space already.
+    """An adapter whose clip embedding is in the joint space already.
 
-    A subclass sets `tokenizer` and writes `embed_tokens`; `text_prefix` is how the names of the
-    text tower begin in the published file. A file without that tower still gives audio embeddings.
+    A subclass sets `tokenizer` and implements `embed_tokens`; `text_prefix` is the prefix of the
+    text tower's tensors in the published file. A file without that tower still embeds audio.
     """
 
     tokenizer: Tokenizer
@@ -140,14 +160,14 @@ class AudioLanguage(Adapter):
         return self.embed(audio)
 
     def embed_tokens(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """(N, L) token ids and their mask (0: padding) -> (N, E)."""
+        """Embeds tokens: (N, L) ids and mask (0: padding) -> (N, E)."""
         raise NotImplementedError
 
     def embed_text(self, captions: list[str]) -> Tensor:
         if not self.has_text:
             raise UserError(
                 f"{self.weights}: holds no text tower (no {self.text_prefix}*), so captions cannot "
-                "be embedded. Give the complete published file with --weights=PATH."
+                "be embedded. Pass the complete published file with --weights=PATH."
             )
         device = next(self.parameters()).device
         ids, mask = self.tokenizer(list(captions))
@@ -157,12 +177,12 @@ class AudioLanguage(Adapter):
         return {"tokenizer": self.tokenizer.identity()}
 
     def find_text(self, state: dict[str, Tensor]) -> bool:
-        """Whether a checkpoint holds the text tower."""
+        """Returns whether a checkpoint holds the text tower."""
         return any(name.startswith(self.text_prefix) for name in state)
 
 
 class Projection(nn.Module):
-    """MS-CLAP's way into the joint space: a linear map plus a residual layer, normalised."""
+    """MS-CLAP's projection into the joint space: linear, plus a residual layer, normalised."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -177,12 +197,12 @@ class Projection(nn.Module):
 
 
 def mlp(inputs: int, outputs: int) -> nn.Sequential:
-    """LAION-CLAP's and WavCaps' way into the joint space: two linear maps, ReLU between them."""
+    """Builds the projection of LAION-CLAP and WavCaps: linear, ReLU, linear."""
     return nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU(), nn.Linear(outputs, outputs))
 
 
 def bert(width: int = 768, layers: int = 12) -> nn.Module:
-    """BERT-base (uncased), or a narrower one, without its pooler."""
+    """Builds BERT-base (uncased), or a narrower one, without its pooler."""
     from transformers import BertConfig, BertModel
 
     config = BertConfig(
@@ -195,7 +215,7 @@ def bert(width: int = 768, layers: int = 12) -> nn.Module:
 
 
 def roberta(width: int = 768, layers: int = 12) -> nn.Module:
-    """RoBERTa-base, or a narrower one, with its pooler."""
+    """Builds RoBERTa-base, or a narrower one, with its pooler."""
     from transformers import RobertaConfig, RobertaModel
 
     config = RobertaConfig(
@@ -212,7 +232,7 @@ def roberta(width: int = 768, layers: int = 12) -> nn.Module:
 
 
 def gpt2(width: int = 768, layers: int = 12) -> nn.Module:
-    """GPT-2 (small), or a narrower one."""
+    """Builds GPT-2 (small), or a narrower one."""
     from transformers import GPT2Config, GPT2Model
 
     return GPT2Model(GPT2Config(n_embd=width, n_layer=layers, n_head=max(1, width // 64)))

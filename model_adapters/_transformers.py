@@ -66,6 +66,11 @@ def _from_pretrained(cls, source, options: dict):
     except Exception as error:  # damaged files raise errors of many kinds
         if "trust_remote_code" in str(error):
             remedy = "It holds code of its own, which evar does not run: write an adapter for it."
+        elif "Unrecognized configuration class" in str(error):
+            remedy = (
+                "transformers builds no general model of its kind: give the folder of its audio "
+                "encoder, or write an adapter for it."
+            )
         elif Path(source).is_dir():
             remedy = "It must hold config.json, preprocessor_config.json and model.safetensors."
         elif Path(source).is_file():
@@ -100,7 +105,11 @@ def steady(model):
     Some draw from NumPy's global generator; fine-tuning has its own masks, by its seed, and
     several processes need every layer in every step.
     """
-    model.config.apply_spec_augment, model.config.layerdrop = False, 0.0
+    for holder in (getattr(model, "config", None), model):
+        if hasattr(holder, "layerdrop"):
+            holder.layerdrop = 0.0
+        if hasattr(holder, "apply_spec_augment"):
+            holder.apply_spec_augment = False
     return model
 
 

@@ -1,4 +1,4 @@
-"""ATST: audio teacher-student transformers, for clips and for frames (Li and Li)."""
+"""ATST: audio teacher-student transformers for clips and for frames (Li et al.)."""
 
 from functools import partial
 from pathlib import Path
@@ -13,17 +13,17 @@ from evar.adapter import Adapter
 from . import _published
 from ._frontend import zero_pad
 
-_LOWEST, _HIGHEST = -79.6482, 50.6842  # dB of the log-mel; brought to [-1, 1]
+_LOWEST, _HIGHEST = -79.6482, 50.6842  # dB of the log-mel; scaled to [-1, 1]
 _BANDS, _STEP = 64, 4  # a token is 64 bands by 4 frames
 _TOP_DB = 80.0
 
 
 class _Atst(Adapter):
-    """What the two models share: front end, patches, blocks. Tokens of 40 ms."""
+    """The front end, patches and blocks that both models share. A token is 40 ms."""
 
     sample_rate = 16000
     TINY = {"width": 24, "depth": 2, "heads": 2}
-    chunk: int  # frames that are encoded together
+    chunk: int  # frames encoded together
     final_norm: str
 
     def __init__(self, weights: Path | None, width: int, depth: int, heads: int):
@@ -48,27 +48,27 @@ class _Atst(Adapter):
     def features(self, audio):
         power = self.mel(zero_pad(audio, self.mel.n_fft))
         decibels = 10 * power.clamp(min=1e-10).log10()
-        floor = decibels.amax(dim=(1, 2), keepdim=True) - _TOP_DB  # of each clip, not of the batch
+        floor = decibels.amax(dim=(1, 2), keepdim=True) - _TOP_DB  # per clip, not per batch
         decibels = torch.maximum(decibels, floor)
         return (decibels - _LOWEST) / (_HIGHEST - _LOWEST) * 2 - 1
 
     def chunks(self, features: Tensor) -> list[Tensor]:
-        """(B, 64, T) -> pieces of at most `chunk` frames, none shorter than a token."""
+        """Splits (B, 64, T) into pieces of at most `chunk` frames, none shorter than a token."""
         pieces = features.split(self.chunk, dim=2)
         return [p for i, p in enumerate(pieces) if i == 0 or p.shape[2] >= _STEP]
 
     def patches(self, chunk: Tensor) -> Tensor:
-        """(B, 64, T) -> (B, T // 4, D); frames that fill no token are left out."""
+        """Embeds patches: (B, 64, T) -> (B, T // 4, D); frames of an incomplete one are dropped."""
         cut = chunk.unfold(2, _STEP, _STEP)  # (B, 64, T // 4, 4)
         return self.net["patch_embed"]["patch_embed"](cut.transpose(1, 2).flatten(2))
 
 
 class AtstClip(_Atst):
-    """ATST-Clip: class token and mean of the other tokens, mean over chunks of 6 s: 1,536-d.
+    """ATST-Clip: class token and mean of the other tokens, averaged over 6-s chunks: 1,536-d.
 
-    Li and Li, "Self-supervised audio teacher-student transformer for both clip-level and
-    frame-level tasks", TASLP 2024. Clips longer than 12 s give their middle 12 s, as in the
-    original's evaluation. A frame is a token beside its chunk's class token.
+    Li et al., "Self-supervised audio teacher-student transformer for both clip-level and
+    frame-level tasks", TASLP 2024. Of clips longer than 12 s the middle 12 s are used, as in the
+    original's evaluation. A frame is its chunk's class token and a token, concatenated.
     """
 
     lr = 3e-4
@@ -82,18 +82,14 @@ class AtstClip(_Atst):
         self.embed_dim = 2 * width
         self.net.register_parameter("cls_token", nn.Parameter(torch.zeros(1, 1, width)))
         if weights is not None:
-            state = {  # without the two wrappers that it was trained in
-                name.removeprefix("module.").removeprefix("backbone."): value
-                for name, value in _published.read(weights, "teacher").items()
-            }
-            self._load(state or _lightning(weights))
+            self._load(_teacher(weights, "teacher"))
 
     def features(self, audio):
         spare = max(0, audio.shape[1] - self.longest)
         return super().features(audio[:, spare // 2 : audio.shape[1] - (spare - spare // 2)])
 
     def tokens(self, chunk: Tensor) -> Tensor:
-        """(B, 64, T) -> (B, 1 + T // 4, D): the class token first."""
+        """Encodes one chunk: (B, 64, T) -> (B, 1 + T // 4, D), the class token first."""
         x = self.patches(chunk)
         x = torch.cat([self.net.cls_token.expand(len(x), -1, -1), x], dim=1)
         x = x + self.net.pos_embed[:, : x.shape[1]]
@@ -102,10 +98,10 @@ class AtstClip(_Atst):
         return self.net["norm"](x)
 
     def _kept(self, features: Tensor) -> list[tuple[Tensor, int]]:
-        """Tokens of the first chunk, and of later ones that are longer than half a chunk.
+        """Returns tokens of the first chunk, and of later ones longer than half a chunk.
 
-        Beside each, how many tokens the clip has from there to its end: the original divides a
-        chunk's sum by that, so that the first chunk of a longer clip weighs less in the mean.
+        With each comes the number of tokens from the chunk's start to the end of the clip: the
+        original divides a chunk's sum by it, so that earlier chunks of a long clip weigh less.
         """
         frames = features.shape[2]
         return [
@@ -115,11 +111,11 @@ class AtstClip(_Atst):
         ]
 
     def encode(self, features):
-        beside = [
+        frames = [
             torch.cat([t[:, :1].expand(-1, t.shape[1] - 1, -1), t[:, 1:]], dim=2)
             for t, _ in self._kept(features)
         ]
-        return torch.cat(beside, dim=1)
+        return torch.cat(frames, dim=1)
 
     def embed(self, audio):
         clips = [
@@ -130,9 +126,10 @@ class AtstClip(_Atst):
 
 
 class AtstFrame(_Atst):
-    """ATST-Frame: all twelve blocks, each normalised, side by side; mean over tokens: 9,216-d.
+    """ATST-Frame: outputs of all twelve blocks, normalised and concatenated, mean: 9,216-d.
 
-    Li and Li, TASLP 2024, as above. Longer clips in chunks of 10 s, whose means are averaged.
+    Li et al., TASLP 2024, as above. Longer clips are encoded in 10-s chunks, whose means are
+    averaged.
     """
 
     lr = 3e-5
@@ -145,12 +142,12 @@ class AtstFrame(_Atst):
         super().__init__(weights, width, depth, heads)
         self.embed_dim = depth * width
         if weights is not None:
-            self._load(_lightning(weights))
+            self._load(_teacher(weights, "state_dict"))
 
     def tokens(self, chunk: Tensor) -> Tensor:
-        """(B, 64, T) -> (B, T // 4, blocks * D)."""
+        """Encodes one chunk: (B, 64, T) -> (B, T // 4, blocks * D)."""
         x = self.patches(chunk)
-        x = x + self.net.pos_embed[:, 1 : x.shape[1] + 1]  # the first is a class token's
+        x = x + self.net.pos_embed[:, 1 : x.shape[1] + 1]  # the first one is for a class token
         layers = []
         for block in self.net["blocks"]:
             x = block(x)
@@ -165,9 +162,10 @@ class AtstFrame(_Atst):
         return torch.stack([self.tokens(chunk).mean(dim=1) for chunk in chunks]).mean(dim=0)
 
 
-def _lightning(weights: Path) -> dict[str, Tensor]:
-    """The teacher's encoder in a Lightning checkpoint; all tensors where there is no teacher."""
-    state = _published.read(weights, "state_dict")
+def _teacher(weights: Path, container: str) -> dict[str, Tensor]:
+    """The teacher's encoder, in a Lightning checkpoint as well; else all tensors."""
+    state = _published.read(weights, container)
+    state = {name.removeprefix("backbone."): value for name, value in state.items()}
     prefix = "model.teacher.encoder."
     own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
     return own or state

@@ -11,10 +11,10 @@ from .logmel import LogMel
 
 
 class ByolANet(nn.Module):
-    """Convolutions, each followed by pooling by two, then two layers on every frame.
+    """Convolutions, each followed by pooling by two, then two linear layers on every frame.
 
-    Version 1 pools three times and returns the layers' output; version 2 pools twice and returns
-    the convolutions' output beside it.
+    Version 1 pools three times and returns the output of the linear layers; version 2 pools twice
+    and concatenates it with the output of the convolutions.
     """
 
     def __init__(self, version: int, channels: int, width: int, n_mels: int = 64):
@@ -36,7 +36,7 @@ class ByolANet(nn.Module):
         self.dim = width + conv * self.skips
 
     def forward(self, spectrogram):
-        """(B, F, T) -> (B, T / 8, D), or (B, T / 4, D) in version 2."""
+        """Encodes: (B, F, T) -> (B, T / 8, D), or (B, T / 4, D) in version 2."""
         x = self.features(spectrogram[:, None])  # (B, C, F', T')
         x = x.permute(0, 3, 2, 1).flatten(2)  # (B, T', F' * C)
         return torch.cat([x, self.fc(x)], dim=2) if self.skips else self.fc(x)
@@ -47,8 +47,8 @@ class ByolA(LogMel):
 
     Niizumi et al., "BYOL for audio: Self-supervised learning for general-purpose audio
     representation", IJCNN 2021, and "BYOL for audio: Exploring pre-trained general-purpose audio
-    representations", TASLP 2023. The front end, and how it is standardised by the training clips
-    of the task, are those of `logmel`; clips have any length.
+    representations", TASLP 2023. Front end and standardisation by the task's training clips are
+    those of `logmel`; clips have any length.
     """
 
     sample_rate = 16000
@@ -65,7 +65,7 @@ class ByolA(LogMel):
             _published.load(self.net, _published.read(weights), weights)
 
     def logmel(self, audio):
-        # Silence after a clip too short for the three poolings: they leave one frame of eight.
+        # Three poolings by two make one frame of eight: shorter clips are padded with silence.
         return super().logmel(zero_pad(audio, 8 * 160))
 
     def encoder_blocks(self):

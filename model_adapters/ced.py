@@ -1,4 +1,4 @@
-"""CED, distilled from AudioSet taggers (Xiaomi)."""
+"""CED: distilled from AudioSet taggers (Xiaomi)."""
 
 from torch.nn.functional import pad
 
@@ -9,8 +9,9 @@ class Ced(MelTransformer):
     """CED's tokens after the final norm, averaged: 768-d.
 
     Dinkel et al., "CED: Consistent ensemble distillation for audio tagging", ICASSP 2024. Clips
-    above 10.12 s are taken in chunks, the last one filled up. The published code mixes the chunks
-    of a batch's clips and drops a last chunk that is exactly full; here every clip keeps its own.
+    longer than 10.12 s are encoded in chunks; the last one is padded. The published code mixes the
+    chunks of a batch's clips and drops a last chunk that is exactly full; here every clip keeps its
+    own.
     """
 
     patch, length = (16, 16), 1012

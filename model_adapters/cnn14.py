@@ -1,4 +1,4 @@
-"""PANNs' CNN14, trained on AudioSet with labels."""
+"""CNN14 of PANNs, supervised on AudioSet."""
 
 from evar.adapter import Adapter
 from evar.errors import UserError
@@ -16,7 +16,7 @@ class Cnn14(Adapter):
     """CNN14's last hidden layer: 2,048-d.
 
     Kong et al., "PANNs: Large-scale pretrained audio neural networks for audio pattern
-    recognition", TASLP 2020. Clips have any length; silence follows those below 0.3 s.
+    recognition", TASLP 2020. Clips have any length; those below 0.3 s are padded with silence.
     """
 
     frame_seconds = 0.32

@@ -1,4 +1,4 @@
-"""Dasheng, a masked autoencoder trained on 272,000 hours of sound (Xiaomi)."""
+"""Dasheng: a masked autoencoder trained on 272,000 hours of audio (Xiaomi)."""
 
 from torch.nn.functional import pad
 
@@ -9,7 +9,7 @@ class Dasheng(MelTransformer):
     """Dasheng's frames, one every 40 ms, averaged: 768-d, 1280-d (0.6B) or 1536-d (1.2B).
 
     Dinkel et al., "Scaling up masked audio encoder learning for general audio classification",
-    Interspeech 2024. Clips above 10.08 s are taken in chunks.
+    Interspeech 2024. Clips longer than 10.08 s are encoded in chunks.
     """
 
     patch, length = (64, 4), 1008
@@ -25,7 +25,7 @@ class Dasheng(MelTransformer):
         for start in range(0, frames - self.patch[1] + 1, self.length):
             chunk = spectrogram[..., start : start + self.length]
             count = chunk.shape[3] // self.patch[1]
-            if start:  # as published: filled up, and what answers to the filling is cut off
+            if start:  # as published: padded, and the output for the padding is dropped
                 chunk = pad(chunk, (0, self.length - chunk.shape[3]))
             chunks.append(self.net.forward_features(self.net.patch_embed(chunk))[:, :count])
         return chunks

@@ -1,11 +1,11 @@
-"""EAT: efficient audio transformer, self-supervised on AudioSet (Chen et al., IJCAI 2024)."""
+"""EAT, the efficient audio transformer (Chen et al., IJCAI 2024), and SSLAM, its successor."""
 
 from functools import partial
 from pathlib import Path
 
 import torch
 from timm.models.vision_transformer import Block
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from evar.adapter import Adapter
@@ -17,6 +17,17 @@ from ._vit import sincos_positions
 _MEAN, _STD = -4.268, 4.569  # of AudioSet's filter banks; (x - mean) / (2 std)
 _FRAMES, _BANDS, _PATCH = 1024, 128, 16
 _POSITIONS = 768  # rows of time steps that the fixed position table has
+
+_UNUSED = (  # computed here, of pre-training, or the heads of fine-tuned files
+    "fixed_positional_encoder.",
+    "decoder.",
+    "cls_proj.",
+    "recon_proj.",
+    "center",
+    "_ema.",
+    "head.",
+    "fc_norm.",
+)
 
 
 class PostNormBlock(Block):
@@ -31,7 +42,8 @@ class Eat(Adapter):
     """The mean of all tokens of a 10.24-s window, the class token among them: 768-d.
 
     Chen et al., "EAT: Self-supervised pre-training with efficient audio transformer", 2024. Kaldi
-    filter bank, cut or padded with zeros to 1,024 frames: what comes later is not heard.
+    filter bank, cut or padded with zeros to 1,024 frames: what comes later is not heard. SSLAM
+    (Alex et al., ICLR 2025) is the same network. `weights` is the hub's file or the authors' own.
     """
 
     sample_rate = 16000
@@ -59,12 +71,8 @@ class Eat(Adapter):
         table = sincos_positions(width, _POSITIONS, _BANDS // _PATCH)[:, 1:]  # time by band
         self.register_buffer("positions", table, persistent=False)
         if weights is not None:
-            state = {
-                name.removeprefix("model."): value
-                for name, value in _published.read(weights, "model").items()
-            }
-            unused = ("fixed_positional_encoder.", "head.", "fc_norm.")
-            _published.load(self.model, state, weights, ignore=unused)
+            state = _renamed(_published.read(weights, "model"))
+            _published.load(self.model, state, weights, ignore=_UNUSED)
 
     def features(self, audio):
         audio = audio - audio.mean(dim=1, keepdim=True)
@@ -89,3 +97,16 @@ class Eat(Adapter):
 
     def embed(self, audio):
         return self.tokens(self.features(audio)).mean(dim=1)
+
+
+def _renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The hub's names, without their prefix; the authors' own (fairseq) files have others.
+
+    Those put the layers that read the spectrogram under `modality_encoders.IMAGE.`; in fine-tuned
+    files all names begin with `model.`, as on the hub.
+    """
+    renamed = {}
+    for name, value in state.items():
+        name = name.removeprefix("model.").removeprefix("modality_encoders.IMAGE.")
+        renamed[name.replace("context_encoder.norm.", "pre_norm.")] = value
+    return renamed

@@ -1,4 +1,4 @@
-"""HTS-AT, trained on AudioSet with labels."""
+"""HTS-AT, supervised on AudioSet."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ class Htsat(Adapter):
     """HTS-AT's tokens, averaged over time: 768-d.
 
     Chen et al., "HTS-AT: A hierarchical token-semantic audio transformer", ICASSP 2022. Clips are
-    taken in windows of 10 s; the log-mel of a shorter one is repeated as often as it fits.
+    encoded in windows of 10 s; the log-mel of a shorter window is repeated as often as it fits.
     """
 
     sample_rate = 32000
@@ -36,7 +36,7 @@ class Htsat(Adapter):
         return _htsat.stages(self.net)
 
     def features(self, audio):
-        # Each window by itself: its edges are reflected, as the original's were.
+        # Each window by itself: its edges are reflected, as in the original.
         return torch.cat([self.mel(window) for window in audio.split(WINDOW, dim=1)], dim=2)
 
     def encode(self, features):

@@ -10,7 +10,7 @@ from ._frontend import LogMel, crop, zero_pad
 
 WINDOW = 480_000  # samples: 10 s
 
-# From the names of the Hugging Face port (laion/clap-htsat-unfused) to those used here.
+# Names of the Hugging Face port (laion/clap-htsat-unfused), and those used here.
 _PORT = (
     ("audio_model.", "audio_branch."),
     ("text_model.", "text_branch."),
@@ -20,13 +20,13 @@ _PORT = (
 
 
 class LaionClap(_text.AudioLanguage):
-    """LAION-CLAP's joint space, unit length: 512-d.
+    """LAION-CLAP's joint space, scaled to unit length: 512-d.
 
     Wu et al., "Large-scale contrastive language-audio pretraining with feature fusion and
-    keyword-to-caption augmentation", ICASSP 2023; the model without fusion. It hears 10 s: a
-    shorter clip is repeated as often as it fits whole and padded with silence; of a longer one,
-    one window is heard (`seed`). A frame here is that window. Loads `630k-audioset-best.pt`, or
-    the folder or weights file of the Hugging Face port.
+    keyword-to-caption augmentation", ICASSP 2023; the model without fusion. Its input is 10 s: a
+    shorter clip is repeated as often as it fits whole, then padded with silence; of a longer one,
+    one window is used (`seed`). A frame is that window. Loads `630k-audioset-best.pt`, or the
+    folder or weights file of the Hugging Face port.
     """
 
     sample_rate = 48000
@@ -90,12 +90,8 @@ class LaionClap(_text.AudioLanguage):
 
 
 def _read(path: Path):
-    """The tensors of the published file or of the Hugging Face port, under the names used here."""
-    if path.is_dir():
-        path = path / "model.safetensors"
-        path = path if path.exists() else path.with_name("pytorch_model.bin")
+    """Reads the published file or the Hugging Face port, with the names used here."""
     state = _published.read(path, "state_dict")
-    state = {name.removeprefix("module."): value for name, value in state.items()}
     if not any(name.startswith("audio_model.") for name in state):
         return state
     for old, new in _PORT:

@@ -9,9 +9,9 @@ from evar.adapter import Adapter
 class LogMel(Adapter):
     """Log-mel spectrogram, standardised by training statistics, mean + max over time: 64-d.
 
-    64 slaney mel bands, 60-7800 Hz at 16 kHz, window and FFT of 1024 samples, hop 160, log of
-    power plus float32 epsilon. (The two statistics are one affine map of all values, which the
-    probe's own standardisation undoes: they are kept because published baselines have them.)
+    64 Slaney mel bands, 60-7800 Hz at 16 kHz, window and FFT of 1024 samples, hop 160, log of
+    power plus float32 epsilon. (The probe's own standardisation undoes that of the two statistics;
+    they are kept because published baselines have them.)
     """
 
     sample_rate = 16000
@@ -36,7 +36,7 @@ class LogMel(Adapter):
         self.mean, self.std = 0.0, 1.0
 
     def logmel(self, audio):
-        """(B, S) -> (B, 64, T), not standardised; less than a window is padded with silence."""
+        """Computes the log-mel: (B, S) -> (B, 64, T), not standardised; at least one window."""
         audio = torch.nn.functional.pad(audio, (0, max(0, 1024 - audio.shape[1])))
         return (self.mel(audio) + torch.finfo(torch.float32).eps).log()
 

@@ -1,4 +1,4 @@
-"""MS-CLAP, Microsoft's CLAP of 2022 and of 2023."""
+"""MS-CLAP: Microsoft's CLAP of 2022 and of 2023."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from ._frontend import LogMel, crop, repeat_cut
 
 
 class _MsClap(_text.AudioLanguage):
-    """What both have: one window a clip, and two towers, each with its projection: 1,024-d.
+    """What both versions share: one window per clip, two towers with projections: 1,024-d.
 
-    A shorter clip is repeated and cut to the window; of a longer one, one window is heard (`seed`).
-    A frame here is that window, projected into the joint space. Nothing is scaled to unit length.
+    A shorter clip is repeated and cut to the window; of a longer one, one window is used (`seed`).
+    A frame is that window, projected into the joint space; it is not scaled to unit length.
     """
 
     sample_rate = 44100
@@ -28,17 +28,17 @@ class _MsClap(_text.AudioLanguage):
         return self.audio_encoder["projection"](self.tower(features))[:, None]  # (B, 1, 1024)
 
     def tower(self, features: Tensor) -> Tensor:
-        """(B, F, T) log-mel -> (B, D) of the audio tower before its projection."""
+        """Applies the audio tower without its projection: (B, F, T) log-mel -> (B, D)."""
         raise NotImplementedError
 
 
-def _projected(base: nn.Module, dim: int) -> nn.ModuleDict:
-    """A tower of D = `dim` with its projection, named as in the published files."""
+def projected(base: nn.Module, dim: int) -> nn.ModuleDict:
+    """Returns a tower of D = `dim` with its projection, named as in the published files."""
     return nn.ModuleDict({"base": base, "projection": _text.Projection(dim, _MsClap.joint_dim)})
 
 
 class Clap2022(_MsClap):
-    """MS-CLAP 2022: CNN14 hears 5 s, BERT reads.
+    """MS-CLAP 2022: CNN14 on 5 s of audio, BERT on captions.
 
     Elizalde et al., "CLAP: Learning audio concepts from natural language supervision", ICASSP 2023.
     """
@@ -61,17 +61,17 @@ class Clap2022(_MsClap):
         self.seed = seed
         self.mel = LogMel(self.sample_rate)
         net = _cnn14.Cnn14Net(width)
-        self.audio_encoder = _projected(net, net.dim)
+        self.audio_encoder = projected(net, net.dim)
         self.has_text = weights is None or self.find_text(state)
         if self.has_text:
-            self.caption_encoder = _projected(_text.bert(text_width, text_layers), text_width)
+            self.caption_encoder = projected(_text.bert(text_width, text_layers), text_width)
         self.tokenizer = _text.Tokenizer(tokenizer, 30522, max_length=512)
         if weights is not None:
             self.mel.check(state, weights)
             ignore = [
                 *(f"audio_encoder.base.{name}" for name in _cnn14.UNUSED),
                 "caption_encoder.base.embeddings.position_ids",  # 0, 1, 2, ...
-                "caption_encoder.base.pooler.",  # the first token is taken without it
+                "caption_encoder.base.pooler.",  # the first token is used without it
                 "logit_scale",  # of the training loss
             ]
             _published.load(self, state, weights, ignore=ignore)
@@ -90,7 +90,7 @@ class Clap2022(_MsClap):
 
 
 class Clap2023(_MsClap):
-    """MS-CLAP 2023: HTS-AT hears 7 s, GPT-2 reads.
+    """MS-CLAP 2023: HTS-AT on 7 s of audio, GPT-2 on captions.
 
     Elizalde et al., "Natural language supervision for general-purpose audio representations",
     ICASSP 2024.
@@ -113,13 +113,13 @@ class Clap2023(_MsClap):
         super().__init__(weights)
         state = {} if weights is None else _published.read(weights, "model")
         self.seed = seed
-        # Audio at 44.1 kHz, mel bands laid out as if it were at 32 kHz: so the model was trained.
+        # The model was trained on audio at 44.1 kHz with the mel bands of 32 kHz.
         self.mel = LogMel(32000)
         net = _htsat.build(width, depths)
-        self.audio_encoder = _projected(net, net.config.hidden_size)
+        self.audio_encoder = projected(net, net.config.hidden_size)
         self.has_text = weights is None or self.find_text(state)
         if self.has_text:
-            self.caption_encoder = _projected(_text.gpt2(text_width, text_layers), text_width)
+            self.caption_encoder = projected(_text.gpt2(text_width, text_layers), text_width)
         self.tokenizer = _text.Tokenizer(tokenizer, 50257, max_length=1024, pad_token="!")
         if weights is not None:
             self.mel.check(state, weights)
@@ -141,7 +141,7 @@ class Clap2023(_MsClap):
     def embed_tokens(self, input_ids, attention_mask):
         base, projection = self.caption_encoder["base"], self.caption_encoder["projection"]
         hidden = base(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
-        # The padding token is "!" (0), in training as here: each "!" in a caption moves the state
-        # that is taken one token forward from <|endoftext|>.
+        # The padding token is "!" (0), as in training: each "!" in a caption moves the selected
+        # state one token before <|endoftext|>.
         last = (input_ids != 0).sum(dim=1) - 1
         return projection(hidden[torch.arange(len(last), device=last.device), last])

@@ -1,4 +1,4 @@
-"""OpenL3: look, listen and learn more, by the package torchopenl3."""
+"""OpenL3 (look, listen and learn more); the network is that of the package torchopenl3."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from evar.errors import UserError
 from evar.weights import load_checkpoint, load_strict
 
 _WINDOW, _HOP = 48000, 4800  # samples: 1 s, every 0.1 s
-_AT_ONCE = 32  # windows; each is a picture of 256 x 199
+_AT_ONCE = 32  # windows per forward pass; each is an image of 256 x 199
 
 
 class OpenL3(Adapter):
@@ -29,7 +29,7 @@ class OpenL3(Adapter):
     def __init__(self, weights: Path | None = None, *, content: str = "music"):
         super().__init__(weights)
         if content not in ("music", "env"):
-            raise UserError(f"--content={content}: it is music or env")
+            raise UserError(f"--content={content}: must be music or env")
         try:
             from torchopenl3.models import PytorchOpenl3
         except ImportError as error:

@@ -1,4 +1,4 @@
-"""VGGish, trained on YouTube-8M with labels."""
+"""VGGish, supervised on YouTube-8M."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ WINDOW, HOP, FFT = 400, 160, 512  # samples
 
 
 class VggishNet(nn.Module):
-    """Six convolutions in four groups of (1, 1, 2, 2), pooled by two; three layers, ReLU each."""
+    """Six convolutions in four groups (1, 1, 2, 2) with pooling, three linear layers; all ReLU."""
 
     def __init__(self, channels: Sequence[int], hidden: int, dim: int):
         super().__init__()
@@ -37,7 +37,7 @@ class VggishNet(nn.Module):
         )
 
     def forward(self, examples):
-        """(N, 1, 96, 64) -> (N, 128)."""
+        """Embeds examples: (N, 1, 96, 64) -> (N, 128)."""
         x = self.features(examples)  # (N, C, 6, 4)
         return self.fc(x.permute(0, 2, 3, 1).flatten(1))  # TensorFlow's order: channels last
 
@@ -45,9 +45,9 @@ class VggishNet(nn.Module):
 class Vggish(Adapter):
     """VGGish without PCA, maximum plus mean over examples of 0.96 s: 128-d.
 
-    Hershey et al., "CNN architectures for large-scale audio classification", ICASSP 2017. What is
-    left after the last whole example is not heard; silence follows a clip shorter than one. Loads
-    both conversions to PyTorch (`fc.*`, or `embeddings.*` for the last layers).
+    Hershey et al., "CNN architectures for large-scale audio classification", ICASSP 2017. An
+    incomplete last example is dropped; a clip shorter than one is padded with silence. Loads both
+    conversions to PyTorch (`fc.*`, or `embeddings.*` for the last layers).
     """
 
     sample_rate = 16000
@@ -59,7 +59,7 @@ class Vggish(Adapter):
         self, weights=None, *, channels: Sequence[int] = (64, 128, 256, 512), hidden: int = 4096
     ):
         super().__init__(weights)
-        # Triangles on the mel scale as in kaldi, not on the frequency axis as in torchaudio.
+        # Bands are triangular on the mel scale, as in Kaldi, not in Hz, as elsewhere in torchaudio.
         bands, _ = get_mel_banks(64, FFT, 16000.0, 125.0, 7500.0, 100.0, -500.0, 1.0)
         bands = nn.functional.pad(bands, (0, 1)).T  # (257, 64): no band reaches 8 kHz
         self.register_buffer("bands", bands, persistent=False)

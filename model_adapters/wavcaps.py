@@ -13,11 +13,11 @@ WINDOW = 320_000  # samples: 10 s
 
 
 class WavCaps(_text.AudioLanguage):
-    """WavCaps' joint space, mean over windows of 10 s: 1,024-d.
+    """WavCaps' joint space, averaged over windows of 10 s: 1,024-d.
 
     Mei et al., "WavCaps: A ChatGPT-assisted weakly-labelled audio captioning dataset for
-    audio-language multimodal research", 2023. The last window is padded with silence. A frame here
-    is a window: projected and scaled to unit length.
+    audio-language multimodal research", 2023. The last window is padded with silence. A frame is a
+    window, projected and scaled to unit length.
     """
 
     sample_rate = 32000

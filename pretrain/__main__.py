@@ -30,24 +30,24 @@ def pretrain(
 
     --config=FILE  hyper-parameters; pretrain/configs/ holds the published ones
     --data=SHARDS  a folder that `python -m pretrain.prepare` made
-    --out=DIR      checkpoints, the state to go on from, TensorBoard's figures
-    --captions=FILE  what `python -m pretrain.captions` made of these shards
-    --init=PATH    start from a published checkpoint, or one of ours
-    --init_partial start anew what --init lacks (predictor, target, projector)
-    --evaluate=esc50,demo  afterwards, linear and zero-shot scores of the checkpoint
+    --out=DIR      folder for checkpoints, the state to resume from, and TensorBoard curves
+    --captions=FILE  caption embeddings that `python -m pretrain.captions` wrote for these shards
+    --init=PATH    start from a published checkpoint, or one of this program
+    --init_partial initialise at random what --init lacks (predictor, target, projector)
+    --evaluate=esc50,demo  tasks for linear and zero-shot evaluation of the last checkpoint
     --dry_run      print parameters, memory, steps and expected time; train nothing
     --device=auto  cpu, cuda, cuda:1, ...
     --quiet        no progress line
     --NAME=VALUE   any setting of pretrain/config.py, e.g. --epochs=100
 
-    The same command again goes on where an interrupted run was.
+    Run the same command again to resume an interrupted run.
     """
     from evar.parallel import process_group
     from evar.runtime import usable_device
 
     from . import config as config_
     from .data import ClipStream
-    from .train import Trainer
+    from .train import Report, Trainer
 
     made = config_.read(config).changed(settings)
     if captions and made.objective != "m2d_clap":
@@ -80,7 +80,13 @@ def pretrain(
         if world.first:
             watchers.append(_tensorboard(Path(out), trainer.step, stack))
             watchers += [] if quiet else [_bar(trainer, stack)]
-        path = trainer.run(lambda report: [watch(report) for watch in watchers if watch])
+
+        def on_step(report: Report) -> None:
+            for watch in watchers:
+                if watch:
+                    watch(report)
+
+        path = trainer.run(on_step)
     if path is None:
         return
     print(f"checkpoint: {path}")
@@ -96,7 +102,7 @@ def pretrain(
 
 @contextlib.contextmanager
 def _alone(out: Path):
-    """The folder of a run for this process alone, without what a killed one left half written."""
+    """Locks the folder of a run and removes temporary files that a killed run left there."""
     import filelock
 
     from evar import files
@@ -108,7 +114,7 @@ def _alone(out: Path):
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout as error:
-            raise UserError(f"{out}: another run trains there; give another --out") from error
+            raise UserError(f"{out}: in use by another run; give another --out") from error
         checkpoint.tidy(out)
     try:
         yield
@@ -120,7 +126,7 @@ def _bar(trainer, stack):
     from tqdm import tqdm
 
     bar = stack.enter_context(
-        # Time left by the mean of all steps: those that write a state take longer.
+        # Remaining time by the mean of all steps: those that write a state take longer.
         tqdm(
             total=trainer.steps,
             initial=trainer.step,
@@ -139,11 +145,11 @@ def _bar(trainer, stack):
 
 
 def _tensorboard(out: Path, step: int, stack):
-    """A watcher that writes scalars; None where the package is not installed."""
+    """Returns a function that writes scalars; None where the package is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
-        print("no TensorBoard figures: pip install tensorboard")
+        print("no TensorBoard curves: pip install tensorboard")
         return None
     writer = stack.enter_context(SummaryWriter(str(out / "tensorboard"), purge_step=step + 1))
 
@@ -155,7 +161,7 @@ def _tensorboard(out: Path, step: int, stack):
 
 
 def _tasks(names: str | None) -> list[str]:
-    """The tasks of --evaluate; UserError before any training for one that cannot be scored."""
+    """Returns the tasks of --evaluate; UserError, before training, for one that is not usable."""
     from evar.data.opening import open_task
 
     found = [name.strip() for name in (names or "").split(",") if name.strip()]
@@ -175,7 +181,7 @@ def _evaluate(task: str, model: str, weights: str, device: str) -> None:
 
 
 def _check_settings(_, keys: list[str], options: list[str]) -> None:
-    """What the command does not know must be a setting."""
+    """Raises UserError for an option that is neither of the command nor a setting."""
     from dataclasses import fields
 
     from .config import Config

@@ -1,7 +1,7 @@
-"""`python -m pretrain.captions`: which clip has which captions, and their sentence embeddings.
+"""`python -m pretrain.captions`: the captions of every clip and their sentence embeddings.
 
-One safetensors file: embeddings (M, E), float32, of distinct captions; rows (P,), which of them
-each pair of clip and caption has; offsets (N + 1,), where the pairs of each clip begin.
+They are one safetensors file: embeddings (M, E), float32, of distinct captions; rows (P,), the
+embedding of each pair of clip and caption; offsets (N + 1,), where the pairs of each clip begin.
 """
 
 import csv
@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 from fire.decorators import SetParseFns
@@ -23,29 +24,29 @@ from .shards import ShardSet
 
 TEMPLATE = "The sound of {labels}"
 _BATCH = 64
-_YOUTUBE = re.compile(r"Y?([A-Za-z0-9_-]{11})(?:[_.]\d+(?:\.\d+)?)*")  # id, then perhaps seconds
-_CAPTION = re.compile(r"captions?(?:_?\d+)?")  # the names of columns that have one
+_YOUTUBE = re.compile(r"Y?([A-Za-z0-9_-]{11})(?:[_.]\d+(?:\.\d+)?)*")  # id, then optional times
+_CAPTION = re.compile(r"captions?(?:_?\d+)?")  # names of caption columns
 _FILE_COLUMNS = ("file", "file_name", "filename", "path")
 _ID_COLUMNS = ("youtube_id", "ytid", "video_id", "audio_id", "id")
 
 
 @dataclass(frozen=True, eq=False)
 class CaptionTable:
-    """Caption embeddings by clip, read from the disk as they are drawn."""
+    """Caption embeddings by clip, read from disk when they are drawn."""
 
     dim: int
     text_encoder: str
     identity: str
     _rows: np.ndarray
     _offsets: np.ndarray
-    _embeddings: object  # a slice of the file
+    _embeddings: Any  # a slice of the file
 
     @classmethod
     def open(cls, path: Path, shards: ShardSet) -> "CaptionTable":
-        """Raises UserError for a file that is none, or of other shards."""
+        """Opens a file of caption embeddings; UserError for another file, or other shards."""
         from safetensors import SafetensorError, safe_open
 
-        remedy = "make it with `python -m pretrain.captions`"
+        remedy = "create it with `python -m pretrain.captions`"
         try:
             file = safe_open(path, "np")
             about = json.loads((file.metadata() or {})["evar"])
@@ -59,11 +60,13 @@ class CaptionTable:
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path}: not a file of caption embeddings; {remedy}") from error
         if not own:
-            raise UserError(f"{path}: captions of other shards than {shards.folder}; {remedy} anew")
+            raise UserError(
+                f"{path}: captions of other shards than {shards.folder}; {remedy} again"
+            )
         return cls(dim, about["text_encoder"], identity, rows, offsets, embeddings)
 
     def draw(self, clip: int, rng: np.random.Generator) -> np.ndarray | None:
-        """The embedding (E,) of one of the clip's captions; None where it has none."""
+        """Returns the embedding (E,) of a random caption of the clip; None where it has none."""
         first, last = self._offsets[clip : clip + 2].tolist()
         if first == last:
             return None
@@ -84,12 +87,12 @@ def captions(
     device="auto",
     quiet=False,
 ):
-    """Compute the sentence embeddings of all captions of a set of shards, once.
+    """Compute the sentence embeddings of all captions of a set of shards.
 
     usage: python -m pretrain.captions SHARDS OUT.safetensors --text_encoder=DIR [options]
 
     SHARDS         a folder that `python -m pretrain.prepare` made
-    OUT            the file to write; the captions' texts go beside it, as OUT.csv
+    OUT            the file to write; OUT.csv takes the text of the captions
 
     --text_encoder=DIR  a sentence encoder, a folder or a name on the hub: thenlper/gte-base is
                    the paper's
@@ -116,13 +119,13 @@ def captions(
             of_clip[number] = [template.replace("{labels}", text)]
     distinct = sorted({text for texts in of_clip for text in texts})
     if not distinct:
-        raise UserError(f"{shards}: no caption and no label belongs to any of its clips")
+        raise UserError(f"{shards}: none of its clips has a caption or a label")
     encoder = SentenceEncoder(text_encoder)
     bar = (SILENT if quiet else Terminal()).counter("captions", "caption")
     embeddings = _embed(encoder, distinct, usable_device(device), bar)
     about = {
         "shards": own.identity,
-        # Zero-shot evaluation of what is trained looks for it, from whatever folder.
+        # Absolute: zero-shot evaluation may run in another folder.
         "text_encoder": str(Path(text_encoder).resolve())
         if Path(text_encoder).is_dir()
         else text_encoder,
@@ -151,7 +154,7 @@ def _paths(given: str | None, shards: ShardSet, usual: str) -> list[Path]:
 
 
 def _captions_of_clips(shards: ShardSet, paths: list[Path]) -> tuple[list[list[str]], int]:
-    """The captions of each clip in the order of the files; how many rows matched no clip."""
+    """Returns each clip's captions in file order, and how many rows matched no clip."""
     found: list[list[str]] = [[] for _ in shards.files]
     find, unmatched = _finder(shards), 0
     for path in paths:
@@ -168,7 +171,7 @@ def _captions_of_clips(shards: ShardSet, paths: list[Path]) -> tuple[list[list[s
 
 
 def _labels_of_clips(shards: ShardSet, paths: list[Path]) -> dict[int, str]:
-    """Labels of a clip as text, "dog, rain", by its number."""
+    """Returns the labels of clips as text, "dog, rain", by clip number."""
     find, found = _finder(shards), {}
     for path in paths:
         if "labels" not in _head(path):
@@ -198,7 +201,7 @@ def _head(path: Path) -> list[str]:
 
 
 def _named_rows(path: Path) -> Iterator[tuple[dict[str, str], tuple[str, str]]]:
-    """Rows, each with the column that names its clip, and the name."""
+    """Yields rows, each with the column that names its clip, and the name."""
     for row in _rows(path):
         column = next((c for c in (*_FILE_COLUMNS, *_ID_COLUMNS) if c in row), None)
         if column is None:
@@ -208,9 +211,9 @@ def _named_rows(path: Path) -> Iterator[tuple[dict[str, str], tuple[str, str]]]:
 
 
 def _finder(shards: ShardSet):
-    """A function: column and name -> the number of the clip that is meant, or None.
+    """Returns a function from column and name to the number of the clip, or None.
 
-    A name that could mean several clips (of one stem, or cut from one video) means none of them.
+    A name that matches several clips (of one stem, or cut from one video) matches none.
     """
     by_file, by_stem, by_id = defaultdict(list), defaultdict(list), defaultdict(list)
     for number, name in enumerate(shards.files):
@@ -223,7 +226,8 @@ def _finder(shards: ShardSet):
     def find(column: str, name: str) -> int | None:
         path = PurePosixPath(name.replace("\\", "/"))
         if column in _ID_COLUMNS:
-            found = by_stem.get(name) or by_id.get(_youtube_id(name) or _youtube_id(path.stem), [])
+            video = _youtube_id(name) or _youtube_id(path.stem) or ""
+            found = by_stem.get(name) or by_id.get(video, [])
         else:
             found = by_file.get(str(path)) or by_stem.get(path.stem, [])
         return found[0] if len(found) == 1 else None
@@ -232,7 +236,7 @@ def _finder(shards: ShardSet):
 
 
 def _youtube_id(stem: str) -> str | None:
-    """The id in `Y-0049e1-1Rw_30000`, `-0049e1-1Rw_30` or `-0049e1-1Rw`; None of other names."""
+    """Returns the id in `Y-0049e1-1Rw_30000`, `-0049e1-1Rw_30`, `-0049e1-1Rw`; else None."""
     match = _YOUTUBE.fullmatch(stem)
     return match and match[1]
 
@@ -240,7 +244,9 @@ def _youtube_id(stem: str) -> str | None:
 def _embed(encoder, texts: list[str], device: str, bar) -> np.ndarray:
     import torch
 
-    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))  # alike ones share a batch
+    order = sorted(
+        range(len(texts)), key=lambda i: len(texts[i])
+    )  # texts of similar length share a batch
     embeddings = np.empty((0, 0), np.float32)
     starts = range(0, len(texts), _BATCH)
     with torch.inference_mode():
@@ -251,7 +257,7 @@ def _embed(encoder, texts: list[str], device: str, bar) -> np.ndarray:
                 embeddings = np.empty((len(texts), out.shape[1]), np.float32)
             embeddings[chosen] = out
     if not np.isfinite(embeddings).all():
-        raise UserError(f"{encoder.name}: gave embeddings that are not finite")
+        raise UserError(f"{encoder.name}: returned embeddings that are not finite")
     return embeddings
 
 

@@ -1,7 +1,7 @@
-"""What a run leaves on disk: checkpoints for evaluation, and one state to go on from.
+"""Files of a pre-training run: checkpoints for evaluation, and one state to resume from.
 
 OUT/<objective>_vit-80x608p16x16/checkpoint-<epoch>.pth is laid out like published checkpoints:
-the folder's name tells input and patch size. OUT/last.pt is the state.
+the folder's name gives input and patch size. OUT/last.pt is the state.
 """
 
 import io
@@ -12,24 +12,24 @@ import torch
 
 from evar import files
 from evar.errors import UserError
-from evar.model_adapters.m2d import newest
+from evar.model_adapters._m2d_files import newest
 from evar.weights import load_checkpoint
 
 from .config import Config
 
-# Settings that change no result, but for the order of summation.
+# Settings that change results only by the order of summation.
 MACHINE = ("micro_batch", "compile", "workers", "save_steps", "save_epochs")
 _NOT_ENCODER = ("decoder_", "target_", "mask_token", "logit_scale", "audio_proj.", "text_proj.")
 
 
 def folder(out, config: Config) -> Path:
-    """Where a run's checkpoints are; its name is what the m2d_clap and m2d adapters read."""
+    """Returns the folder of a run's checkpoints, with the name that the m2d adapters parse."""
     (bands, frames), (high, wide) = config.input_size, config.patch_size
     return Path(out) / f"{config.objective}_vit-{bands}x{frames}p{high}x{wide}"
 
 
 def save(out, config: Config, model: torch.nn.Module, epoch: int, text_encoder: str) -> Path:
-    """Write a checkpoint for evaluation; returns its path."""
+    """Writes a checkpoint for evaluation; returns its path."""
     path = folder(out, config) / f"checkpoint-{epoch}.pth"
     content = {
         "model": {name: t.detach().cpu() for name, t in model.state_dict().items()},
@@ -41,21 +41,21 @@ def save(out, config: Config, model: torch.nn.Module, epoch: int, text_encoder: 
 
 
 def save_state(out, state: dict) -> None:
-    """Write all that training goes on from: plain values and tensors."""
+    """Writes the state to resume from: plain values and tensors."""
     _write(Path(out) / "last.pt", state)
 
 
 def load_state(out, config: Config, about: dict) -> dict | None:
-    """The state that an interrupted run left; None where there is none.
+    """Returns the state of an interrupted run; None where there is none.
 
-    `about`: what else has to be as it was, by the words for it. Raises UserError where that or the
-    configuration is another.
+    about: further conditions of the run, by the words that name a difference in the error. Raises
+    UserError where one of them, or the configuration, has changed.
     """
     path = Path(out) / "last.pt"
     if not path.exists():
         return None
     state = load_checkpoint(path)
-    remedy = "Give another --out, or remove this file to start anew."
+    remedy = "Give another --out, or remove this file to start over."
     if not isinstance(state.get("config"), dict) or not isinstance(state.get("about"), dict):
         raise UserError(f"{path}: not a state of pre-training. {remedy}")
     now = asdict(config)
@@ -73,7 +73,7 @@ def load_state(out, config: Config, about: dict) -> dict | None:
 
 
 def tidy(out) -> None:
-    """Remove what a run left that was killed while it wrote."""
+    """Removes temporary files of a run that was killed while it wrote."""
     for path in [*Path(out).glob(".last.pt.*"), *Path(out).glob("*/.checkpoint-*.pth.*")]:
         path.unlink(missing_ok=True)
 
@@ -83,11 +83,11 @@ def _plain(value):
 
 
 def initialise(model: torch.nn.Module, path, *, partial: bool) -> bool:
-    """Take the weights of a checkpoint, a published one or one of ours (of a folder, the last).
+    """Loads the weights of a checkpoint, published or of this program (of a folder, the last).
 
-    Returns whether it has statistics of the log-mel, which are taken as well. Raises UserError
-    where tensors are missing, unless `partial`, which then leaves the predictor, the target
-    network and the projectors as they are (the target starts as the encoder).
+    Returns whether it holds statistics of the log-mel, which are loaded too. Raises UserError where
+    tensors are missing. With `partial`, predictor, target network and projectors may be missing and
+    keep their initial values (the target network is a copy of the encoder).
     """
     path = newest(Path(path)) if Path(path).is_dir() else Path(path)
     content = load_checkpoint(path)
@@ -104,8 +104,9 @@ def initialise(model: torch.nn.Module, path, *, partial: bool) -> bool:
         raise UserError(f"{path}: not a checkpoint of this network: {'; '.join(what[:3])}")
     if missing and not partial:
         raise UserError(
-            f"{path}: has no {missing[0]} and {len(missing) - 1} more tensors: an encoder alone. "
-            "--init_partial starts the rest anew."
+            f"{path}: an encoder alone; {missing[0]} and {len(missing) - 1} more tensors are "
+            "missing. "
+            "--init_partial initialises them at random."
         )
     model.load_state_dict({n: t for n, t in state.items() if n in own}, strict=False)
     if any(name.startswith("target_") for name in missing):

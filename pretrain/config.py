@@ -1,11 +1,12 @@
-"""All that decides a pre-training run, in one place; YAML files fill it, options override it."""
+"""The configuration of pre-training: defaults, YAML files, and options that override them."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
+from typing import Any
 
 from evar.errors import UserError, unknown
+from evar.yaml_files import read_yaml
 
 OBJECTIVES = ("m2d_clap", "m2d", "msm_mae")
 GATHER = ("paper", "with_grad", "without_grad")
@@ -30,7 +31,7 @@ class Config:
     """Hyper-parameters; the defaults are M2D-CLAP base (Interspeech 2024, Section 4.1)."""
 
     objective: str = "m2d_clap"  # m2d: without captions; msm_mae: reconstructs patches
-    # the networks
+    # networks
     input_size: tuple[int, int] = (80, 608)  # mel bands, frames of 10 ms
     patch_size: tuple[int, int] = (16, 16)
     width: int = 768
@@ -39,32 +40,32 @@ class Config:
     predictor_width: int = 512
     predictor_depth: int = 8
     predictor_heads: int = 16
-    # the objective
+    # objective
     mask_ratio: float = 0.7  # share of the patches that the online encoder does not see
     masked_weight: float = 1.0
     clap_weight: float = 0.01
-    temperature: float = 0.07  # of the contrastive loss at the start; it is learnt
+    temperature: float = 0.07  # of the contrastive loss at the start; it is learned
     logit_scale_max: float = 100.0
     gather: str = "paper"  # gradient of the contrastive loss over processes: docs/pretrain.md
     decay_start: float = 0.99995  # of the target network's moving average, first step
     decay_end: float = 0.99999  # last step
     norm_stats: tuple[float, float] | None = None  # mean, deviation of the log-mel; None: measured
-    # the optimiser
-    batch_size: int = 2048  # clips a step, of all processes together
-    micro_batch: int | None = None  # clips of one process at a time; None: all of its share
+    # optimizer
+    batch_size: int = 2048  # clips per step, of all processes together
+    micro_batch: int | None = None  # clips that a process computes at once; None: all of its part
     base_lr: float = 3e-4  # times batch_size / 256
-    weight_decay: float = 0.05  # not of biases and norms
+    weight_decay: float = 0.05  # not on biases and norms
     beta1: float = 0.9
     beta2: float = 0.95
-    clip_grad: float = 3.0  # longest gradient
+    clip_grad: float = 3.0  # maximum gradient norm
     epochs: float = 300
     warmup_epochs: float = 20
     seed: int = 0
-    # the machine
+    # machine
     precision: str = "bf16"  # or fp32: under autocast on a GPU; a CPU computes in fp32
     compile: bool = False
-    workers: int = 4  # that read ahead
-    save_steps: int = 1000  # between states to go on from
+    workers: int = 4  # threads that read ahead
+    save_steps: int = 1000  # between states to resume from
     save_epochs: int = 50  # between checkpoints that are kept
 
     def __post_init__(self):
@@ -90,8 +91,8 @@ class Config:
         for field in fields(self):
             value = getattr(self, field.name)
             if field.type in (int, float):
-                kind = "a whole number" if field.type is int else "a number"
-                require(_is(field.type, value), f"{field.name} is {kind}, not {value!r}")
+                what = "a whole number" if field.type is int else "a number"
+                require(_is(field.type, value), f"{field.name} is {what}, not {value!r}")
         for names, low, high in _RANGES:
             for name in names:
                 value = getattr(self, name)
@@ -122,12 +123,12 @@ class Config:
 
     @property
     def patches(self) -> int:
-        """L, patches of one input."""
+        """Number of patches L of one input."""
         (bands, frames), (high, wide) = self.input_size, self.patch_size
         return (bands // high) * (frames // wide)
 
-    def changed(self, options: Mapping[str, object]) -> "Config":
-        """With single values replaced; UserError for a name that does not exist."""
+    def changed(self, options: Mapping[str, Any]) -> "Config":
+        """Returns a copy with some values replaced; UserError for an unknown name."""
         known = [field.name for field in fields(self)]
         for name in options:
             if name not in known:
@@ -136,23 +137,16 @@ class Config:
 
 
 def _is(kind: type, value) -> bool:
-    """Whether a value is a whole number, or of `float` any finite one."""
+    """Returns whether a value is a whole number, or for `float` any finite number."""
     number = isinstance(value, (int, kind)) and not isinstance(value, bool)
     return number and math.isfinite(value)
 
 
 def read(path) -> Config:
-    """The configuration in a YAML file: the defaults, with what it names replaced."""
-    import yaml
-
-    path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path}: no configuration could be read ({reason})") from error
+    """Reads a YAML file of values that override the defaults. Raises UserError for a bad file."""
+    content = read_yaml(path, what="a configuration")
     if not isinstance(content, dict):
-        raise UserError(f"{path}: a configuration is a list of `name: value`")
+        raise UserError(f"{path}: a configuration consists of lines `name: value`")
     try:
         return Config().changed(content)
     except UserError as error:

@@ -1,13 +1,13 @@
 """The endless stream of clips that training reads.
 
 Position k of the stream is clip permutation(seed, k // N)[k % N]: every clip comes once in N
-positions, whatever the batch. What is random about a clip, its crop and its caption, is a function
-of seed, pass and clip, so that a resumed run, or one on other numbers of processes, sees the same.
+positions, with any batch size. The random crop and caption of a clip are a function of seed, pass
+and clip, so that a resumed run, or one on another number of processes, sees the same data.
 """
 
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,7 @@ SAMPLE_RATE, HOP = 16000, 160
 
 @dataclass(frozen=True)
 class Batch:
-    """One process' part of a step.
+    """The part of a step's batch that one process computes.
 
     inputs: (b, S) float32 waveforms, or (b, F, T) float16 log-mel. captions: (b, E) float32, zeros
     where `captioned` (b,) is False. clips: (b,) numbers in the shard set.
@@ -40,16 +40,16 @@ class Batch:
     clips: Tensor
 
     def pinned(self) -> "Batch":
-        """In memory that a GPU copies from while it computes."""
+        """Returns a copy in page-locked memory, from which a GPU copies while it computes."""
         tensors = (self.inputs, self.captions, self.captioned, self.clips)
         return Batch(*(tensor.pin_memory() for tensor in tensors))
 
 
 class ClipStream:
-    """Crops of `frames` frames of the clips in a folder of shards, with their captions.
+    """Reads crops of `frames` frames of the clips in a folder of shards, with their captions.
 
-    `captions` is a file that `python -m pretrain.captions` wrote for the same shards. Raises
-    UserError where it is of others.
+    captions: a file that `python -m pretrain.captions` wrote for the same shards. Raises UserError
+    for captions of other shards.
     """
 
     def __init__(self, folder, *, frames: int, bands: int = 80, seed: int = 0, captions=None):
@@ -77,10 +77,11 @@ class ClipStream:
         world: int,
         workers: int = 0,
         pin: bool = False,
-    ) -> Iterator[Batch]:
-        """The batches of some steps: of each, the `rank`-th of `world` equal parts.
+    ) -> Generator[Batch]:
+        """Yields the batches of some steps: of each, the `rank`-th of `world` equal parts.
 
-        `workers` threads read ahead; they change no value. `pin`: for a GPU to copy from.
+        workers: threads that read ahead; their number changes no value. pin: use page-locked
+        memory.
         """
         size = batch_size // world
         if size * world != batch_size:
@@ -96,7 +97,7 @@ class ClipStream:
                 yield batch.pinned() if pin else batch
             return
         readers, builder = ThreadPoolExecutor(workers), ThreadPoolExecutor(1)
-        waiting, ahead = iter(steps), deque()
+        waiting, ahead = iter(steps), deque[Future[Batch]]()
 
         def built(reading: list[Future]) -> Batch:
             batch = self._batch([future.result() for future in reading])
@@ -104,8 +105,8 @@ class ClipStream:
 
         try:
             while True:
-                while len(ahead) < _AHEAD and (step := next(waiting, None)) is not None:
-                    reading = [readers.submit(self._load, *want) for want in wanted(step)]
+                while len(ahead) < _AHEAD and (following := next(waiting, None)) is not None:
+                    reading = [readers.submit(self._load, *want) for want in wanted(following)]
                     ahead.append(builder.submit(built, reading))
                 if not ahead:
                     return
@@ -115,7 +116,7 @@ class ClipStream:
             builder.shutdown(cancel_futures=True)
 
     def _at(self, position: int) -> tuple[int, int]:
-        """(pass, clip) of a position of the stream."""
+        """Returns (pass, clip) of a position of the stream."""
         number, place = divmod(position, len(self))
         if number != self._pass:
             rng = np.random.default_rng([self.seed, number])
@@ -147,7 +148,7 @@ class ClipStream:
 
 
 def _crop(whole: np.ndarray, length: int, rng: np.random.Generator, *, fill: float) -> np.ndarray:
-    """A random crop (..., length); shorter clips are filled up at the end."""
+    """Returns a random crop (..., length); shorter clips are padded at the end."""
     room = whole.shape[-1] - length
     start = int(rng.integers(room + 1)) if room > 0 else 0
     part = whole[..., start : start + length]

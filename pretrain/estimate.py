@@ -1,4 +1,4 @@
-"""What a run will need, before it is started: parameters, arithmetic, memory, time."""
+"""Estimates what a run needs before it starts: parameters, arithmetic, memory, time."""
 
 from time import perf_counter
 
@@ -8,15 +8,15 @@ from .config import Config
 from .data import HOP, Batch
 
 _TIMED = 3  # steps, after one to warm up
-_FEW = 8  # clips a step on a CPU
+_FEW = 8  # clips per timed step on a CPU
 
 
 def flops_per_clip(config: Config) -> float:
-    """Multiplications and additions of one clip's forward and backward pass.
+    """Returns the floating-point operations of one clip's forward and backward pass.
 
-    2 for each weight and token, 4 L^2 D a block for attention; the backward pass takes twice the
-    forward one, and the target network has none. The front end and the projector are left out:
-    less than a hundredth.
+    2 per weight and token, 4 L^2 D per block for attention; the backward pass takes twice the
+    forward pass, and the target network has none. Front end and projector, less than 1 %, are left
+    out.
     """
     length, kept = config.patches, int(config.patches * (1 - config.mask_ratio))
     (high, wide), width, inner = config.patch_size, config.width, config.predictor_width
@@ -36,7 +36,7 @@ def flops_per_clip(config: Config) -> float:
 
 
 def estimate(trainer) -> str:
-    """A text for `--dry_run`; times a few steps on random input, which it trains on."""
+    """Returns the text of `--dry_run`; trains a few steps on random input to time them."""
     config, model = trainer.config, trainer.model
     count = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -45,9 +45,9 @@ def estimate(trainer) -> str:
     how, peak = "", 0
     try:
         seconds, peak, how = _step(trainer, own)
-        time = f"{seconds:.2f} s a step, {seconds * trainer.steps / 3600:,.1f} hours in all"
+        time = f"{seconds:.2f} s per step, {seconds * trainer.steps / 3600:,.1f} hours in all"
     except torch.OutOfMemoryError:
-        time = "unknown: a step does not fit on this GPU; --micro_batch=N takes it in parts of N"
+        time = "unknown: a step does not fit on this GPU; --micro_batch=N computes it in parts of N"
     total = flops_per_clip(config) * config.batch_size * trainer.steps
     lines = [
         f"parameters: {count / 1e6:,.1f} million, {trained / 1e6:,.1f} of them trained",
@@ -62,9 +62,9 @@ def estimate(trainer) -> str:
 
 
 def _step(trainer, size: int) -> tuple[float, int, str]:
-    """Seconds of a step, peak bytes on a GPU, and how that was found out.
+    """Returns seconds per step, peak bytes on a GPU, and a note on how they were measured.
 
-    A CPU takes a few clips only: a step of 2,048 would need more memory than laptops have.
+    On a CPU a few clips are timed: a step of 2,048 would need more memory than laptops have.
     """
     if trainer.device.startswith("cuda") or size <= _FEW:
         return *_timed_step(trainer, size), ""
@@ -74,7 +74,7 @@ def _step(trainer, size: int) -> tuple[float, int, str]:
 
 
 def _timed_step(trainer, size: int) -> tuple[float, int]:
-    """Seconds of a step, and peak bytes on a GPU (0 on a CPU)."""
+    """Returns seconds per step, and peak bytes on a GPU (0 on a CPU)."""
     config, device = trainer.config, trainer.device
     batch = Batch(
         0.1 * torch.randn(size, (config.input_size[1] - 1) * HOP),

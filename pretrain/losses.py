@@ -1,4 +1,4 @@
-"""The losses of pre-training, and what crosses processes for them. Pure functions.
+"""The losses of pre-training, as pure functions.
 
 M2D-CLAP (Niizumi et al., Interspeech 2024), equations 1 to 4. B clips, M masked patches, D width.
 """
@@ -9,10 +9,10 @@ from torch.nn.functional import cross_entropy, normalize
 
 
 def masked_prediction(predicted: Tensor, target: Tensor) -> Tensor:
-    """2 - 2 cos between what is predicted and the standardised target, (B, M, D) each.
+    """Computes 2 - 2 cos between predictions and standardised targets, (B, M, D) each.
 
-    The target is standardised over each embedding (unbiased variance); the mean over all masked
-    patches is taken.
+    Targets are standardised per embedding (unbiased variance); returns the mean over all masked
+    patches.
     """
     target = target.float()
     mean, variance = target.mean(dim=2, keepdim=True), target.var(dim=2, keepdim=True)
@@ -22,15 +22,15 @@ def masked_prediction(predicted: Tensor, target: Tensor) -> Tensor:
 
 
 def reconstruction(predicted: Tensor, pixels: Tensor) -> Tensor:
-    """Mean squared error of (B, M, N) values of masked patches (MAE, MSM-MAE)."""
+    """Computes the mean squared error of masked patches' values (B, M, N) (MAE, MSM-MAE)."""
     return (predicted.float() - pixels).square().mean()
 
 
 def nt_xent(audio: Tensor, text: Tensor, captioned: Tensor, logit_scale: Tensor) -> Tensor:
-    """Symmetric cross entropy of scaled cosines, clip i against caption i.
+    """Computes the symmetric cross entropy of scaled cosines, clip i against caption i.
 
-    audio, text (B, D); captioned (B,) says which clips have a caption: others are neither rows nor
-    negatives. Fewer than two captioned clips have nothing to be told from: the loss is 0.
+    audio, text: (B, D). captioned: (B,), which clips have a caption; others are neither rows nor
+    negatives. With fewer than two captioned clips there are no negatives: the loss is 0.
     """
     if int(captioned.sum()) < 2:
         return 0.0 * (audio.sum() + text.sum() + logit_scale)
@@ -42,9 +42,10 @@ def nt_xent(audio: Tensor, text: Tensor, captioned: Tensor, logit_scale: Tensor)
 
 
 def effective_rank(embeddings: Tensor) -> float:
-    """exp of the entropy of the normalised singular values of (B, D), centred: between 1 and D.
+    """Computes the effective rank of (B, D) embeddings, between 1 and D.
 
-    A measure of collapse that needs no labels (Roy and Vetterli 2007).
+    The exponential of the entropy of the normalised singular values after centring: a measure of
+    collapse that needs no labels (Roy and Vetterli 2007).
     """
     values = torch.linalg.svdvals((embeddings - embeddings.mean(dim=0)).float())
     share = values / values.sum().clamp_min(1e-12)

@@ -1,10 +1,11 @@
-"""The networks of masked modeling duo, M2D-CLAP and MSM-MAE, as they are pre-trained.
+"""The networks of masked modeling duo, M2D-CLAP and MSM-MAE for pre-training.
 
 M2D-CLAP (Niizumi et al., Interspeech 2024), Section 3. Names of parameters are those of published
 checkpoints. B clips, L patches, K visible ones, D width of the encoder, P of the predictor.
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 from timm.models.vision_transformer import Block
@@ -17,10 +18,14 @@ from .config import Config
 
 
 class Pretrainer(ViT):
-    """The online encoder (a ViT), its predictor and, but for MSM-MAE, the target network.
+    """The online encoder (a ViT), its predictor and, except in MSM-MAE, the target network.
 
-    `text_dim`: width of the caption embeddings; they are used as they are where it is D.
+    text_dim: width of the caption embeddings; they are projected where it is not D.
     """
+
+    pos_embed: Tensor
+    norm_stats: Tensor
+    decoder_pos_embed: Tensor
 
     def __init__(self, config: Config, *, text_dim: int = 0):
         super().__init__(
@@ -54,7 +59,7 @@ class Pretrainer(ViT):
                 target.data.copy_(online)
 
     def target_pairs(self):
-        """(target, online) parameters: blocks and final norm; the patch embedding is shared."""
+        """Yields (target, online) parameters of blocks and final norm; patches share theirs."""
         for target, online in (
             (self.target_blocks, self.blocks),
             (self.target_norm, self.norm),
@@ -63,7 +68,7 @@ class Pretrainer(ViT):
 
     @torch.no_grad()
     def update_target(self, decay: float) -> None:
-        """Target weights := decay * target + (1 - decay) * online."""
+        """Sets target weights to decay * target + (1 - decay) * online."""
         targets, onlines = zip(*self.target_pairs(), strict=True)
         torch._foreach_lerp_(list(targets), list(onlines), 1 - decay)
 
@@ -88,15 +93,15 @@ class Pretrainer(ViT):
 
     @torch.no_grad()
     def encode_target(self, patches: Tensor, masked: Tensor) -> Tensor:
-        """(B, L, D) and the numbers (B, L - K) of masked ones -> what the target sees in them.
+        """(B, L, D) and the numbers (B, L - K) of masked ones -> the target's output for them.
 
-        (B, L - K, D). The target network sees a class token too; it is left out.
+        (B, L - K, D). The target network gets a class token too; its output is left out.
         """
         tokens = self._with_class_token(_take(patches, masked))
         return self.target_norm(self.target_blocks(tokens))[:, 1:]
 
     def pixels(self, spectrogram: Tensor, masked: Tensor) -> Tensor:
-        """(B, F, T) -> (B, L - K, high * wide): the values of masked patches, normalised.
+        """(B, F, T) -> (B, L - K, high * wide): normalised values of the masked patches.
 
         Mean and unbiased variance of each patch (He et al., 2022, "norm_pix_loss").
         """
@@ -106,11 +111,13 @@ class Pretrainer(ViT):
         mean, var = tiles.mean(dim=2, keepdim=True), tiles.var(dim=2, keepdim=True)
         return (tiles - mean) / (var + 1e-6).sqrt()
 
-    def forward(self, spectrogram: Tensor, shuffled: Tensor, kept: int) -> tuple[Tensor, ...]:
+    def forward(  # type: ignore[override]  # of training: encoder, predictor and target in one
+        self, spectrogram: Tensor, shuffled: Tensor, kept: int
+    ) -> tuple[Tensor, ...]:
         """(B, F, T) and an order of its patches (B, L), the first `kept` of them visible.
 
-        Returns what is predicted of the masked patches and what it should be, (B, L - K, ...)
-        each, and the visible patches as encoded, (B, 1 + K, D).
+        Returns predictions and targets of the masked patches, (B, L - K, ...) each, and the encoded
+        visible patches (B, 1 + K, D).
         """
         visible, masked = shuffled[:, :kept], shuffled[:, kept:]
         patches = self.patches(spectrogram)
@@ -134,7 +141,7 @@ class Pretrainer(ViT):
 
 
 def shuffle(noise: Tensor, ratio: float) -> tuple[Tensor, int]:
-    """Noise (B, L) -> an order of the patches (B, L), and K: the first K of it are visible."""
+    """Noise (B, L) -> an order of the patches (B, L), and K: the first K are visible."""
     return noise.argsort(dim=1), int(noise.shape[1] * (1 - ratio))
 
 
@@ -143,7 +150,7 @@ def _take(x: Tensor, numbers: Tensor) -> Tensor:
     return x.gather(1, numbers[..., None].expand(-1, -1, x.shape[2]))
 
 
-_norm = partial(nn.LayerNorm, eps=1e-6)
+_norm: Any = partial(nn.LayerNorm, eps=1e-6)  # timm declares a class there
 
 
 def _blocks(width: int, depth: int, heads: int) -> nn.Sequential:
@@ -153,7 +160,7 @@ def _blocks(width: int, depth: int, heads: int) -> nn.Sequential:
 
 
 def _initialise(module: nn.Module) -> None:
-    """As MAE: Xavier-uniform linear layers, no bias; norms at one and zero."""
+    """Initialises as MAE does: Xavier-uniform weights, zero biases, norms of gain one."""
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         nn.init.zeros_(module.bias)

@@ -1,4 +1,4 @@
-"""`python -m pretrain.prepare`: sound files into shards, in parallel, resumable."""
+"""`python -m pretrain.prepare`: packs sound files into shards, in parallel and resumable."""
 
 import csv
 import hashlib
@@ -25,7 +25,7 @@ _SUBTYPE = "PCM_16"
 
 @dataclass(frozen=True)
 class Plan:
-    """One shard to make: its file, and of each clip that goes in number, file, size and time."""
+    """One shard to write: its path, and number, file, size and mtime of each of its clips."""
 
     path: Path
     root: Path
@@ -36,7 +36,7 @@ class Plan:
 
     @property
     def digest(self) -> str:
-        """A hash of what the shard holds, as far as that is known before it is made."""
+        """Hash of what the shard will hold, as far as it is known before it is written."""
         about = [self.clips, self.kind, self.seconds, self.sample_rate, shards_.VERSION]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 
@@ -54,24 +54,24 @@ def prepare(
     data=None,
     quiet=False,
 ):
-    """Put sound files into shards for training.
+    """Pack sound files into shards for training.
 
     usage: python -m pretrain.prepare SOURCE OUT [options]
 
-    SOURCE         a folder of sound files (with those below it), a CSV with the column file and
-                   perhaps label, caption and split, or a registered task (`evar list tasks`)
-    OUT            the folder to write; labels.csv and captions.csv go there too
+    SOURCE         a folder of sound files (searched recursively), a CSV with the column file and
+                   optionally label, caption and split, or a registered task (`evar list tasks`)
+    OUT            the folder to write, with labels.csv and captions.csv
 
     --kind=flac    or logmel: float16 log-mel, ready for training, up to twice as large
-    --seconds=10   of each clip, from its beginning, at most
+    --seconds=10   maximum length of a clip; longer ones are cut at the end
     --split=train  of a task or a CSV with that column; "all" takes every clip
-    --per_shard=1000    clips
-    --workers=N    processes; default: one a core
-    --data=DIR     where manifests of tasks are; default: $EVAR_DATA or data/
+    --per_shard=1000    clips per shard
+    --workers=N    processes; default: one per core
+    --data=DIR     folder of data sets and manifests; default: $EVAR_DATA or data/
     --quiet        no progress bar
 
-    An interrupted run goes on where it was. Files that cannot be decoded are left out, and named
-    in OUT/skipped.csv.
+    Run the same command again to resume an interrupted run. Files that cannot be decoded are left
+    out and listed in OUT/skipped.csv.
     """
     from evar.options import number, whole
     from evar.progress import SILENT, Terminal
@@ -85,15 +85,15 @@ def prepare(
     bar = (SILENT if quiet else Terminal()).counter(f"shards of {source}", "shard")
     with files.writing(out), filelock.FileLock(out / ".lock"):  # one run at a time
         for left in out.glob(".shard-*"):
-            left.unlink()  # by a run that was killed as it wrote
+            left.unlink()  # temporary files of a killed run
         _write_all(out, root, clips, bar, (kind, seconds, per_shard, workers))
 
 
 def _write_all(out: Path, root: Path, clips: dict[str, dict], bar, how: tuple) -> None:
-    """Make the shards that are not there yet, then the files that describe them all."""
+    """Writes the missing shards, then the files that describe all of them."""
     kind, seconds, per_shard, workers = how
     names = sorted(clips)
-    plans = []
+    plans: list[Plan] = []
     for first in range(0, len(names), per_shard):
         part = tuple(
             (first + i, name, *_stamp(root / name))
@@ -103,19 +103,21 @@ def _write_all(out: Path, root: Path, clips: dict[str, dict], bar, how: tuple) -
         plans.append(Plan(path, root, part, kind, seconds, 16000))
     todo = [plan for plan in plans if not _made(plan)]
     stale = set(out.glob("shard-*.tar")) - {plan.path for plan in plans}
-    if todo or stale:  # cut short from here on, no mixture of old and new is taken for a set
+    if todo or stale:  # if interrupted, a mixture of old and new must not pass for a set
         shards_.forget_head(out)
     _write_texts(out, clips)
     _make_all(todo, workers, bar)
     skipped, count = [], 0
     for plan in plans:
         index = shards_.index_of(plan.path)
+        if index is None:
+            raise UserError(f"{plan.path}: vanished while it was read; run the same command again")
         skipped += index["skipped"]
         count += len(index["files"])
     _write_csv(out / "skipped.csv", ["file", "reason"], skipped)
     if not count:
-        first = f"; first: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
-        raise UserError(f"{root}: no clip can be decoded{first}")
+        example = f"; first: {skipped[0][0]}: {skipped[0][1]}" if skipped else ""
+        raise UserError(f"{root}: no clip can be decoded{example}")
     for path in stale:
         path.with_suffix(".json").unlink(missing_ok=True)
         path.unlink()
@@ -124,11 +126,11 @@ def _write_all(out: Path, root: Path, clips: dict[str, dict], bar, how: tuple) -
         f"{count:,} clips in {out} ({len(plans):,} shards, {len(plans) - len(todo):,} were there)"
     )
     if skipped:
-        print(f"  {len(skipped):,} left out, named in {out / 'skipped.csv'}; first: {skipped[0]}")
+        print(f"  {len(skipped):,} left out, listed in {out / 'skipped.csv'}; first: {skipped[0]}")
 
 
 def _sources(source: str, split: str, data, quiet: bool) -> tuple[Path, dict[str, dict]]:
-    """The root folder, and of each file below it what is known: label, caption."""
+    """Returns the root folder, and labels and captions of each file below it."""
     from evar import task as tasks
     from evar.data import own_sounds
 
@@ -179,12 +181,13 @@ def _of_csv(path: Path, split: str) -> dict[str, dict]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV in UTF-8 ({error})") from error
     if not rows or "file" not in rows[0]:
-        raise UserError(f"{path}: needs the column file, and perhaps label, caption and split")
+        raise UserError(f"{path}: needs the column file, and optionally label, caption and split")
     for line, row in enumerate(rows, start=2):
         if not row["file"]:
             raise UserError(f"{path}: line {line} has no file")
         if split != "all" and row.get("split", split) != split:
             continue
+        files.inside(path.resolve().parent, row["file"], f"{path}: line {line}")
         about = found.setdefault(row["file"], {"labels": "", "captions": []})
         known = about["labels"].split(";")
         new = [label for label in (row.get("label") or "").split(",") if label not in known]
@@ -212,7 +215,7 @@ def _write_csv(path: Path, head: list[str], rows: list) -> None:
 
 
 def _stamp(path: Path) -> tuple[int, int]:
-    """Size and time of the last change: what tells whether a file is the one that was read."""
+    """Returns size and time of the last change, which show whether a file has changed."""
     try:
         status = path.stat()
     except OSError:
@@ -239,17 +242,18 @@ def _make_all(plans: list[Plan], workers: int, bar) -> None:
 
 
 def _end_with_parent() -> None:
-    """Leave this worker when the process that started it has gone, killed perhaps."""
+    """Ends this worker when its parent process has ended, even if that was killed."""
 
     def watch():
-        parent_process().join()
+        if parent := parent_process():
+            parent.join()
         os._exit(1)
 
     Thread(target=watch, daemon=True).start()
 
 
 def make(plan: Plan) -> None:
-    """Write one shard and its index."""
+    """Writes one shard and its index."""
     skipped: list[list[str]] = []
 
     def members():
@@ -285,7 +289,7 @@ def _encoded(samples, plan: Plan) -> bytes:
 
     from evar.model_adapters.m2d import log_mel, mel_spectrogram
 
-    torch.set_num_threads(1)  # there is a process for every core
+    torch.set_num_threads(1)  # one process per core
     mel = mel_spectrogram(plan.sample_rate, 80)
     features = log_mel(mel, torch.from_numpy(samples)[None])[0]
     np.save(content, np.ascontiguousarray(features.numpy(), np.float16))

@@ -1,9 +1,8 @@
-"""Clips in tar shards as WebDataset lays them out, with an index for reading any clip at once.
+"""Clips in tar shards in WebDataset's layout, with an index for random access.
 
 OUT/shard-000000.tar holds members KEY.flac (mono) or KEY.npy (float16 log-mel (F, T));
-shard-000000.json, written when its tar is whole, says where each member's bytes are, with their
-CRC-32;
-shards.json, written last, names all shards.
+shard-000000.json, written when its tar is complete, holds offset, size and CRC-32 of each member;
+shards.json, written last, lists all shards.
 """
 
 import functools
@@ -28,9 +27,10 @@ _HEAD = "shards.json"
 
 
 def write_shard(path: Path, members: Iterable[tuple[str, str, bytes]], plan: str, **more) -> None:
-    """Write one shard and its index: members are (file name, original file, content).
+    """Writes one shard and its index atomically.
 
-    `plan` identifies what the shard was to hold; `more` goes into the index. Whole or not at all.
+    members: (file name, original file, content). plan: identifies what the shard should hold. more:
+    goes into the index.
     """
     entries: list[list] = []
     names: list[str] = []
@@ -40,7 +40,9 @@ def write_shard(path: Path, members: Iterable[tuple[str, str, bytes]], plan: str
             with temporary.open("wb") as file:
                 with tarfile.open(fileobj=file, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
                     for name, original, content in members:
-                        info = tarfile.TarInfo(name)  # owner, time and mode are always the same
+                        info = tarfile.TarInfo(
+                            name
+                        )  # default owner, time and mode: equal bytes on every machine
                         info.size = len(content)
                         start = tar.offset + tarfile.BLOCKSIZE
                         tar.addfile(info, io.BytesIO(content))
@@ -48,7 +50,7 @@ def write_shard(path: Path, members: Iterable[tuple[str, str, bytes]], plan: str
                         names.append(original)
                 file.flush()
                 os.fsync(file.fileno())
-            path.with_suffix(".json").unlink(missing_ok=True)  # of the tar that was there
+            path.with_suffix(".json").unlink(missing_ok=True)  # of the previous tar
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
@@ -57,7 +59,7 @@ def write_shard(path: Path, members: Iterable[tuple[str, str, bytes]], plan: str
 
 
 def index_of(path: Path) -> dict | None:
-    """The index of a shard that was written to its end; None of any other."""
+    """Returns the index of a complete shard; None for any other."""
     try:
         index = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
         whole = path.stat().st_size == index["bytes"]
@@ -67,12 +69,12 @@ def index_of(path: Path) -> dict | None:
 
 
 def forget_head(folder: Path) -> None:
-    """Make what is in a folder no set of shards, until `write_head` names them again."""
+    """Removes the list of shards, so that the folder is no valid set until `write_head`."""
     (Path(folder) / _HEAD).unlink(missing_ok=True)
 
 
 def write_head(folder: Path, kind: str, names: list[str], **settings) -> None:
-    """Name the shards of a set, and what they hold."""
+    """Writes the list of the shards of a set and their kind."""
     content = {"version": VERSION, "kind": kind, "shards": names, **settings}
     files.write_atomic(Path(folder) / _HEAD, json.dumps(content, indent=1) + "\n")
 
@@ -81,8 +83,8 @@ def write_head(folder: Path, kind: str, names: list[str], **settings) -> None:
 class ShardSet:
     """All clips of a folder of shards, numbered from 0.
 
-    kind: "flac" or "logmel". files: the original file of each clip. identity: a hash of what the
-    shards hold. Opens no tar before a clip of it is read; memory does not grow with what is read.
+    kind: "flac" or "logmel". files: the original file of each clip. identity: a hash of the shards'
+    content. A tar is opened only to read a clip of it; memory does not grow with what is read.
     """
 
     folder: Path
@@ -96,9 +98,12 @@ class ShardSet:
 
     @classmethod
     def open(cls, folder) -> "ShardSet":
-        """Read the indices; UserError where shards are missing, cut short or of another version."""
+        """Reads the indices.
+
+        Raises UserError for shards that are missing, cut short or of another version.
+        """
         folder = Path(folder)
-        remedy = "run `python -m pretrain.prepare` again: it goes on where it was interrupted"
+        remedy = "run `python -m pretrain.prepare` again to resume it"
         try:
             head = json.loads((folder / _HEAD).read_text(encoding="utf-8"))
             known = head["version"] == VERSION and head["kind"] in KINDS
@@ -109,7 +114,10 @@ class ShardSet:
             raise UserError(f"{folder / _HEAD}: not readable ({error!r}); {remedy}") from error
         if not known:
             raise UserError(f"{folder / _HEAD}: written by another version of pretrain.prepare")
-        shards, originals, numbers, places = [], [], [], []
+        shards: list = []
+        originals: list = []
+        numbers: list[int] = []
+        places: list = []
         digest = hashlib.sha256(head["kind"].encode())
         for name in names:
             path = folder / name
@@ -138,34 +146,35 @@ class ShardSet:
         return len(self.files)
 
     def read(self, number: int) -> np.ndarray:
-        """One clip: waveform (S,) float32 or log-mel (F, T) float16. Raises UserError."""
+        """Returns a clip: waveform (S,) float32 or log-mel (F, T) float16. Raises UserError."""
         path = self._shards[self._shard[number]]
         start, size, checksum = self._places[number].tolist()
         try:
             with path.open("rb", buffering=0) as file:
                 content = os.pread(file.fileno(), size, start)
             if zlib.crc32(content) != checksum:
-                raise ValueError("its bytes are not those that were written")
+                raise ValueError("checksum mismatch")
             return _decoded(content, self.kind)
         except (OSError, ValueError, RuntimeError) as error:
             raise UserError(
                 f"{path}: {self.files[number]} in it is not readable ({error}). Remove this shard "
-                "and run `python -m pretrain.prepare` again: it is made anew"
+                "and run `python -m pretrain.prepare` again to write it again"
             ) from error
 
 
 @functools.lru_cache(maxsize=256)
 def _npy(header: bytes) -> tuple[tuple[int, ...], int]:
-    """Shape and first byte of the float16 array behind an .npy header; ValueError of others.
+    """Returns shape and first byte of the float16 array after an .npy header.
 
-    Headers are few and parsing one takes longer than reading its array.
+    Cached: few headers differ, and parsing one takes longer than reading its array. Raises
+    ValueError for other arrays.
     """
     file = io.BytesIO(header)
     if np.lib.format.read_magic(file) != (1, 0):
-        raise ValueError("not the array that was written")
+        raise ValueError("not an .npy file of version 1.0")
     shape, fortran, kind = np.lib.format.read_array_header_1_0(file)
     if fortran or kind != np.float16:
-        raise ValueError("not a float16 array, row by row")
+        raise ValueError("not a float16 array in C order")
     return shape, len(header)
 
 

@@ -1,9 +1,10 @@
-"""One step of training: the gradient of the whole batch, whatever it is computed in.
+"""One step of training: the gradient of the whole batch, in however many parts it is computed.
 
 The masked losses are means over the batch of all processes; the contrastive loss compares all its
-clips. Parts of a batch (`micro_batch`) change nothing: features of all parts are computed first,
-the contrastive gradient by features next, and a second pass through each part takes it on (gradient
-caching; Gao et al., "Scaling deep contrastive learning batch size", RepL4NLP 2021).
+clips. Parts of a batch (`micro_batch`) change nothing: the features of all parts are computed
+first, then the contrastive gradient with respect to them, and a second pass through each part
+propagates it to the weights (gradient caching; Gao et al., "Scaling deep contrastive learning batch
+size", RepL4NLP 2021).
 """
 
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from .model import Pretrainer
 
 @dataclass(frozen=True)
 class Share:
-    """One process' part of a step, b of the batch's B clips, on the device."""
+    """The part of a step that one process computes: b of the batch's B clips, on the device."""
 
     spectrogram: Tensor  # (b, F, T), standardised
     shuffled: Tensor  # (b, L) order of the patches
@@ -31,7 +32,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Losses:
-    """Losses of the whole batch, before the step; 0-d tensors."""
+    """Losses of the whole batch before the step; 0-d tensors."""
 
     total: Tensor
     masked: Tensor
@@ -42,9 +43,10 @@ class Losses:
 def backward(
     model: Pretrainer, forward, share: Share, config: Config, world: World, *, mixed: bool
 ) -> Losses:
-    """Add the gradient of the whole batch to the parameters, summed over processes.
+    """Adds the gradient of the whole batch, summed over processes, to the parameters.
 
-    `forward` is the model's, perhaps compiled; `mixed`: bfloat16 autocast.
+    forward: the model's, possibly compiled. mixed: compute under bfloat16 autocast. Returns the
+    losses.
     """
     device = share.spectrogram.device.type
     size = config.micro_batch or len(share.spectrogram)
@@ -52,7 +54,7 @@ def backward(
     contrastive = config.objective == "m2d_clap"
 
     def run(part: slice) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """The part's masked loss, and features of its clips and captions, (m, D) each."""
+        """Returns the part's masked loss, and features of its clips and captions, (m, D) each."""
         with torch.autocast(device, torch.bfloat16, enabled=mixed):
             predicted, target, encoded = forward(
                 share.spectrogram[part], share.shuffled[part], share.kept
@@ -63,23 +65,27 @@ def backward(
         return loss(predicted, target), audio, text
 
     clap = torch.zeros((), device=share.spectrogram.device)
-    ready, slopes, features = [], None, None
+    ready: list[tuple[Tensor, Tensor | None, Tensor | None]] = []
+    features: Tensor | None = None
+    of_features: tuple[Tensor, Tensor] | None = None  # gradients by audio and text features
     if contrastive:
         with torch.set_grad_enabled(len(parts) == 1):
             ready = [run(part) for part in parts]
-        features = torch.cat([audio for _, audio, _ in ready]).detach()
-        text = torch.cat([of_text for _, _, of_text in ready]).detach()
-        clap, slopes = _contrastive(model.logit_scale, features, text, share, config, world)
+        features = torch.cat([a for _, a, _ in ready if a is not None]).detach()
+        captions = torch.cat([t for _, _, t in ready if t is not None]).detach()
+        clap, of_features = _contrastive(
+            model.logit_scale, features, captions, share, config, world
+        )
     total = torch.zeros((), device=share.spectrogram.device)
     for part in parts:
         masked, audio, text = ready[0] if contrastive and len(parts) == 1 else run(part)
         masked = masked * (len(share.spectrogram[part]) / (len(share.spectrogram) * world.size))
         total += masked.detach()
         objective = config.masked_weight * masked
-        if contrastive:
-            objective = objective + (audio * slopes[0][part]).sum()
+        if of_features is not None and audio is not None and text is not None:
+            objective = objective + (audio * of_features[0][part]).sum()
             if text.requires_grad:
-                objective = objective + (text * slopes[1][part]).sum()
+                objective = objective + (text * of_features[1][part]).sum()
         objective.backward()
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     world.all_reduce([*gradients, total])
@@ -89,12 +95,13 @@ def backward(
 def _contrastive(
     logit_scale: Tensor, audio: Tensor, text: Tensor, share: Share, config: Config, world: World
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """The contrastive loss over all processes, and its weighted gradient by (b, D) features.
+    """Returns the contrastive loss over all processes, and its weighted gradients.
 
-    The gradient of `logit_scale` is added to it. How the gradient by features is scaled:
-    "with_grad" is the true one. Where features are gathered without gradient and gradients
-    averaged over processes, an encoder gets the true one divided by their number
-    ("without_grad"); "paper" is that division by the paper's number, on any number.
+    The gradients are with respect to this process' features of clips and captions, (b, D) each; the
+    gradient of `logit_scale` is set in place. `config.gather` scales them: "with_grad" is the true
+    gradient. Where features are gathered without gradient and gradients are averaged over
+    processes, an encoder gets the true gradient divided by their number ("without_grad"); "paper"
+    divides by the paper's number of processes, on any number.
     """
     everything = [world.all_gather(x) for x in (audio, text, share.captioned)]
     every_audio, every_text = (x.detach().requires_grad_() for x in everything[:2])
@@ -105,6 +112,6 @@ def _contrastive(
     own = slice(world.rank * len(audio), (world.rank + 1) * len(audio))
     divisor = {"paper": PAPER_PROCESSES, "with_grad": 1, "without_grad": world.size}[config.gather]
     weight = config.clap_weight / divisor
-    # Every process has computed the same: their sum must be the gradient once.
+    # Every process computes the same gradient, and all_reduce adds them up.
     logit_scale.grad = by_scale * (config.clap_weight / world.size)
     return loss.detach(), (by_audio[own] * weight, by_text[own] * weight)

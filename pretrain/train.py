@@ -22,13 +22,13 @@ from .data import Batch, ClipStream
 from .model import Pretrainer, shuffle
 from .step import Share, backward
 
-_MEASURED = 1000  # clips that mean and deviation of the log-mel are taken of
-_LOOK_EVERY = 10  # steps between looks at the losses on a GPU, which wait for it
+_MEASURED = 1000  # clips from which mean and deviation of the log-mel are computed
+_LOOK_EVERY = 10  # steps between reading losses on a GPU, which waits for it
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a step was like, for whoever shows it."""
+    """What is reported of a step: its number, epoch and scalars."""
 
     step: int  # from 1
     steps: int
@@ -37,10 +37,10 @@ class Report:
 
 
 class Trainer:
-    """A run: networks, optimiser and where it is in the data.
+    """A pre-training run: networks, optimizer and position in the data.
 
-    Everything random is a function of the seed and the step, so that a run goes on exactly where
-    it was, and does not depend on the number of processes but for the order of summation.
+    All random numbers are a function of the seed and the step, so that an interrupted run resumes
+    exactly, and does not depend on the number of processes except for the order of summation.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Trainer:
             )
         if config.objective == "m2d_clap" and not stream.caption_dim:
             raise UserError(
-                "m2d_clap needs captions: make them with `python -m pretrain.captions` and give "
+                "m2d_clap needs captions: compute them with `python -m pretrain.captions` and give "
                 "--captions=FILE, or train with --objective=m2d"
             )
         self.config, self.stream, self.out = config, stream, Path(out)
@@ -77,8 +77,8 @@ class Trainer:
         self.step, self._looked = 0, 0.0
 
     def begin(self, init=None, *, init_partial: bool = False) -> None:
-        """Take up an interrupted run, else start from `init` (a checkpoint) or from nothing."""
-        self.about = {"on other shards or captions": self.stream.identity}
+        """Resumes an interrupted run, or starts from `init` (a checkpoint) or from scratch."""
+        self.about: dict[str, object] = {"on other shards or captions": self.stream.identity}
         if init is not None:
             self.about["from another --init"] = str(init)
         if self.config.gather == "without_grad":
@@ -92,13 +92,15 @@ class Trainer:
         known = self.config.norm_stats
         if init is not None:
             found = checkpoint.initialise(self.model, init, partial=init_partial)
-            known = known or (found and self.model.norm_stats.tolist())
+            if known is None and found:
+                mean, deviation = self.model.norm_stats.tolist()
+                known = mean, deviation
         self.model.norm_stats.copy_(torch.tensor(known or self._measure()))
 
     def run(self, on_step: Callable[[Report], None] | None = None) -> Path | None:
-        """Train to the end; returns the last checkpoint (None on all but the first process).
+        """Trains to the end; returns the last checkpoint (None on all but the first process).
 
-        Raises UserError where a loss or gradient is not finite: the last state is kept.
+        Raises UserError where a loss or gradient is not finite; the last state is kept.
         """
         batches = self.stream.batches(
             self.config.batch_size,
@@ -117,7 +119,7 @@ class Trainer:
                 watched.append((self.step, values))
                 keeps = self._state_due
                 if self.device == "cpu" or self.step % _LOOK_EVERY == 0 or keeps:
-                    self._look(watched, on_step)
+                    self._read(watched, on_step)
                 if keeps:
                     self._keep()
         path = checkpoint.folder(self.out, self.config) / f"checkpoint-{self._epoch}.pth"
@@ -129,21 +131,21 @@ class Trainer:
 
     @property
     def _epoch(self) -> int:
-        """Whole epochs behind us; one that was begun counts at the end of the run."""
+        """Number of completed epochs; at the end of the run a fraction counts as one."""
         return math.ceil(self.config.epochs) if self._ended else self._epoch_of(self.step)
 
     def _epoch_of(self, step: int) -> int:
         return step * self.config.batch_size // len(self.stream)
 
     def standardised(self, inputs: Tensor) -> Tensor:
-        """Waveforms (b, S) or log-mel (b, F, T) -> (b, F, T), standardised, on the device."""
+        """Returns waveforms (b, S) or log-mel (b, F, T) as standardised (b, F, T) on the device."""
         inputs = inputs.to(self.device, non_blocking=True)
         features = log_mel(self.mel, inputs) if inputs.ndim == 2 else inputs.float()
         mean, deviation = self.model.norm_stats
         return (features - mean) / deviation
 
     def share(self, batch: Batch, step: int) -> Share:
-        """A batch on the device, with the patches that the encoder will see drawn by the step."""
+        """Returns a batch on the device, with the visible patches drawn from seed and step."""
         noise = torch.rand(
             self.config.batch_size,
             self.config.patches,
@@ -161,7 +163,7 @@ class Trainer:
         )
 
     def train_step(self, batch: Batch) -> dict[str, Tensor | float]:
-        """One step of the optimiser and the target network; what there is to show of it."""
+        """Makes one step of the optimizer and the target network; returns scalars to report."""
         config = self.config
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
@@ -183,7 +185,7 @@ class Trainer:
             "learning rate": rate,
         }
         if not self._finite_on_cpu(found.total, norm):
-            return values  # `_look` stops the run before these weights are touched
+            return values  # `_read` stops the run before the weights change
         self.optimizer.step()
         if config.objective != "msm_mae":
             decay = schedule.target_decay(
@@ -197,18 +199,22 @@ class Trainer:
                 self.model.logit_scale.clamp_(max=limit)
             values["contrastive loss"] = found.clap
             values["logit scale"] = self.model.logit_scale.detach().exp()
-            if self.step % _LOOK_EVERY == 0 and len(found.features) > 1:
+            looks = self.step % _LOOK_EVERY == 0
+            if looks and found.features is not None and len(found.features) > 1:
                 values["effective rank"] = losses.effective_rank(found.features)
         return values
 
     def _finite_on_cpu(self, *values: Tensor) -> bool:
-        """Whether they are finite; a GPU is not waited for, and looked at every few steps."""
+        """Returns whether values are finite; on a GPU always True, since reading them waits."""
         return self.device != "cpu" or all(bool(torch.isfinite(v)) for v in values)
 
-    def _look(self, watched: list, on_step) -> None:
-        """Read what `watched` steps have computed, which waits for a GPU; stop if not finite."""
+    def _read(self, watched: list, on_step) -> None:
+        """Reads the scalars of steps, which waits for a GPU, and reports them.
+
+        Raises UserError where a loss or gradient norm is not finite.
+        """
         read = [(step, {k: float(v) for k, v in values.items()}) for step, values in watched]
-        now = perf_counter()  # with what was waited for: data, the device, writing of states
+        now = perf_counter()  # includes waiting for data, for the device and for writing states
         speed = len(read) * self.config.batch_size / max(now - self._looked, 1e-9)
         self._looked = now
         for step, plain in read:
@@ -228,7 +234,7 @@ class Trainer:
 
     @property
     def _checkpoint_due(self) -> bool:
-        """Whether the last step was the last of all, or ended epochs whose weights are kept."""
+        """Whether the last step ended the run, or an epoch whose weights are kept."""
         every = self.config.save_epochs
         return self._ended or self._epoch // every > self._epoch_of(self.step - 1) // every
 
@@ -237,7 +243,7 @@ class Trainer:
         return self.step % self.config.save_steps == 0 or self._checkpoint_due
 
     def _keep(self) -> None:
-        """Write a state, and after some epochs a checkpoint."""
+        """Writes a state, and after some epochs a checkpoint."""
         if self.world.first and self._checkpoint_due:
             checkpoint.save(self.out, self.config, self.model, self._epoch, self.text_encoder)
         self._save_state()
@@ -257,7 +263,7 @@ class Trainer:
         self.world.barrier()
 
     def _measure(self) -> tuple[float, float]:
-        """Mean and deviation of the log-mel over the first clips of the stream."""
+        """Returns mean and deviation of the log-mel over the first clips of the stream."""
         count = min(_MEASURED, len(self.stream))
         size = min(16, count)
         total, squares, seen = 0.0, 0.0, 0
@@ -271,7 +277,7 @@ class Trainer:
 
 
 def optimizer(model: Pretrainer, config: Config) -> torch.optim.AdamW:
-    """AdamW; what has one dimension, biases and gains of norms, does not decay."""
+    """Returns AdamW without weight decay on one-dimensional parameters (biases, norms)."""
     trained = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},

@@ -16,6 +16,7 @@ LINKED = ("tasks", "model_adapters", "pretrain")
 ROOT_MODULES = {
     "adapter": "the base class of encoders",
     "alias": "one module under one name in a checkout",
+    "callable_module": "evar.models() and evar.tasks()",
     "check": "python -m evar.check",
     "cli": "the command lines",
     "errors": "UserError",
@@ -33,7 +34,10 @@ ROOT_MODULES = {
     "runtime": "how an evaluation runs",
     "sources": "the code that a model runs",
     "task": "the declaration of a task",
+    "trained_on": "what checkpoints were trained on",
+    "unwrap": "what training wraps around tensors",
     "weights": "reading checkpoints",
+    "yaml_files": "reading YAML within limits",
 }
 
 
@@ -154,12 +158,23 @@ def test_the_root_holds_what_others_import_or_run():
 
 @pytest.mark.parametrize("name", [n for n in FILES if _folder(n) == "tasks"])
 def test_a_task_knows_the_ground_and_other_tasks_alone(name):
-    allowed = {"evar", "evar.alias", "evar.errors", "evar.files", "evar.task"}
-    assert {i for i in ALL[name] if _folder(i) != "tasks"} <= allowed
+    allowed = {"alias", "callable_module", "errors", "files", "task"}
+    others = {i for i in ALL[name] if _folder(i) != "tasks"}
+    assert others <= {"evar", *(f"evar.{module}" for module in allowed)}
 
 
 @pytest.mark.parametrize("name", [n for n in FILES if _folder(n) == "model_adapters"])
 def test_an_adapter_knows_what_contributors_import(name):
-    allowed = {"adapter", "alias", "errors", "files", "sources", "task", "weights"}
+    allowed = {
+        "adapter",
+        "alias",
+        "callable_module",
+        "errors",
+        "files",
+        "sources",
+        "task",
+        "unwrap",
+        "weights",
+    }
     others = {i for i in ALL[name] if _folder(i) != "model_adapters"}
     assert others <= {"evar", *(f"evar.{module}" for module in allowed)}

@@ -43,7 +43,7 @@ FILES = {  # name: (file, how it is made, keyword arguments of the sound, what t
     "corrupt header": ("bad.wav", corrupt_header, {}, "not readable as sound"),
     "truncated WAV": ("bad.wav", truncated, {}, "truncated"),
     "truncated FLAC": ("bad.flac", truncated, {"seconds": 2}, "lost sync"),
-    "truncated MP3": ("bad.mp3", truncated, {"seconds": 2}, "damaged"),
+    "truncated MP3": ("bad.mp3", truncated, {"seconds": 2}, "truncated"),
     "truncated OGG": ("bad.ogg", truncated, {"seconds": 2}, "truncated"),
     "zero length": ("bad.wav", empty, {}, "empty file"),
     "silence": ("bad.wav", None, {"samples": np.zeros(3200)}, "silent"),
@@ -193,7 +193,8 @@ def test_a_class_that_training_lacks(clips, simple, lineareval, refused):
 @pytest.mark.parametrize("side", ["train", "test"])
 def test_an_empty_side(side, clips, simple, lineareval, refused):
     clips.rows = [row for row in clips.rows if row[2] != side]
-    refused(lineareval(simple, clips.csv), "sounds", repr(side), "Check")
+    there = "test 8, valid 4" if side == "train" else "train 12, valid 4"
+    refused(lineareval(simple, clips.csv), clips.csv, f"split {side!r} (there are: {there})")
 
 
 def test_one_class_only_is_no_question(clips, simple, lineareval, refused):

@@ -83,7 +83,7 @@ def test_the_model_from_the_environment(monkeypatch):
     monkeypatch.setenv("EVAR_MODEL", "logmel")
     assert export.load_model().scene_embedding_size == 64
     monkeypatch.delenv("EVAR_MODEL")
-    with pytest.raises(UserError, match="which model"):
+    with pytest.raises(UserError, match="no model given"):
         export.load_model()
 
 

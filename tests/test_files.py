@@ -1,8 +1,11 @@
 """Files are written whole or not at all."""
 
 import errno
+import multiprocessing
 import os
+import signal
 import threading
+import time
 
 import pytest
 
@@ -90,3 +93,92 @@ def test_bad_audio_names_file_reason_and_remedy():
     error = BadAudio("a/b.wav", "silent")
     assert str(error).startswith("a/b.wav: silent. ")
     assert "--skip_bad" in str(error)
+
+
+# --- what killed writers leave
+
+
+def aged(path, seconds=2 * files.STALE):
+    path.write_text("half of it")
+    os.utime(path, (time.time() - seconds,) * 2)
+    return path
+
+
+@pytest.fixture
+def forgetful(monkeypatch):
+    """A process that has not yet written into any folder."""
+    monkeypatch.setattr(files, "_cleared", set())
+
+
+def test_the_next_writer_of_a_folder_clears_what_killed_ones_left(tmp_path, forgetful):
+    dead, young = aged(tmp_path / ".run.json.a1b2c3d4.tmp"), aged(tmp_path / ".x.abcdefgh.tmp", 60)
+    others = [aged(tmp_path / name) for name in (".config.settings", "data.tmp", ".lock", "a.tmp")]
+    with (tmp_path / ".busy.abcdefgh.tmp").open("wb") as busy:
+        files._try_lock(busy)
+        aged(tmp_path / ".busy.abcdefgh.tmp")
+        files.write_atomic(tmp_path / "new", "x")
+        assert not dead.exists()
+        assert all(path.exists() for path in [young, *others, tmp_path / ".busy.abcdefgh.tmp"])
+
+
+def _killed_while_writing(path):
+    os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+    files.write_atomic(path, "never whole")
+
+
+def test_what_a_killed_writer_leaves_is_cleared(tmp_path, forgetful, monkeypatch):
+    context = multiprocessing.get_context("fork")
+    writer = context.Process(target=_killed_while_writing, args=(tmp_path / "run.json",))
+    writer.start()
+    writer.join()
+    (left,) = tmp_path.iterdir()
+    monkeypatch.setattr(files, "STALE", -1)
+    files.write_atomic(tmp_path / "other.json", "whole")
+    assert not left.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["other.json"]
+
+
+# --- what a file may name
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("a.wav", ""),
+        ("./a/b c.wav", ""),
+        ("a..b/..c.wav", ""),
+        ("/etc/passwd", "must lie inside"),
+        ("\\\\host\\a", "must lie inside"),
+        ("C:\\a.wav", "must lie inside"),
+        ("c:a.wav", "must lie inside"),
+        ("..", "must lie inside"),
+        ("a/../../b", "must lie inside"),
+        ("a\\..\\b", "must lie inside"),
+        ("a\0b.wav", "NUL"),
+        ("", "names no file"),
+        (".", "names no file"),
+        ("a\udcff.wav", "UTF-8"),
+    ],
+)
+def test_a_path_that_a_file_names_leads_down(name, problem):
+    found = files.path_problem(name)
+    assert problem in found
+    assert bool(problem) == bool(found)
+
+
+def test_pipes_and_devices_are_not_followed(tmp_path):
+    os.mkfifo(tmp_path / "pipe.wav")
+    (tmp_path / "null.wav").symlink_to("/dev/null")
+    (tmp_path / "a.wav").write_bytes(b"x")
+    (tmp_path / "link.wav").symlink_to(tmp_path / "a.wav")
+    for name in ("pipe.wav", "null.wav"):
+        with pytest.raises(UserError, match=rf"^list.csv: '{name}' is a pipe"):
+            files.inside(tmp_path, name, "list.csv")
+    with pytest.raises(UserError, match=r"^list.csv: '../x': must lie inside"):
+        files.inside(tmp_path, "../x", "list.csv")
+    for name in ("a.wav", "link.wav", "not there.wav"):
+        assert files.inside(tmp_path, name, "list.csv") == tmp_path / name
+
+
+def test_unknown_stays_short_with_many_names():
+    assert len(str(unknown("label", "xyz", [f"name {i}" for i in range(30_000)]))) < 1000

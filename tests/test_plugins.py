@@ -114,14 +114,14 @@ def install(tmp_path, monkeypatch):
     registry.plugins.cache_clear()
     installed = []
 
-    def write(kind: str, name: str, text: str, value: str = "") -> None:
+    def write(kind: str, name: str, text: str, attribute: str = "") -> None:
         module = f"evar_test_{name}"
         installed.append(module)
         (site / f"{module}.py").write_text(text)
         about = site / f"{module}-1.0.dist-info"
         about.mkdir()
         (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {module}\nVersion: 1.0\n")
-        (about / "entry_points.txt").write_text(f"[evar.{kind}]\n{name} = {value or module}\n")
+        (about / "entry_points.txt").write_text(f"[evar.{kind}]\n{name} = {module}{attribute}\n")
         importlib.invalidate_caches()
         registry.plugins.cache_clear()
 
@@ -138,7 +138,7 @@ def all_installed(install, clips):
     root = str(clips.root) if clips.csv else ""
     install("model_adapters", "crossings", MODEL)
     install("tasks", "tones", TASK.format(root=root))
-    install("metrics", "balanced", METRIC, "evar_test_balanced:METRIC")
+    install("metrics", "balanced", METRIC)
     install("protocols", "nearest", PROTOCOL)
 
 
@@ -154,7 +154,7 @@ def test_they_run_together(all_installed):
     assert run.score == pytest.approx((4 / 5 + 4 / 4) / 2)
     assert run.record.score.metric == "balanced"
     assert run.predictions.set_index("clip").loc["test/odd.wav", "predicted"] == "high"
-    assert run.record.protocol.name == "nearest"
+    assert run.record.protocol == "nearest"
 
 
 def test_a_setting_of_the_protocol_is_an_option(all_installed):
@@ -185,6 +185,29 @@ def test_the_harness_wins_over_a_plug_in_of_the_same_name(install):
     assert models.adapter_class("logmel").__module__ == "evar.model_adapters.logmel"
 
 
+@pytest.mark.parametrize(
+    ("kind", "name", "text", "attribute", "get"),
+    [
+        ("model_adapters", "crossings", MODEL, "Crossings", models.adapter_class),
+        ("protocols", "nearest", PROTOCOL, "PROTOCOL", protocol.get),
+        ("metrics", "balanced", METRIC, "METRIC", metrics.get),
+    ],
+)
+def test_an_entry_point_may_name_the_object_itself(kind, name, text, attribute, get, install):
+    install(kind, name, text, f":{attribute}")
+    assert get(name) is getattr(importlib.import_module(f"evar_test_{name}"), attribute)
+
+
+@pytest.mark.parametrize(
+    ("kind", "get"), [("tasks", task.get), ("protocols", protocol.get), ("metrics", metrics.get)]
+)
+@pytest.mark.parametrize("text", ["", "TASK = PROTOCOL = METRIC = 3\n"])
+def test_a_plug_in_without_its_declaration_is_refused(text, kind, get, install):
+    install(kind, "hollow", text)
+    with pytest.raises(UserError, match="hollow: its module must define"):
+        get("hollow")
+
+
 @pytest.mark.parametrize("kind", registry.KINDS)
 def test_a_plug_in_that_fails_is_named_when_it_is_used(kind, install):
     install(kind, "broken", "import nowhere_to_be_found\n")
@@ -201,4 +224,4 @@ def test_a_plug_in_that_fails_is_named_when_it_is_used(kind, install):
 @pytest.mark.parametrize("kind", registry.KINDS)
 def test_a_plug_in_that_fails_disturbs_nothing_else(kind, install, clips, simple):
     install(kind, "broken", "import nowhere_to_be_found\n")
-    evar.evaluate(simple, clips.csv, device="cpu", seeds=1, epochs=1)
+    evar.evaluate(simple, clips.csv, "lineareval", device="cpu", seeds=1, epochs=1)

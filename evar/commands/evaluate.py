@@ -99,7 +99,8 @@ def command_of(protocol: Protocol, extra: Extra | None = None) -> Callable:
         for name, default in options.items()
     ]
     rest = inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD)
-    run.__signature__ = inspect.Signature([*words, *keywords, rest])
+    signature = inspect.Signature([*words, *keywords, rest])
+    vars(run)["__signature__"] = signature  # which Fire and `cli` read
     run.__name__ = run.__qualname__ = command
     run.__doc__ = _help(protocol, command, shared, extra)
     text = {name for name in _TEXT if name in options} | {"model", "task"}
@@ -193,6 +194,8 @@ def report(evaluated, results) -> None:
         failure, table = error, "tables not rebuilt (see below)"
     for problem in problems:
         print(f"note: {problem}")
+    for line in text.notes(evaluated.record):
+        print(line)
     print(f"results: {path}, {table}")
     print(text.summary_line(evaluated.record))
     if failure is not None:

@@ -45,6 +45,9 @@ def prepare(task, *, source=None, data=None, download=False, quiet=False):
         bytes_ = None if quiet else _bytes(f"download {task}")
         folder = Path(source) if source else data / task
         if download:
+            if unverified := prepare_.unverified(registered):
+                what = ", ".join(unverified)
+                print(f"{task}: no published checksum, taken as they come: {what}")
             prepare_.fetch_all(registered, folder, bytes_)
         if source or folder.is_dir():
             root = indexing.find_root(folder, registered.marker)
@@ -55,6 +58,8 @@ def prepare(task, *, source=None, data=None, download=False, quiet=False):
     print(f"{name}: {len(manifest.good):,} clips in {manifest.root}")
     print("  " + ", ".join(f"{column} {side}: {count:,}" for side, count in counts.items()))
     print(f"  manifest {manifest.sha256[:16]}")
+    if unheard := manifest.unheard():
+        print(f"  {unheard}")
     for kind, rows in (("missing", manifest.missing), ("unreadable", manifest.bad)):
         for file, problem in zip(rows.file, rows.problem, strict=True):
             print(f"  {kind}: {file}" + (f": {problem}" if kind != "missing" else ""))

@@ -51,7 +51,7 @@ def _answer(model: str, task: str, options: dict) -> bool:
 def _explain(run, *, labels, explain: bool) -> None:
     """With --explain: prints the nearest captions of some clips."""
     if explain:
-        truth = dict(zip(run.predictions.clip, run.predictions.true, strict=True))
+        truth = dict(zip(run.predictions["clip"], run.predictions["true"], strict=True))
         captions = run.record.extra["captions"]
         print("\n".join(_nearest(run.tables["similarities"], captions, truth)))
 

@@ -1,18 +1,26 @@
-"""The table of a data set's clips: brought into one form, refused where no honest score follows."""
+"""Checks the table of a data set's clips and brings it into canonical form."""
 
 import posixpath
+import unicodedata
 from collections.abc import Iterable
+from pathlib import Path
 
 import pandas as pd
 
+from evar.data.missing import explain
 from evar.errors import UserError
+from evar.files import path_problem, printable
 from evar.task import SPLITS, Task
+
+MISSING = "missing"  # the problem of a clip that is not there
+NO_LABEL = "-"  # in a user's multi-label set: a clip in which none of the classes is heard
 
 
 def check_table(task: Task, table: pd.DataFrame) -> pd.DataFrame:
-    """The table that `task.read` gave, sorted and in canonical form.
+    """Returns the table that `task.read` gave, sorted and in canonical form.
 
-    Raises UserError that names the first row in question.
+    Labels and groups are in Unicode's form NFC: what looks alike on a screen is one class. Raises
+    UserError that names the first row in question.
     """
     needed = ["file", "label", task.column]
     for column in needed:
@@ -21,20 +29,19 @@ def check_table(task: Task, table: pd.DataFrame) -> pd.DataFrame:
     if "group" not in table:
         table = table.assign(group="")
     table = table[[*needed, "group"]].fillna("").astype(str)
-    if len(outside := table.file[table.file.map(_leaves_root)]):
-        what = "must lie inside the data set's folder (that of a CSV) and be relative to it"
-        _refuse(task, outside, what)
+    for name in table.file:
+        if problem := path_problem(name):
+            _refuse(task, [name], problem)
+    for column in ("label", "group"):
+        table[column] = table[column].map(_canonical)
     table["file"] = table.file.map(posixpath.normpath)  # ./a is a
     table = table.sort_values("file", kind="stable").reset_index(drop=True)
 
     _refuse(task, table.file[table.file.duplicated()], "listed more than once")
     if task.labelled:
-        _refuse(task, table.file[table.label.str.strip() == ""], "has no label")
-    if not task.multi_label:
-        comma = table.label.str.contains(",")
-        _refuse(
-            task, table.file[comma], "has a comma in its label, but one clip has one label here"
-        )
+        _check_labels(task, table)
+    if task.multi_label and not task.counts:
+        table["label"] = table.label.replace(NO_LABEL, "")
     known = task.folds or SPLITS
     wrong = ~table[task.column].isin(known)
     values = ", ".join(map(repr, table[task.column][wrong].unique()[:3]))
@@ -50,10 +57,56 @@ def check_table(task: Task, table: pd.DataFrame) -> pd.DataFrame:
     return table
 
 
-def _leaves_root(file: str) -> bool:
-    parts = file.replace("\\", "/").split("/")
-    drive = len(file) > 1 and file[1] == ":" and file[0].isalpha()
-    return file in ("", ".") or parts[0] == "" or ".." in parts or drive
+def _canonical(text: str) -> str:
+    return text if text.isascii() else unicodedata.normalize("NFC", text)
+
+
+def _check_labels(task: Task, table: pd.DataFrame) -> None:
+    """Refuse clips without a label, with too many, and labels that only look like one class."""
+    blank = table.file[table.label.str.strip() == ""]
+    mark = f" (one without any of the classes is written {NO_LABEL!r})" * task.multi_label
+    _refuse(task, blank, f"has no label{mark}")
+    if not task.multi_label:
+        comma = table.label.str.contains(",")
+        _refuse(
+            task, table.file[comma], "has a comma in its label, but one clip has one label here"
+        )
+    if task.counts:
+        return  # published labels are what they are
+    names = sorted(label_set(table.label))
+    if task.multi_label and any(NO_LABEL in x.split(",") and x != NO_LABEL for x in table.label):
+        raise UserError(f"{task.metadata}: {NO_LABEL!r} means no label; remove it or the others")
+    _refuse_lookalikes(task, names)
+    _refuse_other_separators(task, names)
+
+
+def _refuse_lookalikes(task: Task, names: list[str]) -> None:
+    """Labels that differ in invisible characters alone would be two classes in silence."""
+    seen: dict[str, str] = {}
+    for name in names:
+        visible = (c for c in name if unicodedata.category(c) not in ("Cf", "Cc"))
+        look = " ".join("".join(visible).split())
+        if look in seen:
+            raise UserError(
+                f"{task.metadata}: the labels {ascii(seen[look])} and {ascii(name)} differ in "
+                "invisible characters alone. Write them alike."
+            )
+        seen[look] = name
+
+
+def _refuse_other_separators(task: Task, names: list[str]) -> None:
+    """Refuse labels such as "low;noise" next to "low": one more class, where two are meant."""
+    for sign in ";|":
+        joined = [name for name in names if sign in name]
+        parts = [part.strip() for name in joined for part in set(name.split(sign))]
+        for name in joined:
+            for part in map(str.strip, name.split(sign)):
+                if part in names or parts.count(part) > 1:
+                    raise UserError(
+                        f"{task.metadata}: the label {name!r} is read as one class, and {part!r} "
+                        f"is another or part of another. Separate several labels of a clip by ',' "
+                        f"({name.replace(sign, ',')!r})."
+                    )
 
 
 def _refuse(task: Task, offenders: Iterable[str], what: str) -> None:
@@ -61,11 +114,17 @@ def _refuse(task: Task, offenders: Iterable[str], what: str) -> None:
     if offenders:
         where = task.metadata or task.name
         more = f" (and {len(offenders) - 1:,} more)" if len(offenders) > 1 else ""
-        raise UserError(f"{where}: {offenders[0]}{more}: {what}. Correct the table of clips.")
+        raise UserError(
+            f"{where}: {printable(offenders[0])}{more}: {what}. Correct the table of clips."
+        )
 
 
-def check_usable(task: Task, good: pd.DataFrame) -> None:
-    """Refuse a set on which no honest score is possible: an empty side, a class never trained."""
+def check_usable(task: Task, root: Path, table: pd.DataFrame) -> None:
+    """Refuse a set on which no honest score is possible: an empty side, a class never trained.
+
+    `table` has all clips; those with a `problem` do not count.
+    """
+    good = table[table.problem == ""]
     sides = set(good[task.column])
     needed = set(task.folds) if task.folds else {"train", "test"}
     if not task.labelled or not task.trains:
@@ -75,10 +134,7 @@ def check_usable(task: Task, good: pd.DataFrame) -> None:
     elif task.counts and "test" in sides and "train" not in sides:
         return  # the test side of a published set, for zero-shot; training protocols refuse it
     for side in sorted(needed - sides):
-        raise UserError(
-            f"{task.name}: no readable clip in {task.column} {side!r}. Check the data set's folder "
-            "and its table."
-        )
+        raise UserError(f"{task.name}: {_why_empty(task, root, table, side)}")
     if not task.labelled or not task.trains:
         return
     published = task.counts and task.multi_label  # their rare classes may be gone from a part
@@ -101,27 +157,29 @@ def check_usable(task: Task, good: pd.DataFrame) -> None:
             )
 
 
+def _why_empty(task: Task, root: Path, table: pd.DataFrame, side: str) -> str:
+    """Why a side of the split has no usable clip, and what to do."""
+    rows = table[table[task.column] == side]
+    where = task.metadata or "the table of clips"
+    if rows.empty:
+        counts = table[task.column].value_counts().sort_index()
+        there = ", ".join(f"{name} {count:,}" for name, count in counts.items())
+        return f"no row of {where} says {task.column} {side!r} (there are: {there}). Add some."
+    gone = rows[rows.problem == MISSING]
+    what = f"no readable clip in {task.column} {side!r}"
+    if len(gone) == len(rows):
+        return f"{what}: none of its {len(gone):,} files is there; {explain(root, gone.file)}"
+    first = rows[rows.problem != MISSING].iloc[0]
+    bad = len(rows) - len(gone)
+    return (
+        f"{what}: {bad:,} unreadable, {len(gone):,} missing; first: {printable(first.file)}: "
+        f"{first.problem}. Check the data set's folder."
+    )
+
+
 def label_set(labels: pd.Series) -> set[str]:
-    """All labels of a column, several of one clip taken apart."""
-    return {part for label in labels.unique() for part in label.split(",")}
-
-
-def check_copies(task: Task, good: pd.DataFrame) -> None:
-    """Refuse a user's set in which the same sound is in training and in test.
-
-    Published sets keep their published clips, copies included: papers score them.
-    """
-    if task.counts:
-        return
-    twice = good[good.fingerprint.duplicated(keep=False)]
-    for _, alike in twice.groupby("fingerprint"):
-        first, *others = zip(alike.file, alike[task.column], strict=True)
-        for name, side in others:
-            if side != first[1]:
-                raise UserError(
-                    f"{task.name}: {first[0]} and {name} are the same sound on both sides of a "
-                    "split. Remove one of them."
-                )
+    """Returns all labels of a column, several of one clip taken apart."""
+    return {part for label in labels.unique() for part in label.split(",") if part}
 
 
 def _some(names: Iterable[str]) -> str:

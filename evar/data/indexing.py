@@ -1,4 +1,4 @@
-"""Indexing: finds a data set's root and looks at every file that its own tables list."""
+"""Indexes data sets: finds the root and looks at every file that the own tables list."""
 
 import os
 from collections.abc import Callable
@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from evar.data import audio
-from evar.data.clip_table import check_copies, check_table, check_usable, label_set
+from evar.data.clip_table import MISSING, check_table, check_usable, label_set
+from evar.data.copies import check_copies
 from evar.data.download import verify
-from evar.data.manifest import MISSING, Manifest, table_hash
+from evar.data.manifest import Manifest, table_hash
 from evar.errors import BadAudio, UserError
 from evar.task import Task
 
@@ -20,10 +21,10 @@ ABSENT = (0, 0, 0)  # the stamp of a file that is not there
 
 
 def find_root(folder, marker: str | tuple[str, ...]) -> Path:
-    """The data set's root: `folder`, or the one folder below it (two levels) with `marker` inside.
+    """Returns the data set's root: `folder` or the one folder below it with `marker` inside.
 
-    Of several markers, which may be patterns, the first that is found anywhere decides. Raises
-    UserError where there is none, or more than one folder has it.
+    Two levels are searched. Of several markers, which may be patterns, the first that is found
+    anywhere decides. Raises UserError where there is none, or more than one folder has it.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -66,8 +67,8 @@ def build(task: Task, root, *, previous: Manifest | None = None, progress=None) 
     if manifest.good.empty and len(manifest.bad):
         first = manifest.bad.iloc[0]
         raise BadAudio(root / first.file, first.problem)
-    check_usable(task, manifest.good)
-    check_copies(task, manifest.good)
+    check_usable(task, root, table)
+    check_copies(task, root, manifest.good)
     found = len(label_set(table.label))
     if task.classes and not manifest.partial and found != task.classes:
         raise UserError(f"{task.name}: {found} classes in {root}, expected {task.classes}")
@@ -75,7 +76,7 @@ def build(task: Task, root, *, previous: Manifest | None = None, progress=None) 
 
 
 def own_table(task: Task, read: Callable, root: Path):
-    """What `read`, a function of the task, reads from the data set's own tables.
+    """Returns what `read`, a function of the task, reads from the data set's own tables.
 
     Raises UserError for one that is not there.
     """
@@ -89,7 +90,7 @@ def own_table(task: Task, read: Callable, root: Path):
 
 
 def altered_tables(task: Task, root: Path) -> tuple[str, ...]:
-    """Tables of the data set that differ from the published ones, such as "meta/esc50.csv".
+    """Returns the tables that differ from the published ones, such as "meta/esc50.csv".
 
     Such a copy may have other clips or labels; its score is not comparable.
     """

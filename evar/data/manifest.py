@@ -1,23 +1,57 @@
-"""The manifest: a data set's clips on this disk, checked against what it should have."""
+"""Defines the manifest: a data set's clips on this disk, against what it should have."""
 
 import hashlib
 import io
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from evar.data.clip_table import check_usable
+from evar.data.clip_table import MISSING, check_usable
+from evar.data.missing import explain
 from evar.errors import BadAudio, UserError
 from evar.task import Task
 
-MISSING = "missing"
+_LONGER = 1.01  # of the unit: encoders of 30-second clips write 30.01 s
+
+
+@dataclass(frozen=True)
+class Unheard:
+    """How much of a data set an encoder does not hear, because clips are cut to the task's unit.
+
+    longer: clips that are more than 1 % longer than the unit, of `clips` usable ones. share: part
+    of all seconds that lie beyond the unit, in [0, 1]. unit, longest: seconds. own: the unit can
+    be set (a user's own sounds).
+    """
+
+    longer: int
+    clips: int
+    share: float
+    unit: float
+    longest: float
+    own: bool
+
+    def __bool__(self) -> bool:
+        return self.longer > 0
+
+    def __str__(self) -> str:
+        """One sentence with the remedy; "" where every clip is heard whole."""
+        if not self:
+            return ""
+        what = (
+            f"{self.longer:,} of {self.clips:,} clips are longer than the unit of {self.unit:g} s: "
+            f"{100 * self.share:.0f} % of the audio is not heard"
+        )
+        if not self.own:
+            return f"{what} (the published unit)"
+        return f"{what} (--seconds={math.ceil(self.longest)} hears all; or cut them into clips)"
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """One data set on this disk.
+    """Describes one data set on this disk.
 
     `table` has one row a clip, sorted by `file`: file, label, split or fold, group, sample_rate
     (Hz), frames (samples per channel), bytes, fingerprint (of the content), problem ("" for a good
@@ -33,7 +67,7 @@ class Manifest:
 
     @property
     def good(self) -> pd.DataFrame:
-        """The clips that are there and readable; the row numbers of `table` stay as index."""
+        """Returns the clips that can be read; the row numbers of `table` stay as index."""
         return self.table[self.table.problem == ""]
 
     @property
@@ -42,17 +76,17 @@ class Manifest:
 
     @property
     def bad(self) -> pd.DataFrame:
-        """Clips that are there but cannot be read."""
+        """Returns the clips that are there but cannot be read."""
         return self.table[~self.table.problem.isin(["", MISSING])]
 
     @property
     def expected(self) -> int:
-        """How many clips a complete copy has."""
+        """Returns how many clips a complete copy has."""
         return sum(self.task.counts.values()) if self.task.counts else len(self.table)
 
     @property
     def partial(self) -> str:
-        """ "N of M clips" where clips are absent, else ""."""
+        """Returns "N of M clips" where clips are absent, else ""."""
         here = len(self.table) - len(self.missing)
         found = self.counts()
         whole = all(found.get(side) == count for side, count in self.task.counts.items())
@@ -64,9 +98,20 @@ class Manifest:
         return ", ".join(reasons + [f"{path} altered" for path in self.altered])
 
     def counts(self) -> dict[str, int]:
-        """Clips on this disk in each split or fold, readable or not."""
+        """Counts the clips on this disk in each split or fold, readable or not."""
         here = self.table[self.table.problem != MISSING]
-        return here[self.task.column].value_counts().to_dict()
+        return {str(k): int(n) for k, n in here[self.task.column].value_counts().items()}
+
+    def unheard(self) -> Unheard:
+        """Returns how many clips are longer than the task's unit, and how much is left out."""
+        good, unit, own = self.good, self.task.seconds, not self.task.counts
+        seconds = good.frames.to_numpy(float) / np.maximum(good.sample_rate.to_numpy(float), 1)
+        if unit is None or not seconds.sum():
+            return Unheard(0, len(good), 0.0, unit or 0.0, seconds.max(initial=0.0), own)
+        beyond = np.clip(seconds - unit, 0, None)
+        longer = int((seconds > _LONGER * unit).sum())
+        share = float(beyond.sum() / seconds.sum())
+        return Unheard(longer, len(good), share, unit, float(seconds.max()), own)
 
     def test_side(self) -> "Manifest":
         """Returns the manifest of the test clips alone (with folds: of all clips).
@@ -95,15 +140,17 @@ class Manifest:
         task = self.task
         if self.partial and not partial:
             gone = self.missing.file
-            first = f"; first missing: {gone.iloc[0]}" if len(gone) else ""
+            first = ""
+            if len(gone):
+                first = f"; first missing: {gone.iloc[0]}; {explain(self.root, gone)}"
             raise UserError(
                 f"{task.name}: not complete, {self.partial} in {self.root}{first}. Complete it "
                 "(then `python prepare.py` again, for a registered task), or accept a score that "
                 "says so with --partial."
             )
         if len(self.bad) and not skip_bad:
-            first = self.bad.iloc[0]
-            raise BadAudio(self.root / first.file, first.problem)
+            file, problem = self.bad[["file", "problem"]].iloc[0]
+            raise BadAudio(self.root / file, problem)
 
     def without(self, bad: dict[int, str]) -> "Manifest":
         """Returns the manifest with clips (row: reason) marked bad that could not be decoded."""
@@ -112,7 +159,7 @@ class Manifest:
         table = self.table.copy()
         for row, reason in bad.items():
             table.loc[row, "problem"] = reason
-        check_usable(self.task, table[table.problem == ""])
+        check_usable(self.task, self.root, table)
         return replace(self, table=table)
 
 

@@ -1,17 +1,16 @@
-"""From what a user calls a task to its manifest: a name, a CSV, a pandas table or a Task."""
+"""Opens the manifest of a task: a name, a CSV, a pandas table or a Task."""
 
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evar import task as tasks
 from evar.data import indexing, manifests, own_sounds
 from evar.data.manifest import Manifest
 from evar.errors import UserError
 from evar.options import number
 from evar.progress import SILENT, Progress
 from evar.task import Task
-from evar.task import get as registered
-from evar.task import names as task_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,13 +55,13 @@ def open_task(
             found = own_sounds.task_from_csv(name, seconds=seconds)
         stored = own_sounds.manifest_name(name)
         return _open(found, data, found.bundled, reindex, progress, stored)
-    if Path(name).is_dir() and name not in task_names():
+    if Path(name).is_dir() and name not in tasks.names():
         raise UserError(
             f"{name}: a folder. List its sounds in a CSV (file,label,split) and name that"
         )
     if seconds is not None:
         raise UserError("--seconds is for CSV tasks: a registered task has its published unit")
-    return _open(registered(name), data, source, reindex, progress)
+    return _open(tasks.get(name), data, source, reindex, progress)
 
 
 def open_sounds(path, *, progress: Progress = SILENT) -> Manifest:
@@ -83,7 +82,7 @@ def _open(
         source=task.bundled or source,  # what is bundled, or a user's own, is indexed each time
         progress=_wrap(task, progress),
         name=stored,
-        anew=reindex,
+        reindex=reindex,
     )
 
 

@@ -1,15 +1,16 @@
-"""A user's own sounds as a task: one CSV, no code."""
+"""Turns a user's own sounds into a task: one CSV, no code."""
 
 import csv
 import hashlib
 import os
 import posixpath
+import unicodedata
 from pathlib import Path
 
 import pandas as pd
-import soundfile
 
 from evar import files
+from evar.data import audio
 from evar.errors import UserError, unknown
 from evar.task import SPLITS, Task
 from evar.task import names as task_names
@@ -22,15 +23,23 @@ SMALL = 500  # training clips below which the usual learning rate would need mor
 SMALL_LR = 1e-2
 
 
+def has_captions(path) -> bool:
+    """Returns whether a CSV describes a retrieval task: it has captions and no labels."""
+    with Path(path).open(encoding="utf-8-sig", errors="replace") as file:
+        head = [cell.strip() for cell in file.readline().split(",")]
+    return "caption" in head and "label" not in head
+
+
 def is_csv(name: str) -> bool:
     """Whether TASK on a command line is a CSV rather than a registered name."""
     return name.lower().endswith(".csv")
 
 
 def task_from_csv(path, *, seconds: float | None = None) -> Task:
-    """The task that a CSV describes: columns file, label, split or fold, and optionally group.
+    """Returns the task that a CSV describes: columns file, label, split or fold, perhaps group.
 
-    Files are relative to the folder of the CSV. A label with "," makes the task multi-label.
+    Files are relative to the folder of the CSV. A label with "," makes the task multi-label; "-" is
+    then a clip without any of the labels.
     `seconds` is the unit length; None takes the longest clip, at most 10 s. Sets of less than 500
     training clips are probed at a learning rate of 1e-2. Raises UserError for a file that is no
     such table.
@@ -47,7 +56,7 @@ def task_from_csv(path, *, seconds: float | None = None) -> Task:
 
 
 def task_from_table(table: pd.DataFrame, *, seconds: float | None = None) -> Task:
-    """The task that a pandas table describes; its columns are those of a CSV.
+    """Returns the task that a pandas table describes; its columns are those of a CSV.
 
     Files are absolute, or relative to the current folder. Raises UserError for a table that lacks
     a column, or whose files have no folder in common.
@@ -90,7 +99,7 @@ def _task_of(
 
 
 def captions_from_csv(path) -> Task:
-    """The retrieval task that a CSV describes: columns file, caption and optionally split.
+    """Returns the retrieval task that a CSV describes: columns file, caption and optionally split.
 
     What else such a CSV may have (label, fold, group) is left aside, as captions are elsewhere.
 
@@ -129,7 +138,7 @@ def captions_from_csv(path) -> Task:
 
 
 def task_from_sounds(path) -> Task:
-    """A user's sound file, or all sounds in a folder and below, as test clips without labels."""
+    """Returns a task of unlabelled test clips: a sound file, or all sounds below a folder."""
     path = Path(path)
     root = path.resolve()
     if root.is_dir():
@@ -154,7 +163,7 @@ def task_from_sounds(path) -> Task:
 
 
 def manifest_name(path) -> str:
-    """A name for the manifest of a CSV or a folder that no other one has."""
+    """Returns a name for the manifest of a CSV or a folder that no other one has."""
     resolved = str(Path(path).resolve())
     return f"csv-{Path(path).stem}-{hashlib.sha256(resolved.encode()).hexdigest()[:8]}"
 
@@ -164,7 +173,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _checked(table: pd.DataFrame, where) -> pd.DataFrame:
-    """The table with its labels in canonical form; UserError for one that lacks a column."""
+    """Returns the table with trimmed labels; UserError for one that lacks a column."""
     head = list(table.columns)
     missing = [c for c in ("file", "label") if c not in head]
     if missing or ("split" in head) == ("fold" in head):
@@ -177,14 +186,15 @@ def _checked(table: pd.DataFrame, where) -> pd.DataFrame:
 
 
 def _rows(path: Path, aside: tuple[str, ...]) -> pd.DataFrame:
-    """The table in a CSV with a head of COLUMNS, each once; only those `aside` may be blank."""
+    """Returns the table in a CSV with a head of COLUMNS; only those `aside` may be blank."""
     if not path.is_file():
         raise UserError(f"{path}: no such file (TASK is a name or the path of a CSV)")
     try:
         with files.reading(path), path.open(newline="", encoding="utf-8-sig") as file:
-            lines = [[cell.strip() for cell in row] for row in csv.reader(file, strict=True)]
+            raw = list(csv.reader(file, strict=True))
     except (ValueError, csv.Error) as error:
         raise UserError(f"{path}: not a CSV in UTF-8 ({error})") from error
+    lines = [[cell.strip() for cell in row] for row in raw]
     head, *rows = lines or [[]]
     if not head:
         raise UserError(f"{path}: not a CSV: it is empty")
@@ -200,11 +210,35 @@ def _rows(path: Path, aside: tuple[str, ...]) -> pd.DataFrame:
         row.extend([""] * (len(head) - len(row)) if row else [])
         for column, cell in zip(head, row, strict=False):
             if not cell and column not in aside:
-                raise UserError(f"{path}: line {number} has no {column}")
+                mark = " (a clip without any of several labels is written '-')"
+                hint = mark if column == "label" else ""
+                raise UserError(f"{path}: line {number} has no {column}{hint}")
+        if row and "file" in head:
+            at = head.index("file")
+            row[at] = _as_on_disk(path.resolve().parent, raw[number - 1][at])
+            if problem := files.path_problem(row[at]):
+                shown = files.printable(row[at])
+                raise UserError(f"{path}: line {number}: {shown}: {problem}")
     table = pd.DataFrame([row for row in rows if row], columns=head, dtype=str)
     if table.empty:
         raise UserError(f"{path}: lists no clips")
     return table
+
+
+def _as_on_disk(root: Path, cell: str) -> str:
+    """Returns a file's name in the spelling that is there, of those that are hard to tell apart.
+
+    These are blanks around it, backslashes of Windows, and Unicode's forms NFC and NFD (macOS).
+    Of a file that is not there, or above the folder, the name is returned without the blanks.
+    """
+    name = cell.strip()
+    if files.path_problem(name):
+        return name
+    forms = {unicodedata.normalize(form, name) for form in ("NFC", "NFD")}
+    others = [*{cell, name.replace("\\", "/"), *forms} - {name}]
+    if others and not (root / name).exists():  # else: the usual case, without a look at the disk
+        return next((other for other in others if (root / other).exists()), name)
+    return name
 
 
 def _longest(root: Path, names) -> float:
@@ -212,10 +246,9 @@ def _longest(root: Path, names) -> float:
     longest = 0.0
     for name in names:
         try:
-            info = soundfile.info(root / name)
-        except (soundfile.SoundFileError, OSError, TypeError):
+            longest = max(longest, audio.duration(root / name))
+        except UserError:
             continue  # indexing names it
-        longest = max(longest, info.frames / info.samplerate)
         if longest >= LONGEST:
             return LONGEST
     return max(round(longest + 0.0005, 3), 0.001)

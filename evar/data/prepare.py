@@ -1,4 +1,4 @@
-"""Getting a data set onto the disk and finding it there."""
+"""Gets data sets onto the disk and finds them there."""
 
 import re
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +25,11 @@ def locate(task: Task, source) -> Path | None:
                 except UserError:
                     continue
     return None
+
+
+def unverified(task: Task) -> list[str]:
+    """Returns the files that are downloaded though their publisher names no checksum."""
+    return [s.path for s in task.sources if s.url and not download.has_checksum(s)]
 
 
 def fetch_tables(task: Task, root: Path, progress=None) -> None:
@@ -89,7 +94,7 @@ def _fetch_listed(source: Source, folder: Path) -> str:
             return "not tried"
         packed = file.path.endswith((".tgz", ".tar.gz", ".zip"))
         try:
-            if not (packed and (place / f".extracted-{file.path}").is_file()):
+            if not (packed and archives.is_extracted(file.path, place)):
                 path = download.fetch(file, place, progress=_silent)
                 if packed:
                     archives.extract(path, place)

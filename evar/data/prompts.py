@@ -1,4 +1,4 @@
-"""From the classes of a task to the captions that stand for them in zero-shot classification."""
+"""Makes the captions that stand for classes in zero-shot classification."""
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +10,7 @@ from evar.data.indexing import own_table
 from evar.data.manifest import Manifest
 from evar.errors import UserError, unknown
 from evar.task import Task
+from evar.yaml_files import read_yaml
 
 PLACE = "{label}"
 DEFAULT = "{label} can be heard"
@@ -17,7 +18,7 @@ DEFAULT = "{label} can be heard"
 
 @dataclass(frozen=True)
 class CaptionRule:
-    """How a class becomes captions: templates for all, or captions of its own.
+    """Makes captions of classes: from templates for all, or from a class's own captions.
 
     `templates` hold "{label}", where a class's title stands: its label with "_" as a space.
     `own` (label: captions) comes before them, and may hold it as well. Several captions of one
@@ -32,7 +33,7 @@ class CaptionRule:
     def captions(
         self, names: Sequence[str], titles: Mapping[str, str] | None = None
     ) -> list[tuple[str, ...]]:
-        """The captions of each class, in the order of `names`.
+        """Returns the captions of each class, in the order of `names`.
 
         `titles`: what a label is called where the label is a code. Raises UserError for a class
         without caption and for two classes with the same captions.
@@ -57,33 +58,25 @@ class CaptionRule:
 
 
 def of_task(task: Task) -> CaptionRule:
-    """The task's own rule."""
+    """Returns the task's own rule."""
     if isinstance(task.captions, str):
         return CaptionRule((task.captions,))
     return CaptionRule((), {label: (text,) for label, text in task.captions.items()})
 
 
 def from_template(text: str) -> CaptionRule:
-    """The rule of a command line: one template, or several with "|" between them."""
+    """Returns the rule of --template: one template, or several separated by "|"."""
     return CaptionRule(_templates([t.strip() for t in text.split("|")], "--template"), None, text)
 
 
 def from_yaml(path, names: Sequence[str], titles: Mapping[str, str] | None = None) -> CaptionRule:
-    """The rule in a user's YAML file: `templates` (a text or a list), `labels` (label: captions).
+    """Returns the rule in a user's YAML file: keys `templates` (text or list) and `labels`.
 
-    A label's captions are a text or a list. Raises UserError for anything else, and for labels
-    that are neither in `names`, the classes of the task, nor among their `titles`.
+    `labels` maps a label to its captions, a text or a list. Raises UserError for anything else,
+    and for labels that are neither in `names`, the classes of the task, nor among their `titles`.
     """
-    import yaml
-
     path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-        content = yaml.safe_load(text)
-        _refuse_twice(yaml.compose(text, Loader=yaml.SafeLoader), path)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path}: not a file of caption rules ({reason})") from error
+    content = read_yaml(path, what="a file of caption rules")
     if not isinstance(content, dict) or not content:
         raise UserError(f"{path}: needs `templates`, `labels` or both (docs/zeroshot.md)")
     for key in content:
@@ -105,19 +98,6 @@ def from_yaml(path, names: Sequence[str], titles: Mapping[str, str] | None = Non
     return CaptionRule(templates, own, f"{path.name} {said[:6]}")
 
 
-def _refuse_twice(node, path: Path) -> None:
-    """UserError for a key that a mapping has twice: YAML would keep the last one in silence."""
-    import yaml
-
-    if isinstance(node, yaml.MappingNode):
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise UserError(f"{path}: the key {key!r} stands there twice")
-        for _, value in node.value:
-            _refuse_twice(value, path)
-
-
 def _texts(value, where) -> tuple[str, ...]:
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not all(isinstance(t, str) and t.strip() for t in texts):
@@ -134,7 +114,7 @@ def _templates(value, where) -> tuple[str, ...]:
 
 
 def digest(captions: Iterable[Sequence[str]]) -> str:
-    """SHA-256 of lists of texts, such as the captions of all classes; first 16 digits."""
+    """Returns the first 16 digits of the SHA-256 of lists of texts (a class's captions each)."""
     return hashlib.sha256(files.canonical_json([list(c) for c in captions]).encode()).hexdigest()[
         :16
     ]

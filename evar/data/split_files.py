@@ -1,10 +1,12 @@
-"""Joining files that were published in parts: plain pieces, and split zip archives."""
+"""Joins files that were published in parts: plain pieces, and split zip archives."""
 
 import os
 import struct
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+
+import filelock
 
 from evar.errors import UserError
 from evar.files import make_folder, writing
@@ -22,10 +24,11 @@ def join_parts(parts, target) -> None:
     """
     parts, target = [Path(part) for part in parts], Path(target)
     _require_parts(parts, target)
-    if _newer(target, parts) and target.stat().st_size == sum(p.stat().st_size for p in parts):
-        return
-    with _whole(target) as out:
-        _copy_parts(parts, out)
+    size = sum(part.stat().st_size for part in parts)
+    with _alone(target):
+        if not (_newer(target, parts) and target.stat().st_size == size):
+            with _whole(target) as out:
+                _copy_parts(parts, out)
 
 
 def join_split_zip(folder, name: str) -> Path:
@@ -43,8 +46,9 @@ def join_split_zip(folder, name: str) -> Path:
             return last
         parts = [folder / f"{name}.z{i:02d}" for i in range(1, end.disk + 1)] + [last]
         _require_parts(parts, target)
-        if not _newer(target, parts):
-            _join_zip(parts, end, target)
+        with _alone(target):
+            if not _newer(target, parts):
+                _join_zip(parts, end, target)
     except (struct.error, ValueError, IndexError) as error:
         raise UserError(
             f"{last}: not a split zip archive, or damaged ({error}). Fetch its parts again."
@@ -63,6 +67,12 @@ def _require_parts(parts: list[Path], target: Path) -> None:
 def _newer(target: Path, parts: list[Path]) -> bool:
     newest = max(part.stat().st_mtime_ns for part in parts)
     return target.is_file() and target.stat().st_mtime_ns >= newest
+
+
+def _alone(target: Path) -> filelock.FileLock:
+    """A lock under which one process at a time joins a file; a second one waits and finds it."""
+    make_folder(target.parent)
+    return filelock.FileLock(target.with_name(f".{target.name}.lock"))
 
 
 @contextmanager
@@ -195,8 +205,8 @@ def _end_records(end: _ZipEnd, begin: int, size: int) -> bytes:
     """The end of a zip of one part, whose directory of `size` bytes is at `begin`."""
     records = b""
     if end.entries >= FULL_16 or max(begin, size) >= ZIP64_FROM:
-        fields = (44, 45, 45, 0, 0, end.entries, end.entries, size, begin)
-        records = b"PK\6\6" + struct.pack("<Q2H2I4Q", *fields)
+        large = (44, 45, 45, 0, 0, end.entries, end.entries, size, begin)
+        records = b"PK\6\6" + struct.pack("<Q2H2I4Q", *large)
         records += b"PK\6\7" + struct.pack("<IQI", 0, begin + size, 1)
         begin = FULL_32  # so that every reader looks at the record above
     entries = min(end.entries, FULL_16)

@@ -7,7 +7,7 @@ clips, and captions, in the space that both share.
 import contextlib
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,6 +78,35 @@ def embed_task(
     for a clip that cannot be decoded, unless `runtime.skip_bad`; UserError where the adapter
     returns anything but finite (B, D) float32.
     """
+    with _engine_for_task(model, manifest, runtime, crop_seed, kept_in) as engine:
+        values, bad_views = engine.run()
+    first = np.full(len(manifest.table), -1)
+    cropped = np.full(len(manifest.table), -1)
+    for number, view in enumerate(engine.plan):
+        (cropped if view.start else first)[view.row] = number
+    bad = {engine.plan[number].row: reason for number, reason in bad_views.items()}
+    return Embeddings(values, first, cropped, bad)
+
+
+def fill_task(
+    model: Model, manifest: Manifest, runtime: Runtime, *, part: tuple[int, int] = (0, 1)
+) -> int:
+    """Computes and keeps the embeddings of `embed_task`, or part I of N; returns their number.
+
+    Parts are shards I, I + N, ...: fixed, so that they need no coordination.
+    """
+    with _engine_for_task(model, manifest, runtime, 42, Store) as engine:
+        return engine.fill(part)
+
+
+@contextlib.contextmanager
+def _engine_for_task(
+    model: Model,
+    manifest: Manifest,
+    runtime: Runtime,
+    crop_seed: int,
+    kept_in: Callable[[Path, dict], Store],
+) -> Iterator[Engine]:
     rate = model.adapter.sample_rate
     plan = views(manifest, sample_rate=rate, crop_seed=crop_seed)
     key = _key(model, manifest, runtime) | {
@@ -88,20 +117,12 @@ def embed_task(
     unit = manifest.task.unit_samples(rate)
     encoder = Encoder(model.adapter.to(runtime.device), runtime.device, runtime.precision)
     with _store(runtime.cache, key, kept_in) as store:
-        engine = Engine(
-            encoder, manifest, plan, store, runtime, lengths=[unit] * len(plan), samples=unit
-        )
-        values, bad_views = engine.run()
-    first = np.full(len(manifest.table), -1)
-    cropped = np.full(len(manifest.table), -1)
-    for number, view in enumerate(plan):
-        (cropped if view.start else first)[view.row] = number
-    bad = {plan[number].row: reason for number, reason in bad_views.items()}
-    return Embeddings(values, first, cropped, bad)
+        lengths = [unit] * len(plan)
+        yield Engine(encoder, manifest, plan, store, runtime, lengths=lengths, samples=unit)
 
 
 def embed_whole(
-    model: Model, manifest: Manifest, rows: Sequence[int], runtime: Runtime, *, joint: bool = True
+    model: Model, manifest: Manifest, rows: Iterable[int], runtime: Runtime, *, joint: bool = True
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Returns embeddings of whole clips (N, E), and the bad ones among them (row: reason).
 
@@ -109,6 +130,27 @@ def embed_whole(
     treats long ones is the adapter's business. `joint`: in the space shared with captions, else
     as `Adapter.embed` gives them. Errors are those of `embed_task`.
     """
+    with _engine_for_whole(model, manifest, rows, runtime, joint=joint) as (engine, order):
+        sorted_values, bad = engine.run()
+    values = np.empty(sorted_values.shape, np.float32)
+    values[order] = sorted_values
+    return values, {engine.plan[number].row: reason for number, reason in bad.items()}
+
+
+def fill_whole(
+    model: Model, manifest: Manifest, runtime: Runtime, *, part: tuple[int, int] = (0, 1)
+) -> int:
+    """Computes and keeps the joint-space embeddings of the test side's clips, or part I of N."""
+    side = manifest.test_side()
+    rows = side.good.index if side.task.folds else side.good.index[side.good.split == "test"]
+    with _engine_for_whole(model, side, rows, runtime, joint=True) as (engine, _):
+        return engine.fill(part)
+
+
+@contextlib.contextmanager
+def _engine_for_whole(
+    model: Model, manifest: Manifest, rows: Iterable[int], runtime: Runtime, *, joint: bool
+) -> Iterator[tuple[Engine, np.ndarray]]:
     rate = model.adapter.sample_rate
     chosen = manifest.table.loc[list(rows)]
     lengths = [
@@ -126,19 +168,9 @@ def embed_whole(
         model.adapter.to(runtime.device), runtime.device, runtime.precision, joint=joint
     )
     with _store(runtime.cache, key) as store:
-        engine = Engine(
-            encoder,
-            manifest,
-            plan,
-            store,
-            runtime,
-            lengths=[lengths[i] for i in order],
-            samples=None,
-        )
-        sorted_values, bad = engine.run()
-    values = np.empty(sorted_values.shape, np.float32)
-    values[order] = sorted_values
-    return values, {plan[number].row: reason for number, reason in bad.items()}
+        in_order = [lengths[i] for i in order]
+        engine = Engine(encoder, manifest, plan, store, runtime, lengths=in_order, samples=None)
+        yield engine, order
 
 
 def require_joint_space(adapter: Adapter) -> None:
@@ -158,7 +190,7 @@ def embed_captions(
     Raises UserError where the adapter returns anything but finite (N, E) float32.
     """
     adapter = model.adapter
-    per_shard = 64 * batch_size
+    per_shard, width = 64 * batch_size, Encoder(adapter, joint=True).dim
     starts = range(0, len(captions), per_shard)
     key = {
         "model": _content(model) | adapter.text_identity(),
@@ -178,8 +210,7 @@ def embed_captions(
                     batch = list(part[at : at + batch_size])
                     with torch.inference_mode(), blaming(f"{type(adapter).__name__}.embed_text()"):
                         out = adapter.embed_text(batch)
-                    expected = (len(batch), adapter.joint_dim)
-                    rows.append(checked(out, expected, adapter, "embed_text"))
+                    rows.append(checked(out, (len(batch), width), adapter, "embed_text"))
                     shown.update(len(batch))
                 store.write(number, Shard(np.concatenate(rows), {}))
 
@@ -225,12 +256,12 @@ def of_views(embedded: Embeddings, y: np.ndarray) -> np.ndarray:
     return out
 
 
-def training_rows(embeddings: Embeddings, clips: Sequence[int]) -> np.ndarray:
+def training_rows(embeddings: Embeddings, clips: np.ndarray) -> np.ndarray:
     """Rows of `values` for clips used in training or validation: their random crop, if any."""
     rows = embeddings.cropped[clips]
     return np.where(rows >= 0, rows, embeddings.first[clips])
 
 
-def test_rows(embeddings: Embeddings, clips: Sequence[int]) -> np.ndarray:
+def test_rows(embeddings: Embeddings, clips: np.ndarray) -> np.ndarray:
     """Rows of `values` for clips used in testing: their first unit."""
     return embeddings.first[clips]

@@ -28,7 +28,11 @@ class Encoder:
     @property
     def dim(self) -> int:
         """Returns the width of an embedding: D, or E in the joint space."""
-        return self.adapter.joint_dim if self.joint else self.adapter.embed_dim
+        if not self.joint:
+            return self.adapter.embed_dim
+        if self.adapter.joint_dim is None:
+            raise UserError(f"{type(self.adapter).__name__} has no joint space: set joint_dim")
+        return self.adapter.joint_dim
 
     @property
     def method(self) -> str:
@@ -66,7 +70,8 @@ class Encoder:
         """
         quietest = int(np.square(batch).mean(axis=1).argmin())
         alone = self(batch[quietest, None])[0]
-        error = np.linalg.norm(alone - rows[quietest]) / max(np.linalg.norm(alone), 1e-12)
+        norm = max(float(np.linalg.norm(alone)), 1e-12)
+        error = float(np.linalg.norm(alone - rows[quietest])) / norm
         if error > _UNSTEADY:
             raise UserError(
                 f"{type(self.adapter).__name__}: the same clip, alone, gets another embedding than "

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -63,20 +64,31 @@ class Engine:
         Reads what the store has. Raises BadAudio for a clip that cannot be decoded, unless
         `runtime.skip_bad`.
         """
-        adapter = self.encoder.adapter
-        if adapter.fit_clips:
-            adapter.fitted(self.store.once("fit", self._fit))
-        shards = len(self.starts) - 1
-        bar = self.runtime.progress.bar("decode and embed", "clip", total=len(self.plan))
-        with full_precision(), bar as shown:
-            missing = self.store.missing(shards)
-            shown.update(len(self.plan) - sum(len(self._views(n)) for n in missing))
-            self.store.fill(missing, lambda claims: self._compute(claims, shown))
-        values, bad = self.store.gather(shards)
+        self.fill()
+        values, bad = self.store.gather(self.shards)
         if bad and not self.runtime.skip_bad:
             number, reason = next(iter(bad.items()))
             raise BadAudio(self._path(self.plan[number]), reason)
         return values, bad
+
+    @property
+    def shards(self) -> int:
+        """Returns the number of shards that hold the whole plan."""
+        return len(self.starts) - 1
+
+    def fill(self, part: tuple[int, int] = (0, 1)) -> int:
+        """Has shards I, I + N, ... of `part` (I, N) in the store; returns their number of views."""
+        adapter = self.encoder.adapter
+        if adapter.fit_clips:
+            adapter.fitted(self.store.once("fit", self._fit))
+        mine = range(part[0], self.shards, part[1])
+        views = sum(len(self._views(n)) for n in mine)
+        bar = self.runtime.progress.bar("decode and embed", "clip", total=views)
+        with full_precision(), bar as shown:
+            missing = [n for n in self.store.missing(self.shards) if n in mine]
+            shown.update(views - sum(len(self._views(n)) for n in missing))
+            self.store.fill(missing, lambda claims: self._compute(claims, shown))
+        return views
 
     def _views(self, shard: int) -> range:
         return range(self.starts[shard], self.starts[shard + 1])
@@ -101,12 +113,12 @@ class Engine:
     def _fit(self) -> dict:
         """Shows the adapter evenly spaced training clips, without their labels.
 
-        In cross-validation every clip is a training clip of some fold, and one fit serves all.
+        In cross-validation every clip is a training clip of some fold, and one fit serves all. So
+        it does for sounds without a training side.
         """
         task, table, adapter = self.manifest.task, self.manifest.table, self.encoder.adapter
-        train = [
-            view for view in self.plan if task.folds or table[task.column][view.row] == "train"
-        ]
+        of_all = task.folds or not task.trains  # without a training side: what there is
+        train = [view for view in self.plan if of_all or table[task.column][view.row] == "train"]
         if not train:
             raise UserError(
                 f"{task.name}: no training clip is left to fit {type(adapter).__name__} to"
@@ -117,12 +129,14 @@ class Engine:
 
         def batches() -> Iterator[Tensor]:
             with ThreadPoolExecutor(self.workers) as pool:
-                for at in range(0, count, self.batch_size):
-                    loaded = pool.map(self._load, chosen[at : at + self.batch_size])
-                    clips = [clip for clip in loaded if isinstance(clip, np.ndarray)]
-                    if clips:
-                        seen.append(len(clips))
-                        yield torch.from_numpy(np.stack(clips)).to(self.runtime.device)
+                size = self.batch_size if self.samples else 1  # whole clips differ in length
+                for at in range(0, count, size):
+                    loaded = pool.map(self._load, chosen[at : at + size])
+                    clips = (clip for clip in loaded if isinstance(clip, np.ndarray))
+                    for _, alike in groupby(clips, key=len):  # whole clips differ in length
+                        stacked = np.stack(list(alike))
+                        seen.append(len(stacked))
+                        yield torch.from_numpy(stacked).to(self.runtime.device)
             if not seen:
                 raise UserError(f"{task.name}: no training clip can be decoded: nothing to learn")
 

@@ -77,7 +77,7 @@ class FrameTable(Sequence):
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, view: int) -> NDArray:
+    def __getitem__(self, view: int) -> NDArray:  # type: ignore[override]  # no slices
         shard, begin, end = self.places[view]
         return self.shards[shard][begin:end]
 
@@ -133,7 +133,9 @@ class RaggedStore(Store):
             raise UserError("--half: values of this encoder are beyond float16; leave --half out")
         super().write(number, Shard(stored, shard.bad))
 
-    def gather(self, total: int) -> tuple[FrameTable, dict[int, str]]:
+    def gather(  # type: ignore[override]  # a table of mapped frames instead of an array
+        self, total: int
+    ) -> tuple[FrameTable, dict[int, str]]:
         """Returns the frames of all views, mapped from the shards, and the bad views."""
         bad: dict[int, str] = {}
         for number in range(total):
@@ -172,7 +174,10 @@ def embed_frames(
     reported (`Progress.note`) before they are made. Raises UserError where that is not free, and
     for an adapter without frames.
     """
-    adapter = EveryFrame(model.adapter, seconds=manifest.task.seconds).eval()
+    seconds = manifest.task.seconds
+    if seconds is None:
+        raise UserError(f"{manifest.task.name}: its clips have no common length to embed frames of")
+    adapter = EveryFrame(model.adapter, seconds=seconds).eval()
     dtype = np.dtype(np.float16 if half else np.float32)
     identity = {**model.identity, "output": f"frames, {dtype.name}, version {VERSION}"}
     rate = adapter.sample_rate

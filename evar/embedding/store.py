@@ -149,7 +149,8 @@ class Store:
             files.write_atomic(path, json.dumps({"sha256": digest, "value": value}) + "\n")
             return value
         finally:
-            lock.release()
+            if lock is not None:
+                lock.release()
 
     def _intact(self, path: Path) -> dict:
         """The value of a small file, as it was written; ValueError where it was damaged."""

@@ -1,10 +1,8 @@
 """Augmentations of fine-tuning: of waveforms and labels, of spectrograms, of patches.
 
-All that is random comes from the generator that is passed in, which lives on the CPU: the same
-seed gives the same batch on every device.
+All random numbers come from the generator that is passed in, which is on the CPU: the same seed
+gives the same batch on every device.
 """
-
-import math
 
 import numpy as np
 import torch
@@ -13,7 +11,7 @@ from torch import Generator, Tensor
 
 
 def mixup(x: Tensor, y: Tensor, alpha: float, *, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Mix every sample of x (B, ...) and its labels y (B, C) with another one of the batch.
+    """Mixes every sample of x (B, ...) and its labels y (B, C) with another one of the batch.
 
     lambda x + (1 - lambda) x', where lambda ~ Beta(alpha, alpha) is drawn for each sample and is
     the same for its input and labels. alpha = 0 mixes nothing (Zhang et al., "mixup", ICLR 2018).
@@ -33,7 +31,7 @@ def mixup(x: Tensor, y: Tensor, alpha: float, *, generator: Generator) -> tuple[
 def spec_augment(
     features: Tensor, *, freq_mask: int, time_mask: int, generator: Generator
 ) -> Tensor:
-    """Set one band and one span of time of (B, F, T) to 0, the same for the whole batch.
+    """Sets one band and one span of time of (B, F, T) to 0, the same for the whole batch.
 
     Widths are uniform below `freq_mask` bins and `time_mask` frames, or below F and T where those
     are fewer: something is always left (Park et al., "SpecAugment", Interspeech 2019).
@@ -57,7 +55,7 @@ def random_resize_crop(
     canvas: tuple[float, float] = (1.0, 1.5),
     scale: tuple[float, float] = (0.6, 1.5),
 ) -> Tensor:
-    """Crop every spectrogram of (B, F, T) at random and resize the crop to (F, T), bicubically.
+    """Crops every spectrogram of (B, F, T) at random and resizes the crop to (F, T), bicubically.
 
     The spectrogram lies in the middle of a canvas of zeros, `canvas` times as high and as long.
     Crops are F and T times a factor drawn from `scale` for each, but no larger than the canvas
@@ -77,7 +75,7 @@ def random_resize_crop(
 def _resized_crop(
     padded: Tensor, size: tuple[int, int], scale: tuple[float, float], draws: list[float]
 ) -> Tensor:
-    """One crop of a canvas (1, F', T') -> (1, F, T); `draws` in [0, 1): extents, then places."""
+    """Returns one crop of a canvas (1, F', T') as (1, F, T); `draws` in [0, 1): extents, places."""
     extents, corners = [], []
     for whole, length, extent, place in zip(
         padded.shape[1:], size, draws[:2], draws[2:], strict=True
@@ -90,23 +88,44 @@ def _resized_crop(
     return torch.nn.functional.interpolate(crop, size, mode="bicubic", align_corners=True)[:, 0]
 
 
-def structured_patchout(rows: int, columns: int, share: float, *, generator: Generator) -> Tensor:
-    """Indices (K,), row by row, of the patches that are left when `share` of them is to go.
+def patchout_counts(
+    rows: int, columns: int, share: float, *, generator: Generator
+) -> tuple[int, int]:
+    """Draws how many rows (NF) and columns (NT) of patches structured patchout marks.
 
-    A random number of whole rows goes first, then as many whole columns as leave a little over
-    1 - share of the patches: less than one column more (Koutini et al., "Efficient training of
-    audio transformers with patchout", Interspeech 2022).
+    NF = min(F - 1, floor((F m + 1) u)) and NT = floor(T max(m + 0.5 / T - NF / F, 0)) for the share
+    m and u uniform in [0, 1): about m F T patches are marked, by a random mixture of rows and
+    columns (Koutini et al., "Efficient training of audio transformers with patchout", Interspeech
+    2022, as M2D's fine-tuning draws them).
     """
     if not 0 <= share < 1:
         raise ValueError(f"share is {share}: it lies in [0, 1)")
-    most = int(round(share * rows, 9))  # 9: 0.29 * 100 is 28.999999999999996
-    kept_rows = rows - int(torch.randint(most + 1, (), generator=generator))
-    kept_columns = math.ceil(round((1 - share) * rows * columns / kept_rows, 9))
-    row = torch.randperm(rows, generator=generator)[:kept_rows].sort().values
-    column = torch.randperm(columns, generator=generator)[:kept_columns].sort().values
-    return (row[:, None] * columns + column).flatten()
+    u = float(torch.rand((), generator=generator, dtype=torch.float64))
+    dropped_rows = min(rows - 1, int((rows * share + 1) * u))
+    exact = columns * (share - dropped_rows / rows) + 0.5
+    dropped_columns = int(max(round(exact, 9), 0))  # 9: 0.29 * 100 is 28.999999999999996
+    return dropped_rows, min(columns - 1, dropped_columns)
+
+
+def structured_patchout(
+    rows: int, columns: int, counts: tuple[int, int], *, form: str, generator: Generator
+) -> Tensor:
+    """Returns the patches (K,) of one clip that are kept, numbered row by row, ascending.
+
+    counts: (NF, NT) of `patchout_counts`. Random NF rows and NT columns are marked, and
+    K = (F - NF) (T - NT) patches are kept. form: "plain" keeps the unmarked patches, which is what
+    patchout means. "m2d" keeps marked ones first, in their order, and unmarked ones only to fill
+    up, as the code behind M2D's published figures does.
+    """
+    marked = torch.zeros(rows, columns, dtype=torch.bool)
+    marked[torch.randperm(rows, generator=generator)[: counts[0]]] = True
+    marked[:, torch.randperm(columns, generator=generator)[: counts[1]]] = True
+    kept = (rows - counts[0]) * (columns - counts[1])
+    first = marked if form == "m2d" else ~marked
+    order = first.flatten().to(torch.uint8).argsort(descending=True, stable=True)
+    return order[:kept].sort().values
 
 
 def _numpy(generator: Generator) -> np.random.Generator:
-    """A NumPy generator, for the distributions that PyTorch draws without a generator only."""
+    """Returns a NumPy generator, for distributions that PyTorch draws from its global one only."""
     return np.random.default_rng(int(torch.randint(2**62, (), generator=generator)))

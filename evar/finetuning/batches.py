@@ -89,7 +89,7 @@ class Batches:
                 of=size,
             )
 
-    def want(self, epoch: int, row: int) -> Want:
-        """Returns a training clip with its crop in this epoch."""
-        crop = f"{epoch}:{self.waveforms.names[row]}"
+    def want(self, epoch: int, row: int, *, side: str = "") -> Want:
+        """Returns a clip with its random crop in this epoch; each side has its own crops."""
+        crop = f"{side}{epoch}:{self.waveforms.names[row]}"
         return int(row), audio.random_start(self.job.seed, crop)

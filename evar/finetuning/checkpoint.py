@@ -1,7 +1,7 @@
-"""What a run leaves on disk while it trains, so that it can be killed at any moment.
+"""Checkpoints and results of a training on disk, so that it can be killed at any moment.
 
-One folder a seed and fold: state.pt (all that training goes on from), best-N.safetensors (the best
-epoch's weights), and once it has ended best.safetensors, scores.npy and done.json instead.
+One folder per seed and fold: state.pt (what training resumes from) and best-N.safetensors (the best
+epoch's weights); once it has ended, best.safetensors, logits.npy and done.json instead.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from evar.weights import load_checkpoint
 
 
 def run_key(about: dict) -> str:
-    """The name of a run's folder: what decides its scores, hashed."""
+    """Returns the name of a run's folder: a hash of what decides its scores."""
     return hashlib.sha256(files.canonical_json(about).encode()).hexdigest()[:16]
 
 
@@ -34,28 +34,32 @@ class Place:
         self.path = Path(path)
 
     def lock(self) -> filelock.FileLock:
-        """Whoever holds it trains here; it is free again when its process has gone."""
+        """Returns the lock of the process that trains here; it is released when that ends."""
         with files.writing(self.path):
             files.make_folder(self.path)
             return filelock.FileLock(self.path / ".train.lock")
 
     def clear(self) -> None:
-        """Forget what an earlier run left."""
-        for name in ("done.json", "state.pt", "scores.npy"):  # what counts goes first
+        """Removes what an earlier run left."""
+        for name in (
+            "done.json",
+            "state.pt",
+            "logits.npy",
+        ):  # the marker of a finished run goes first
             (self.path / name).unlink(missing_ok=True)
         for path in self.path.glob("best*.safetensors"):
             path.unlink()
 
     def tidy(self) -> None:
-        """Remove what a process left that was killed while it wrote; for who holds the lock."""
+        """Removes temporary files of killed processes; only the holder of the lock may call it."""
         if self.ended:
             (self.path / "state.pt").unlink(missing_ok=True)
-        for pattern in (".state.pt.*", ".best*.safetensors.*", ".scores.npy.*", ".done.json.*"):
+        for pattern in (".state.pt.*", ".best*.safetensors.*", ".logits.npy.*", ".done.json.*"):
             for path in self.path.glob(pattern):
                 path.unlink()
 
     def save_state(self, state: dict) -> None:
-        """Keep plain values and tensors to go on from, and of the weights the best epoch's only."""
+        """Writes plain values and tensors to resume from; keeps the best epoch's weights only."""
         content = io.BytesIO()
         torch.save(state, content)
         files.write_atomic(self.path / "state.pt", content.getbuffer())
@@ -64,7 +68,7 @@ class Place:
                 path.unlink()
 
     def state(self) -> dict | None:
-        """What `save_state` kept, on the CPU; None where nothing was."""
+        """Returns what `save_state` wrote, on the CPU; None where there is nothing."""
         path = self.path / "state.pt"
         if not path.exists():
             return None
@@ -75,13 +79,13 @@ class Place:
             return state
 
     def save_weights(self, epoch: int, tensors: dict[str, Tensor], about: dict[str, str]) -> None:
-        """Write the weights of an epoch; `about` stands in the file's header."""
+        """Writes the weights of an epoch; `about` goes into the file's header."""
         from safetensors.torch import save
 
         files.write_atomic(self._best(epoch), save(tensors, metadata=about))
 
     def weights(self, epoch: int | None = None) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """The weights of an epoch, or those that an ended run has: tensors and header.
+        """Returns the weights of an epoch, or of a finished run: tensors and header.
 
         Raises UserError where there are none.
         """
@@ -92,18 +96,18 @@ class Place:
         with safe_open(path, "pt") as file:
             return tensors, file.metadata() or {}
 
-    def finish(self, epoch: int, scores: NDArray, record: dict) -> None:
-        """Write test scores (N, C) and how training went; nothing is left to go on from."""
+    def finish(self, epoch: int, logits: NDArray, record: dict) -> None:
+        """Writes test logits (N, C) and the record of training; removes the state."""
         if self._best(epoch).exists():
             self._best(epoch).replace(self.path / "best.safetensors")
         content = io.BytesIO()
-        np.save(content, scores)
-        files.write_atomic(self.path / "scores.npy", content.getvalue())
+        np.save(content, logits)
+        files.write_atomic(self.path / "logits.npy", content.getvalue())
         files.write_atomic(self.path / "done.json", json.dumps(record, indent=1) + "\n")
         (self.path / "state.pt").unlink(missing_ok=True)
 
     def older_than(self, moment: float) -> bool:
-        """Whether all there is was left before then (seconds since 1970)."""
+        """Returns whether all files were written before a moment (seconds since 1970)."""
         found = [self.path / name for name in ("done.json", "state.pt")]
         return all(path.stat().st_mtime < moment for path in found if path.exists())
 
@@ -112,13 +116,13 @@ class Place:
         return (self.path / "done.json").exists()
 
     def outcome(self) -> tuple[NDArray, dict]:
-        """What `finish` wrote."""
+        """Returns what `finish` wrote: test logits (N, C) and the record."""
         with self._damaged(self.path / "done.json"):
             record = json.loads((self.path / "done.json").read_text(encoding="utf-8"))
-            return np.load(self.path / "scores.npy", allow_pickle=False), record
+            return np.load(self.path / "logits.npy", allow_pickle=False), record
 
     def _file_of(self, epoch: int | None) -> Path:
-        """Where the weights of an epoch are, or those of an ended run; UserError if nowhere."""
+        """Returns the file of an epoch's weights, or of a finished run's; UserError for none."""
         for path in (self._best(epoch or 0), self.path / "best.safetensors"):
             if path.exists():
                 return path
@@ -126,13 +130,13 @@ class Place:
 
     @contextlib.contextmanager
     def _damaged(self, path: Path) -> Iterator[None]:
-        """Whatever cannot be read of what this run wrote means one thing to a user."""
+        """Re-raises all errors of reading a run's files as one UserError with the remedy."""
         try:
             yield
         except (UserError, OSError, ValueError, KeyError) as error:
             raise UserError(
-                f"{path}: damaged, or without the files beside it. Start anew with --no_resume, or "
-                f"remove {self.path}"
+                f"{path}: damaged, or files that belong to it are missing. Start over with "
+                f"--no_resume, or remove {self.path}"
             ) from error
 
     def _best(self, epoch: int) -> Path:

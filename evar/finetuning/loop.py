@@ -5,6 +5,7 @@ B is the batch of a step, in however many processes and parts it is computed.
 
 import contextlib
 import copy
+import functools
 import itertools
 import json
 from collections.abc import Callable, Iterator
@@ -21,11 +22,11 @@ from evar.errors import UserError
 from evar.finetuning import streams
 from evar.finetuning.batches import Batches
 from evar.finetuning.jobs import Job
-from evar.finetuning.model import Classifier, scores_of
+from evar.finetuning.model import Classifier
 from evar.finetuning.settings import Settings
 from evar.finetuning.state import TrainingState, initial_state
 from evar.finetuning.stepping import Stepper
-from evar.finetuning.waveforms import Waveforms
+from evar.finetuning.waveforms import Want, Waveforms
 from evar.parallel import SINGLE_PROCESS, World
 from evar.precision import full_precision
 from evar.scoring import summary
@@ -59,7 +60,7 @@ def train(
     about: dict[str, str] | None = None,
     on_step: Callable[[Report], None] | None = None,
 ) -> None:
-    """Fine-tunes a copy of the adapter and leaves weights, scores and a record in `job.place`.
+    """Fine-tunes a copy of the adapter and leaves weights, test logits and a record in `job.place`.
 
     y: targets of the whole manifest, (N,) classes or (N, C) of 0 and 1. An interrupted training is
     resumed and gives what an uninterrupted one would have given (on a CPU, to the bit). `about`
@@ -90,7 +91,7 @@ def score_exported(
 ) -> tuple[NDArray, dict]:
     """Scores the weights that an earlier run left in `job.place`, without training.
 
-    Returns test scores (N, C), and the record of that run with the score of these. Raises UserError
+    Returns test logits (N, C), and the record of that run with the score of these. Raises UserError
     where no run has ended.
     """
     if not job.place.ended:
@@ -104,32 +105,40 @@ def score_exported(
         batches = Batches(job, waveforms, y, settings, world)
         state = initial_state(encoder, json.loads(header["fit"]), batches, device)
         state.model.load_exported(tensors)
-        found = scores(state.model, job.fold.test, batches, device)
+        found = logits_of(state.model, job.fold.test, batches, device)
     metric = waveforms.manifest.task.metric
     value = float(summary.fold_score(metric, y[job.fold.test], found))
     return found, job.place.outcome()[1] | {"score": value}
 
 
-def scores(model: Classifier, rows: NDArray, batches: Batches, device: str) -> NDArray:
-    """Returns scores (N, C) of clips, of which each process computes a part.
+def logits_of(
+    model: Classifier,
+    rows: NDArray,
+    batches: Batches,
+    device: str,
+    *,
+    crops: Callable[[int], Want] | None = None,
+) -> NDArray:
+    """Returns logits (N, C) of clips, of which each process computes a part.
 
-    A clip longer than the task's unit gives its first unit. Raises UserError where a score is not
-    finite.
+    A clip longer than the task's unit gives its first unit, or the one that `crops` returns for its
+    row. Raises UserError where a logit is not finite.
     """
     mine, size = batches.world.shard(rows), batches.settings.batch_size
-    multi_label = batches.waveforms.manifest.task.multi_label
     parts = [mine[at : at + size] for at in range(0, len(mine), size)]
-    wanted = ([(int(row), 0) for row in part] for part in parts)
+    wanted = [[crops(row) if crops else (int(row), 0) for row in part] for part in parts]
     model.eval()
     found = [np.empty((0, batches.classes), np.float32)]
     with torch.no_grad():
-        for clips in batches.waveforms.stream(wanted):
-            logits = model(clips.to(device))
-            found.append(scores_of(logits, multi_label=multi_label).cpu().numpy())
+        for part, clips in zip(wanted, batches.waveforms.stream(wanted), strict=True):
+            lengths = None
+            if batches.settings.domain == "spectrogram":
+                lengths = batches.waveforms.lengths([row for row, _ in part])
+            found.append(model(clips.to(device), lengths).cpu().numpy())
     gathered = batches.world.all_gather_rows(np.concatenate(found))
     if not np.isfinite(gathered).all():
         raise UserError(
-            f"scores that are not finite (seed {batches.job.seed}, fold {batches.job.fold.name}): "
+            f"logits that are not finite (seed {batches.job.seed}, fold {batches.job.fold.name}): "
             "give a smaller --lr or --clip_grad=1"
         )
     return gathered
@@ -191,7 +200,7 @@ class _Loop:
                 place.save_state(state.checkpoint())
         self.world.barrier()  # until the best weights are on disk
         state.model.load_exported(place.weights(state.best_epoch)[0])
-        test = scores(state.model, self.job.fold.test, self.batches, self.device)
+        test = logits_of(state.model, self.job.fold.test, self.batches, self.device)
         if self.world.first:
             place.finish(state.best_epoch, test, self._record(test))
         self.world.barrier()
@@ -238,7 +247,10 @@ class _Loop:
             better = state.epoch == self.settings.epochs
         else:
             with state.averaged():
-                value = self._score(valid, scores(state.model, valid, self.batches, self.device))
+                found = logits_of(
+                    state.model, valid, self.batches, self.device, crops=self._valid_crops()
+                )
+            value = self._score(valid, found)
             better = value > state.best
             state.curve[-1]["valid"] = value
         if better:
@@ -250,6 +262,12 @@ class _Loop:
                 about = self.about | {"fit": json.dumps(state.statistics)}
                 self.job.place.save_weights(state.epoch, tensors, about)
         self._report(state.epoch - 1, self.steps, state.curve[-1]["loss"], value)
+
+    def _valid_crops(self) -> Callable[[int], Want] | None:
+        """Returns the crops of this epoch's validation; None: first units, as in the test set."""
+        if self.settings.valid_crop == "first" or self.job.held_out == "test set":
+            return None
+        return functools.partial(self.batches.want, self.state.epoch, side="valid ")
 
     def _score(self, rows: NDArray, found: NDArray) -> float:
         return float(summary.fold_score(self.metric, self.batches.y[rows], found))

@@ -1,7 +1,8 @@
-"""The network that is fine-tuned: an adapter's encoder, what augments its input, and a head."""
+"""The network that is fine-tuned: an adapter's encoder, augmentation of its input, and a head."""
 
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_reduce
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
@@ -18,6 +19,11 @@ _HEAD = "evar_head."  # before its tensors' names in a file; an encoder may have
 
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation without affine, over the batches of all processes together."""
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
 
     def __init__(self, dim: int):
         super().__init__(dim, affine=False)
@@ -53,34 +59,63 @@ class Head(nn.Module):
 
 
 class Augment:
-    """What training does to (B, F, T) spectrograms: masks, crops, and patches left out.
+    """What training does to (B, F, T) spectrograms: mixing, masks, crops, patches left out.
 
-    Set as the encoder's `augment`. Masks and patches are the same for a whole step, crops belong
-    to a place in the step's batch, so that neither processes nor parts of a batch matter.
+    Set as the encoder's `augment`. Masks, and how many patches are left out, are the same for a
+    whole step; crops and patches are drawn for each position in the step's batch, so that the
+    numbers of processes and of parts of a batch change nothing.
     """
 
     def __init__(self, encoder: Adapter, settings: Settings):
         self.encoder, self.settings = encoder, settings
         self.key: tuple[int, ...] = ()  # seed, fold, epoch, step
-        self.places: list[int] = []  # in the step's batch, of the rows that come next
+        self.places: list[int] = []  # positions in the step's batch of the rows that come next
+        self.mixing: Tensor | None = None  # (B, M) weights of M clips in each row; None: M = B
 
     def __call__(self, features: Tensor) -> Tensor:
         s = self.settings
+        if self.mixing is not None:
+            self._require_one_each(features, self.mixing.shape[1], "mixed", "--domain=waveform")
+            features = torch.einsum("bm,mft->bft", self.mixing, features)
         if s.freq_mask or s.time_mask or s.rrc:
-            blank = self.encoder.blank
-            if blank is None:  # of each clip by itself, whoever shares its batch
+            blank: float | Tensor | None = self.encoder.blank
+            if blank is None:  # the mean of each clip, which does not depend on the batch
                 blank = features.mean(dim=(1, 2), keepdim=True)
             features = self._cut(features - blank) + blank
         if s.patchout:
-            rows, columns = self.encoder.patch_grid(features)
-            kept = augment.structured_patchout(
-                rows, columns, s.patchout, generator=generator(Purpose.PATCHOUT, *self.key)
-            )
-            self.encoder.keep = kept.to(features.device)
+            self._require_one_each(features, len(self.places), "thinned out", "--patchout=0")
+            self.encoder.keep = self._kept_patches(features).to(features.device)
         return features
 
+    def _require_one_each(self, features: Tensor, clips: int, what: str, remedy: str) -> None:
+        if len(features) != clips:
+            raise UserError(
+                f"{type(self.encoder).__name__}.features gave {len(features)} spectrograms of "
+                f"{clips} clips, so that none can be {what} by itself; {remedy}"
+            )
+
+    def _kept_patches(self, features: Tensor) -> Tensor:
+        """Draws the patches (B, K) that each clip keeps."""
+        grid = self.encoder.patch_grid(features)
+        assert grid is not None  # else `settings.resolve` turns patchout off
+        rows, columns = grid
+        counts = augment.patchout_counts(
+            rows, columns, self.settings.patchout, generator=generator(Purpose.PATCHOUT, *self.key)
+        )
+        kept = [
+            augment.structured_patchout(
+                rows,
+                columns,
+                counts,
+                form=self.settings.patchout_form,
+                generator=generator(Purpose.PATCHOUT, *self.key, place),
+            )
+            for place in self.places
+        ]
+        return torch.stack(kept)
+
     def _cut(self, features: Tensor) -> Tensor:
-        """Mask, then crop, where 0 is nothing."""
+        """Masks, then crops spectrograms in which 0 is silence."""
         s = self.settings
         if s.freq_mask or s.time_mask:
             features = augment.spec_augment(
@@ -90,11 +125,7 @@ class Augment:
                 generator=generator(Purpose.MASK, *self.key),
             )
         if s.rrc:
-            if len(features) != len(self.places):
-                raise UserError(
-                    f"{type(self.encoder).__name__}.features gave {len(features)} spectrograms of "
-                    f"{len(self.places)} clips: none can be cropped by itself; --rrc=False"
-                )
+            self._require_one_each(features, len(self.places), "cropped", "--rrc=False")
             crops = [
                 augment.random_resize_crop(
                     features[i : i + 1], generator=generator(Purpose.CROP, *self.key, place)
@@ -108,7 +139,8 @@ class Augment:
 class Classifier(nn.Module):
     """An encoder and a head: (B, S) waveforms of so many seconds -> (B, C) logits.
 
-    `layers` are the encoder's (`Adapter.layer_parameters`), those that `freeze` names left fixed.
+    `layers` are the encoder's (`Adapter.layer_parameters`). Of the encoder, exactly the parameters
+    of these layers that `freeze` does not name have a gradient, regardless of what they had before.
     """
 
     def __init__(
@@ -127,7 +159,8 @@ class Classifier(nn.Module):
         self.head = Head(encoder.embed_dim, classes, generator=generator)
         self.augment = Augment(encoder, settings)
         self.mixed = settings.precision == "bf16"
-        for parameter in frozen_apart(self.layers, settings.freeze, encoder):
+        encoder.requires_grad_(False)
+        for parameter in trained_parameters(self.layers, settings.freeze, encoder):
             parameter.requires_grad_(True)
         self.trains_encoder = any(p.requires_grad for p in encoder.parameters())
         if settings.compile:  # each by itself: between them, patches and chunks come and go
@@ -136,7 +169,7 @@ class Classifier(nn.Module):
                 block.compile()
 
     def train(self, mode: bool = True):
-        """As everywhere, but batch normalisation inside the encoder keeps its statistics."""
+        """Sets the mode; batch normalisation inside the encoder always keeps its statistics."""
         super().train(mode)
         self.encoder.train(mode and self.trains_encoder)
         for module in self.encoder.modules():
@@ -146,30 +179,38 @@ class Classifier(nn.Module):
         self.encoder.keep = None
         return self
 
-    def forward(self, audio: Tensor) -> Tensor:
-        return self.head(self.embed(audio))
+    def forward(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(B, S) -> (B, C) logits; `lengths` as in `embed`."""
+        return self.head(self.embed(audio, lengths))
 
-    def embed(self, audio: Tensor) -> Tensor:
-        """(B, S) -> (B, D) float32, with a gradient where the encoder is trained."""
-        dim = self.encoder.embed_dim
+    def embed(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """(M, S) -> (B, D) float32, with a gradient where the encoder is trained.
+
+        lengths: (M,) samples of sound in each clip, for adapters that pad spectrograms by them. M
+        is B, unless `augment.mixing` mixes the clips' spectrograms in training.
+        """
+        dim, mixing = self.encoder.embed_dim, self.augment.mixing if self.training else None
+        rows = len(audio) if mixing is None else len(mixing)
         learning = self.training and self.trains_encoder
-        if len(audio) == 0:
+        if rows == 0:
             return torch.zeros(0, dim, device=audio.device, requires_grad=learning)
         mixed = torch.autocast(audio.device.type, torch.bfloat16, enabled=self.mixed)
         name = type(self.encoder).__name__
+        self.encoder.lengths = lengths
         with torch.set_grad_enabled(learning), mixed, blaming(f"{name}.embed()"):
             out = self.encoder.embed(audio).float()
-        if tuple(out.shape) != (len(audio), dim):
+        self.encoder.lengths = None
+        if tuple(out.shape) != (rows, dim):
             raise UserError(
-                f"{name}.embed gave shape {tuple(out.shape)}, not {(len(audio), dim)}; `python -m "
+                f"{name}.embed gave shape {tuple(out.shape)}, not {(rows, dim)}; `python -m "
                 "evar.check MODEL` shows where"
             )
         return out
 
     def exported(self) -> dict[str, Tensor]:
-        """Tensors of the encoder, by the adapter's names, and of the head, as "evar_head.*".
+        """Returns the encoder's tensors by the adapter's names, the head's as "evar_head.*".
 
-        What the clip embedding does not depend on (a text tower) is left out.
+        Parameters that the clip embedding does not depend on (a text tower) are left out.
         """
         own = {id(p) for layer in self.layers for p in layer}
         unused = {name for name, p in self.encoder.named_parameters() if id(p) not in own}
@@ -178,7 +219,7 @@ class Classifier(nn.Module):
         return {k: v.detach().cpu().clone().contiguous() for k, v in (encoder | head).items()}
 
     def load_exported(self, tensors: dict[str, Tensor]) -> None:
-        """Take back what `exported` gave."""
+        """Loads what `exported` returned. Raises UserError for tensors of another model."""
         head = {k.removeprefix(_HEAD): v for k, v in tensors.items() if k.startswith(_HEAD)}
         encoder = {k: v for k, v in tensors.items() if not k.startswith(_HEAD)}
         self.head.load_state_dict(head)
@@ -187,13 +228,15 @@ class Classifier(nn.Module):
             raise UserError(f"weights of another model: {unexpected[0]} is not in this one")
 
 
-def frozen_apart(
+def trained_parameters(
     layers: list[list[nn.Parameter]], freeze: str | int, encoder: Adapter
 ) -> list[nn.Parameter]:
-    """The encoder's parameters that are trained: all layers, but those that `freeze` names.
+    """Returns the encoder's parameters that are trained: all of its layers' but the frozen ones.
 
-    "patch_embed" fixes the first layer, N the first and N blocks more, "encoder" all of them.
-    Raises UserError where nothing can be trained that should be, or there are fewer blocks.
+    freeze: "patch_embed" freezes weight and bias of the first convolution or linear layer, not the
+    tokens or norms next to it (where the first layer has none: all of that layer); N freezes the
+    first layer and N blocks, "encoder" everything. Raises UserError where nothing would be left to
+    train, or there are fewer blocks.
     """
     name = type(encoder).__name__
     if freeze == "encoder":
@@ -203,17 +246,34 @@ def frozen_apart(
             f"{name} has nothing that could be trained: --freeze=encoder trains the head alone, "
             "and lineareval.py is made for that"
         )
-    first = {"none": 0, "patch_embed": 1}[freeze] if isinstance(freeze, str) else freeze + 1
-    if first >= len(layers):
+    frozen: set[nn.Parameter] = set()
+    if freeze == "patch_embed":
+        frozen = _projection(layers[0], encoder) or set(layers[0])
+    elif isinstance(freeze, int):
+        frozen = {p for layer in layers[: freeze + 1] for p in layer}
+    trained = [p for layer in layers for p in layer if p not in frozen]
+    if not trained or (isinstance(freeze, int) and freeze + 1 >= len(layers)):
+        count = freeze + 1 if isinstance(freeze, int) else 1
         raise UserError(
-            f"--freeze={freeze} fixes {first} of the {len(layers)} layers that {name} has from its "
-            "input to its output; one has to be left. --freeze=encoder trains the head alone"
+            f"--freeze={freeze} freezes {count} of the {len(layers)} layers that {name} has from "
+            "its input to its output; one has to be left. --freeze=encoder trains the head alone"
         )
-    return [p for layer in layers[first:] for p in layer]
+    return trained
+
+
+def _projection(layer: list[nn.Parameter], encoder: Adapter) -> set[nn.Parameter]:
+    """Returns the parameters of a layer's first convolution or linear module; () where it has none.
+
+    Parameters of a layer come in the order in which their modules are called.
+    """
+    kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+    owners = {p: m for m in encoder.modules() for p in m.parameters(recurse=False)}
+    first = next((owners[p] for p in layer if isinstance(owners[p], kinds)), None)
+    return set() if first is None else set(first.parameters()) & set(layer)
 
 
 def summed_loss(logits: Tensor, y: Tensor, *, multi_label: bool) -> Tensor:
-    """The losses of the rows of (B, C), each a mean over classes, summed.
+    """Returns the losses of the rows of (B, C), each a mean over classes, summed.
 
     One label: cross entropy with soft labels y, divided by C. Several: binary cross entropy.
     """
@@ -222,6 +282,7 @@ def summed_loss(logits: Tensor, y: Tensor, *, multi_label: bool) -> Tensor:
     return -(y * log_softmax(logits, dim=1)).mean(dim=1).sum()
 
 
-def scores_of(logits: Tensor, *, multi_label: bool) -> Tensor:
-    """(B, C) probabilities: of each class by itself where a clip has several, else of one."""
-    return logits.sigmoid() if multi_label else logits.softmax(dim=1)
+def probabilities(logits: NDArray, *, multi_label: bool) -> NDArray:
+    """Returns (N, C) float32: of each class by itself where a clip has several, else of one."""
+    x = torch.from_numpy(logits)
+    return (x.sigmoid() if multi_label else x.softmax(dim=1)).numpy()

@@ -1,4 +1,4 @@
-"""The optimisers, learning rates and weight averages of fine-tuning."""
+"""The optimizers, learning rates and weight averages of fine-tuning."""
 
 import contextlib
 import math
@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from evar.errors import unknown
+from evar.finetuning.settings import OPTIMIZERS
 
-NAMES = ("sgd", "lars", "adamw")
 _FLOOR = 1e-7  # where the cosine ends
 
 
 def learning_rate(t: float, *, lr: float, warmup: float, epochs: float) -> float:
-    """The rate at time t, in epochs (epoch + i / n): up in a straight line, then half a cosine.
+    """Returns the rate at time t in epochs (epoch + i / n): linear warm-up, then half a cosine.
 
     The cosine counts the warm-up as well, so that the rate falls a little below `lr` where the
-    line hands over to it.
+    warm-up ends.
     """
     if t < warmup:
         return lr * t / warmup
@@ -31,12 +31,14 @@ def parameter_groups(
     lr: float,
     weight_decay: float,
     layer_decay: float = 1.0,
+    decay_bias: bool = False,
 ) -> list[dict]:
-    """Groups for an optimiser, from an adapter's `layer_parameters()` and the parameters of a head.
+    """Returns the optimizer's groups for an adapter's `layer_parameters()` and a head.
 
     Layer i of n learns at `lr_scale` = layer_decay ** (n - i) times the rate, the head at the rate
-    itself; whoever sets a group's "lr" later multiplies by its "lr_scale". Biases and other
-    one-dimensional parameters have no weight decay. Parameters that need no gradient are left out.
+    itself; a scheduler that sets a group's "lr" multiplies by its "lr_scale". Biases and other
+    one-dimensional parameters have no weight decay, unless `decay_bias`. Parameters that need no
+    gradient are left out.
     """
     groups: dict[tuple[float, bool], dict] = {}
     for i, layer in enumerate([*layers, head]):
@@ -44,7 +46,7 @@ def parameter_groups(
         for parameter in layer:
             if not parameter.requires_grad:
                 continue
-            decays = parameter.ndim > 1
+            decays = parameter.ndim > 1 or decay_bias
             group = groups.setdefault(
                 (scale, decays),
                 {
@@ -59,27 +61,30 @@ def parameter_groups(
 
 
 def build(name: str, groups: list[dict], *, lr: float) -> torch.optim.Optimizer:
-    """The optimiser of that name for the groups that `parameter_groups` made.
+    """Returns the optimizer of that name for the groups that `parameter_groups` made.
 
-    LARS scales the step of every parameter by 0.001 ||w|| / (||g|| + weight decay ||w||), biases
-    and other one-dimensional ones excepted (You et al., "Large batch training of convolutional
-    networks", 2017).
+    "lars" scales the step of every parameter by its trust ratio, 0.001 ||w|| / (||g|| + weight
+    decay ||w||), biases and other one-dimensional ones excepted (You et al., "Large batch training
+    of convolutional networks", 2017). "lars_m2d" is what M2D's AudioSet runs made of it: only
+    parameters with weight decay get a trust ratio, so that without weight decay it is SGD with
+    momentum. Raises UserError for an unknown name.
     """
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=0.9)
-    if name == "lars":
-        from timm.optim import Lars
+    if name in ("lars", "lars_m2d"):
+        from timm.optim.lars import Lars
 
-        for group in groups:  # of timm's own accord, weight decay would decide
-            group["always_adapt"] = all(p.ndim > 1 for p in group["params"])
+        for group in groups:  # timm's Lars adapts groups with weight decay, and those marked so
+            weights = all(p.ndim > 1 for p in group["params"])
+            group["always_adapt"] = name == "lars" and weights
         return Lars(groups, lr=lr, momentum=0.9, trust_coeff=0.001, eps=0.0)
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), amsgrad=True)
-    raise unknown("optimiser", name, NAMES)
+    raise unknown("optimizer", name, OPTIMIZERS)
 
 
 class Ema:
-    """A moving average of a model's trainable parameters: decay * average + (1 - decay) * now.
+    """A moving average of a model's trained parameters: decay * average + (1 - decay) * current.
 
     Buffers, such as the statistics of batch normalisation, are not averaged.
     """
@@ -92,14 +97,14 @@ class Ema:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the parameters as they are now: after every step of the optimiser."""
+        """Updates the averages; called after every step of the optimizer."""
         own = dict(self.model.named_parameters())
         for name, average in self.averages.items():
             average.lerp_(own[name], 1 - self.decay)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """Inside, the model has the averages for parameters."""
+        """Gives the model the averages as parameters inside the context."""
         self._swap()
         try:
             yield
@@ -115,10 +120,10 @@ class Ema:
             average.copy_(now)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The averages by the names of their parameters."""
+        """Returns the averages by the names of their parameters."""
         return dict(self.averages)
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take back what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         for name, average in self.averages.items():
             average.copy_(state[name])

@@ -1,4 +1,4 @@
-"""Which clips a run trains on, and in which order."""
+"""Selects the clips of each epoch and their order."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,7 +7,7 @@ _CHUNK = 10_000
 
 
 def balanced_weights(y: NDArray) -> NDArray:
-    """Weights (N,) with which clips are drawn so that rare classes are seen more often.
+    """Returns weights (N,) for drawing clips so that rare classes are seen more often.
 
     y: (N,) classes or (N, C) of 0 and 1. A class of n_c clips counts 1000 / (n_c + 0.01), a clip
     the sum over its classes to the power of 1 / 1.5. Clips without a class are never drawn.
@@ -16,7 +16,7 @@ def balanced_weights(y: NDArray) -> NDArray:
     of_class = 1000.0 / (counts + 0.01)
     if y.ndim == 1:
         return of_class[y] ** (1 / 1.5)
-    # Part by part: two million clips of 527 classes are 8 GB as floats.
+    # In parts: two million clips of 527 classes are 8 GB as floats.
     parts = (y[at : at + _CHUNK] @ of_class for at in range(0, len(y), _CHUNK))
     return np.concatenate(list(parts)) ** (1 / 1.5)
 
@@ -24,7 +24,7 @@ def balanced_weights(y: NDArray) -> NDArray:
 def epoch_order(
     count: int, rng: np.random.Generator, *, weights: NDArray | None = None, draws: int | None
 ) -> NDArray:
-    """Positions of the clips of one epoch, in order: all, or `draws` without replacement.
+    """Returns the positions of an epoch's clips in order: all, or `draws` without replacement.
 
     Drawing one after the other in proportion to `weights` (N,) is the same as ranking exponential
     waiting times (Efraimidis and Spirakis, 2006).
@@ -38,9 +38,9 @@ def epoch_order(
 
 
 def batches(order: NDArray, size: int) -> list[NDArray]:
-    """An epoch's batches; the last one is smaller. One clip alone sits this epoch out.
+    """Splits an epoch into batches, of which the last is smaller; a single last clip is left out.
 
-    (The head normalises over the batch, and there is nothing to normalise one clip over.)
+    (The head normalises over the batch, which is undefined for one clip.)
     """
     parts = [order[at : at + size] for at in range(0, len(order), size)]
     return parts[:-1] if len(parts) > 1 and len(parts[-1]) == 1 else parts

@@ -1,11 +1,11 @@
-"""What fine-tuning can be told: data in settings.yaml, replaced one by one."""
+"""The settings of fine-tuning: defaults in settings.yaml, overridden one by one."""
 
 import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evar.errors import UserError, unknown
 
@@ -16,33 +16,48 @@ if TYPE_CHECKING:
     from evar.task import Task
 
 SELECT = ("valid", "holdout", "last", "oracle")
-OPTIMIZERS = ("sgd", "lars", "adamw")
+OPTIMIZERS = ("sgd", "lars", "lars_m2d", "adamw")
+PATCHOUT_FORMS = ("plain", "m2d")
+DOMAINS = ("waveform", "spectrogram")
+VALID_CROPS = ("first", "random")
 FREEZE = ("none", "patch_embed", "encoder")
 _FEW_STEPS, _EPOCHS, _MOST_EPOCHS = 1000, 50, 200
-_SPECTRAL = ("rrc", "freq_mask", "time_mask", "patchout")  # what needs a spectrogram
-_OFF = {"rrc": False, "freq_mask": 0, "time_mask": 0, "patchout": 0.0}
+_OFF = {  # settings that need a spectrogram, as they are without one
+    "rrc": False,
+    "freq_mask": 0,
+    "time_mask": 0,
+    "patchout": 0.0,
+    "domain": "waveform",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """All that decides how a model is fine-tuned, beside seeds; settings.yaml explains each."""
+    """How a model is fine-tuned, but for the seeds; settings.yaml explains each field.
+
+    Raises UserError for values out of range.
+    """
 
     select: str  # which epoch's weights are scored: "valid", "holdout", "last" or "oracle"
     optimizer: str
     lr: float
     weight_decay: float
     layer_decay: float
+    decay_bias: bool
     batch_size: int
     epochs: int
     warmup: float
+    domain: str
     mixup: float
     rrc: bool
     freq_mask: int
     time_mask: int
     patchout: float
+    patchout_form: str
     freeze: str | int
     balanced: bool
     epoch_clips: int | None
+    valid_crop: str
     precision: str
     accumulate: int
     clip_grad: float | None
@@ -63,26 +78,30 @@ class Settings:
                 what = "a whole number" if kind is int else "a number"
                 limit = f"of {low:g} or more" if high == math.inf else f"from {low:g} to {high:g}"
                 raise UserError(f"--{name} must be {what} {limit}, not {value!r}")
-        for name in ("rrc", "balanced", "compile"):
+        for name in ("rrc", "balanced", "decay_bias", "compile"):
             if not isinstance(getattr(self, name), bool):
                 raise UserError(f"--{name} is True or False, not {getattr(self, name)!r}")
         if self.warmup >= self.epochs:
             raise UserError(
-                f"--warmup={self.warmup:g}: the rate would never come down again within "
-                f"{self.epochs} epochs; give fewer"
+                f"--warmup={self.warmup:g} fills all of the {self.epochs} epochs; give fewer"
             )
         if self.early_stop and self.select == "last":
-            raise UserError("--early_stop needs a validation score, which --select=last has not")
+            raise UserError(
+                "--early_stop needs a validation score, which --select=last has none of"
+            )
 
 
 _WORDS = {
     "select": SELECT,
     "optimizer": OPTIMIZERS,
+    "patchout_form": PATCHOUT_FORMS,
+    "domain": DOMAINS,
+    "valid_crop": VALID_CROPS,
     "precision": ("fp32", "bf16"),
     "freeze": FREEZE,
 }
 _REAL = (int, float)
-_RANGES = {
+_RANGES: dict[str, tuple[Any, float, float]] = {  # kind, lowest, highest
     "lr": (_REAL, 1e-12, 1e6),
     "weight_decay": (_REAL, 0, 1e6),
     "layer_decay": (_REAL, 0.01, 1),
@@ -117,7 +136,7 @@ def _content() -> dict:
 
 
 def usual(task: str) -> dict:
-    """Settings of a task before anything is replaced; `epochs` may be None."""
+    """Returns the settings of a task before any override; `epochs` may be None."""
     own = _content()["tasks"].get(task, {})
     return _content()["defaults"] | {k: v for k, v in own.items() if k != "model"}
 
@@ -145,17 +164,18 @@ def resolve(given: Mapping[str, object], model: "Model", manifest: "Manifest") -
 
     given = dict(given)
     select = given.pop("select", "auto")
-    if isinstance(given.get("freeze"), str) and given["freeze"].isdecimal():
-        given["freeze"] = int(given["freeze"])
+    freeze = given.get("freeze")
+    if isinstance(freeze, str) and freeze.isdecimal():
+        given["freeze"] = int(freeze)
     adapter = model.adapter
     folds = targets.folds_of(manifest)
     values = usual(manifest.task.name) | given
     for name in impossible(adapter, manifest.task.unit_samples(adapter.sample_rate)):
-        if given.get(name):
+        if given.get(name, _OFF[name]) != _OFF[name]:
+            missing = "patches to leave out, with these options" if name == "patchout" else None
             raise UserError(
-                f"--{name}: {type(adapter).__name__} has no "
-                f"{'patches that could be left out' if name == 'patchout' else 'spectrogram'}"
-                f"{' with these options' if name == 'patchout' else ''}; leave it out"
+                f"--{name}: {type(adapter).__name__} has no {missing or 'spectrogram'}; leave "
+                "the option out"
             )
         values[name] = _OFF[name]
     if values["epochs"] is None:
@@ -180,13 +200,13 @@ def _selection(select: object, has_valid: bool, manifest: "Manifest") -> str:
 
 
 def impossible(adapter: "Adapter", samples: int) -> list[str]:
-    """Settings that cannot do anything to this adapter's input."""
+    """Returns the settings that have no effect on this adapter's input."""
     import torch
 
     from evar.adapter import Adapter
 
     if not adapter.has_features:
-        return list(_SPECTRAL)
+        return list(_OFF)
     if type(adapter).patch_grid is not Adapter.patch_grid:
         with torch.no_grad():
             features = adapter.features(torch.zeros(1, samples))
@@ -196,7 +216,7 @@ def impossible(adapter: "Adapter", samples: int) -> list[str]:
 
 
 def _epochs(clips: int, batch_size: int) -> int:
-    """50 epochs, or as many as make 1,000 steps, but no more than 200."""
+    """Returns 50 epochs, or as many as make 1,000 steps, but no more than 200."""
     possible = isinstance(batch_size, int) and batch_size > 0
     steps = max(1, math.ceil(clips / batch_size)) if possible else 1
     return min(_MOST_EPOCHS, max(_EPOCHS, math.ceil(_FEW_STEPS / steps)))

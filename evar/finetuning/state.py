@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from evar.adapter import Adapter
 from evar.finetuning import optim, streams
@@ -46,7 +47,9 @@ class TrainingState:
 
     def checkpoint(self) -> dict:
         """Returns plain values and tensors for `load`: only what training changes."""
-        changing = {n: p for n, p in self.model.named_parameters() if p.requires_grad}
+        changing: dict[str, Tensor] = {
+            n: p for n, p in self.model.named_parameters() if p.requires_grad
+        }
         changing |= dict(self.model.named_buffers())  # running statistics, of an encoder too
         return {
             "statistics": self.statistics,
@@ -62,7 +65,8 @@ class TrainingState:
 
     def load(self, saved: dict) -> None:
         """Restores what `checkpoint` returned."""
-        own = dict(self.model.named_parameters()) | dict(self.model.named_buffers())
+        own: dict[str, Tensor] = {**dict(self.model.named_parameters())}
+        own |= dict(self.model.named_buffers())
         with torch.no_grad():
             for name, tensor in saved["model"].items():
                 if not torch.equal(own[name].cpu(), tensor):
@@ -81,11 +85,13 @@ def initial_state(
     job, settings = batches.job, batches.settings
     if statistics:
         encoder.fitted(statistics)
+    seconds = batches.waveforms.manifest.task.seconds
+    assert seconds is not None  # `targets.folds_of` refuses tasks without a segment length
     model = Classifier(
         encoder,
         batches.classes,
         settings,
-        seconds=batches.waveforms.manifest.task.seconds,
+        seconds=seconds,
         generator=streams.generator(Purpose.HEAD, job.seed, job.stream),
     ).to(device)
     groups = optim.parameter_groups(
@@ -94,6 +100,7 @@ def initial_state(
         lr=settings.lr,
         weight_decay=settings.weight_decay,
         layer_decay=settings.layer_decay,
+        decay_bias=settings.decay_bias,
     )
     optimizer = optim.build(settings.optimizer, groups, lr=settings.lr)
     ema = optim.Ema(model, settings.ema) if settings.ema else None

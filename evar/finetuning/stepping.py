@@ -33,10 +33,7 @@ class Stepper:
         for number, (part, x) in enumerate(parts):
             streams.seed_all(Purpose.DROPOUT, *key, number, self.world.rank)
             model.augment.key, model.augment.places = key, part.places
-            x = x.to(self.device, non_blocking=True)
-            if part.mixing is not None:
-                x = part.mixing.to(self.device) @ x
-            logits = model(x)
+            logits = self._logits(part, x.to(self.device, non_blocking=True))
             y = part.y.to(self.device, non_blocking=True)
             loss = summed_loss(logits, y, multi_label=self.multi_label) / part.of
             loss.backward()
@@ -51,6 +48,14 @@ class Stepper:
         if self.state.ema is not None:
             self.state.ema.update()
         return total
+
+    def _logits(self, part: Part, x: Tensor) -> Tensor:
+        """Mixes a part's clips (M, S) into its rows, as waveforms or spectrograms; (B', C)."""
+        mixing = None if part.mixing is None else part.mixing.to(self.device)
+        if self.settings.domain == "waveform":
+            return self.state.model(x if mixing is None else mixing @ x)
+        self.state.model.augment.mixing = mixing
+        return self.state.model(x, self.batches.waveforms.lengths([row for row, _ in part.wanted]))
 
     def rate(self, epoch: int, step: int) -> float:
         """Returns the learning rate of a step: the schedule's value one step earlier.
@@ -70,7 +75,9 @@ class Stepper:
         """Sums gradients and loss over the processes."""
         if self.world.size == 1:
             return
+        gradients = []
         for parameter in self.parameters:
             if parameter.grad is None:  # of a process without a row in this batch
                 parameter.grad = torch.zeros_like(parameter)
-        self.world.all_reduce([*(p.grad for p in self.parameters), loss])
+            gradients.append(parameter.grad)
+        self.world.all_reduce([*gradients, loss])

@@ -27,7 +27,7 @@ def watching(progress: Progress, training: Training) -> Iterator[Callable[[Repor
 
 
 def _bars(progress: Progress, stack: contextlib.ExitStack) -> Callable[[Report], None]:
-    """A bar per seed and fold that counts steps and shows loss, rate and the last score."""
+    """Returns a function that shows a bar per seed and fold, with loss, rate and last score."""
     current: dict = {}
 
     def watch(report: Report) -> None:
@@ -67,7 +67,7 @@ def summary_writer() -> type:
 
 
 def _curves(stack: contextlib.ExitStack) -> Callable[[Report], None]:
-    """Loss, rate and validation score for TensorBoard, in the folder of each fold's checkpoints."""
+    """Returns a function that writes loss, rate and score to TensorBoard, per seed and fold."""
     writers: dict = {}
 
     def watch(report: Report) -> None:

@@ -76,9 +76,10 @@ class Frames:
 
     def scaled_by(self, rows: NDArray) -> Callable[[NDArray], tuple[Tensor, Tensor]]:
         """Returns a reader that standardises by all frames of `rows`: (B, T, D) and (B, T)."""
-        mean, scale = frame_scaler(self.clips, rows)
-        to = {"dtype": torch.float32, "device": self.device}
-        mean, scale = torch.tensor(mean, **to), torch.tensor(scale, **to)
+        mean, scale = (
+            torch.tensor(of_frames, dtype=torch.float32, device=self.device)
+            for of_frames in frame_scaler(self.clips, rows)
+        )
 
         def read(rows: NDArray) -> tuple[Tensor, Tensor]:
             frames, mask = padded([self.clips[row] for row in rows])

@@ -100,7 +100,7 @@ def fit(
     *,
     metric: Metric | None = None,
     device: str = "cpu",
-    on_epoch: Callable[[int, int], None] = lambda epoch, running: None,
+    on_epoch: Callable[[int, int], object] = lambda epoch, running: None,
 ) -> list[Fitted]:
     """Trains one probe for each of the job's rates and scores its test rows.
 

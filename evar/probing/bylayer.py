@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,7 +16,7 @@ from evar.probing.prepared import Prepared
 from evar.probing.probe import ProbeSettings
 from evar.scoring import statistics
 
-Report = Callable[[int, int], None]
+Report = Callable[[int, int], object]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,13 +67,15 @@ def each(
         on_epoch=on_epoch,
     )
     tried = iter(rates.grouped(fitted, grid))
-    rows, records, scores = [], [], []
+    rows: list[dict[str, Any]] = []
+    records: list[list[dict]] = []
+    scores: list[list[NDArray]] = []
     for seed in seeds:
         records.append([])
         scores.append([])
         for fold in range(len(task.folds)):
             of_layers = [next(tried) for _ in layers]
-            found = [
+            found: list[dict[str, Any]] = [
                 {"layer": layer.number, **task.trained_record(fold, of_layer)}
                 for layer, of_layer in zip(layers, of_layers, strict=True)
             ]
@@ -87,7 +90,7 @@ def each(
     return Outcome(records, scores, {"curve": curve, "chosen_layer": chosen}, table)
 
 
-def _point(of_layer: pd.DataFrame) -> dict[str, object]:
+def _point(of_layer: pd.DataFrame) -> dict[str, Any]:
     """One layer of the curve: the mean over runs of the mean over folds, and its interval."""
     runs = of_layer.groupby("seed", sort=False)[["score", "valid_score"]].mean()
     return {
@@ -119,7 +122,9 @@ def weighted(
         )
     source = Layers(_stacked(task.embedded.values, layers, mixed), device=device)
     width, classes = layers[-1].width, len(task.names)
-    grid, rows, records, scores = rates.rates_of(lr), [], [], []
+    grid, rows = rates.rates_of(lr), []
+    records: list[list[dict]] = []
+    scores: list[list[NDArray]] = []
     for seed in seeds:
         records.append([])
         scores.append([])
@@ -136,7 +141,8 @@ def weighted(
             )
             tried = dict(zip(grid, fitted, strict=True))
             chosen = tried[rates.best(tried)]
-            weights = chosen.module.layer_weights().tolist()
+            mixture: Any = chosen.module  # WeightedLayers
+            weights = mixture.layer_weights().tolist()
             record = task.trained_record(fold, tried)
             rows += [
                 {"layer": layers[i].number, "seed": seed, "fold": record["fold"], "weight": weight}

@@ -102,7 +102,7 @@ def curve(
     shots: Sequence[int],
     seeds: Sequence[int],
     mteb: bool = False,
-    on_fit: Callable[[], None] = lambda: None,
+    on_fit: Callable[[], object] = lambda: None,
 ) -> dict[int, list[list[Fitted]]]:
     """Fits every number of shots: curve[shots][draw][fold].
 

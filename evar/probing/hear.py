@@ -187,7 +187,7 @@ def search(
     score: Callable[[NDArray, NDArray], float],
     seed: int,
     device: str = "cpu",
-    on_fit: Callable[[], None] = lambda: None,
+    on_fit: Callable[[], object] = lambda: None,
 ) -> tuple[list[Fitted], list[Fitted]]:
     """Returns the probes of all splits, and those of the grid on the first split.
 

@@ -1,4 +1,4 @@
-"""Training clips that are held out to choose an epoch, where a task has no validation split.
+"""Holds out training clips to select an epoch by, where a task has no validation split.
 
 y: (N,) classes or (N, C) of 0 and 1. All return (kept, held out, how), positions in y.
 """
@@ -16,7 +16,7 @@ Sides = tuple[NDArray, NDArray, str]
 
 
 def random_tenth(y: NDArray, rng: np.random.Generator) -> Sides:
-    """The linear probe's: a random tenth, redrawn until every class is in it, and in the rest.
+    """Holds out a random tenth, redrawn until every class is on both sides (linear probe).
 
     Small sets on which that never happens get a stratified tenth.
     """
@@ -30,10 +30,10 @@ def random_tenth(y: NDArray, rng: np.random.Generator) -> Sides:
 
 
 def tenth(y: NDArray, groups: NDArray, rng: np.random.Generator) -> Sides:
-    """Fine-tuning's: a tenth of the groups, without groups of each class.
+    """Holds out a tenth of the groups, or without groups of each class (fine-tuning).
 
-    groups: (N,) text, "" where a clip has none, which then is alone. A group is never on both
-    sides. Several labels a clip without groups: the linear probe's.
+    groups: (N,) text, "" where a clip has none and is a group of its own. A group is never on both
+    sides. Multi-label clips without groups are held out as by `random_tenth`.
     """
     if (groups != "").any():
         alone = [group or f"\0{row}" for row, group in enumerate(groups)]
@@ -43,7 +43,7 @@ def tenth(y: NDArray, groups: NDArray, rng: np.random.Generator) -> Sides:
 
 
 def _stratified_tenth(y: NDArray, rng: np.random.Generator) -> Sides:
-    """A tenth of every class, of several labels the first, but never the last row of a class.
+    """Holds out a tenth of every class (of the first label), never the last row of a class.
 
     Raises UserError where no class can spare a row.
     """
@@ -62,22 +62,24 @@ def _stratified_tenth(y: NDArray, rng: np.random.Generator) -> Sides:
                 spare -= 1
     if not held:
         raise UserError(
-            "no class has a training clip to spare, so that none can be held out to choose an "
+            "no class has a training clip to spare, so that none can be held out to select an "
             "epoch by: add training clips or a validation split (fine-tuning: --select=last)"
         )
     return np.setdiff1d(order, held), np.array(held), "stratified tenth"
 
 
 def _whole_groups(y: NDArray, groups: NDArray, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
-    """The best of many draws: no class gone from training, then most classes held out."""
+    """Returns the best of many draws: most classes in training, then most classes held out."""
     from sklearn.model_selection import GroupShuffleSplit
 
     draws = GroupShuffleSplit(_DRAWS, test_size=SHARE, random_state=int(rng.integers(2**31)))
-    best, found = None, (-1, -1)
+    best: tuple[NDArray, NDArray] | None = None
+    found = (-1, -1)
     for kept, held in draws.split(y, groups=groups):
         counts = len(_classes(y[kept])), len(_classes(y[held]))
         if counts > found:
             best, found = (np.sort(kept), np.sort(held)), counts
+    assert best is not None  # the first draw beats (-1, -1)
     return best
 
 

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from time import perf_counter
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,10 +25,17 @@ from evar.scoring.metrics import Metric
 class Trained(rates.Scored, Protocol):
     """A trained probe: logits of its test rows (n, C), and how its training went."""
 
-    logits: NDArray
-    best_epoch: int
-    epochs: int
-    held_out: str
+    @property
+    def logits(self) -> NDArray: ...
+
+    @property
+    def best_epoch(self) -> int: ...
+
+    @property
+    def epochs(self) -> int: ...
+
+    @property
+    def held_out(self) -> str: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +108,7 @@ class Prepared:
 
     def evaluation(
         self,
-        settings: object,
+        settings: Any,
         seeds: Sequence[int],
         runtime: Runtime,
         scores: Sequence[Sequence[NDArray]],

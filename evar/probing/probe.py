@@ -89,7 +89,7 @@ def fit(
     metric: Metric | None = None,
     device: str = "cpu",
     overwrite_x: bool = False,
-    on_epoch: Callable[[int, int], None] | None = None,
+    on_epoch: Callable[[int, int], object] | None = None,
 ) -> list[Fitted]:
     """Trains all jobs and computes the logits of their test rows.
 
@@ -99,7 +99,7 @@ def fit(
     the epoch of the jobs that are being trained and the number of jobs that have not ended.
 
     A job's result depends on its own seed, rows, matrix and learning rate. On a CPU, jobs of one
-    rate and matrix give the same bits in whatever company of other rates and matrices. Raises
+    rate and matrix give the same bits with any other rates and matrices in the call. Raises
     ValueError for input of a wrong shape and for probes that diverge.
     """
     if isinstance(x, np.ndarray):
@@ -173,8 +173,8 @@ def _fit_matrix(
     scaler differs by is a small affine map, an InputScale of the networks.
     """
     _require_shapes(x, y)
-    scalers = {id(job.train): job.train for job in jobs}
-    scalers = {key: scaler(x, rows) for key, rows in scalers.items()}
+    training = {id(job.train): job.train for job in jobs}
+    scalers = {key: scaler(x, rows) for key, rows in training.items()}
     stacks = _stacks(jobs, how.settings, how.device)
     overwrite = how.overwrite_x and len({id(jobs[stack[0]].train) for stack in stacks}) == 1
     fitted: dict[int, Fitted] = {}
@@ -186,8 +186,11 @@ def _fit_matrix(
             standardised = _standardised(x, base, overwrite).to(how.device)
         scale = _input_scale(base, [scalers[id(job.train)] for job in own], how.device)
         waiting = len(jobs) - len(fitted) - len(own)
-        training = _Training(standardised, scale, y, own, how)
-        results = training.run(lambda epoch, n, waiting=waiting: on_epoch(epoch, n + waiting))
+
+        def report(epoch: int, running: int, waiting: int = waiting) -> None:
+            on_epoch(epoch, running + waiting)
+
+        results = _Training(standardised, scale, y, own, how).run(report)
         fitted |= zip(stack, results, strict=True)
     return [fitted[i] for i in range(len(jobs))]
 
@@ -225,8 +228,10 @@ def _input_scale(base: Scaler, own: Sequence[Scaler], device: str) -> InputScale
     mean, scale = base
     shift = np.stack([(m - mean) / scale for m, _ in own])  # (M, D)
     gain = np.stack([scale / s for _, s in own])
-    to = {"dtype": torch.float32, "device": device}
-    return InputScale(torch.tensor(shift, **to), torch.tensor(gain, **to))
+    return InputScale(
+        torch.tensor(shift, dtype=torch.float32, device=device),
+        torch.tensor(gain, dtype=torch.float32, device=device),
+    )
 
 
 class _Draws:

@@ -18,7 +18,8 @@ RATES = (3e-5, 3e-4, 1e-3, 3e-3, 1e-2)  # from the slowest model's to that of sm
 class Scored(Protocol):
     """A trained probe with its score on held-out rows."""
 
-    valid_score: float
+    @property
+    def valid_score(self) -> float: ...
 
 
 Found = TypeVar("Found", bound=Scored)
@@ -26,20 +27,21 @@ Found = TypeVar("Found", bound=Scored)
 
 def require_rate(lr: object) -> None:
     """Raises UserError for anything but a positive number or "auto"."""
-    number = isinstance(lr, (int, float)) and not isinstance(lr, bool)
-    if lr != AUTO and not (number and 1e-12 <= lr < float("inf")):
+    if isinstance(lr, (int, float)) and not isinstance(lr, bool) and 1e-12 <= lr < float("inf"):
+        return
+    if lr != AUTO:
         raise UserError(f"--lr must be a number of 1e-12 or more, or {AUTO}, not {lr!r}")
 
 
 def usual_rate(model: "Model", manifest: "Manifest") -> float:
     """Returns the rate of the model for this task, else the task's, else the model's."""
     config, task = model.config, manifest.task
-    return config.lr_by_task.get(task.name) or task.lr or config.lr
+    return config.lr_by_task.get(task.name) or task.lr or config.lr or model.adapter.lr
 
 
 def rates_of(lr: float | str) -> tuple[float, ...]:
     """Returns the rates to train with: the grid for "auto", else the one."""
-    return RATES if lr == AUTO else (lr,)
+    return (lr,) if isinstance(lr, float | int) else RATES
 
 
 def best(tried: Mapping[float, Found]) -> float:

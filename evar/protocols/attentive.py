@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evar.errors import UserError
 from evar.options import whole
@@ -41,7 +41,7 @@ class AttentiveSettings:
             raise UserError(f"--half is True or False, not {self.half!r}")
 
 
-def resolve(given: Mapping[str, object], model: "Model", manifest: "Manifest") -> AttentiveSettings:
+def resolve(given: Mapping[str, Any], model: "Model", manifest: "Manifest") -> AttentiveSettings:
     """Returns the settings; the rate is the model's for this task, the task's, or the model's."""
     return AttentiveSettings(**{"lr": rates.usual_rate(model, manifest), **given})
 
@@ -69,7 +69,8 @@ def evaluate(
     )
     width, grid = task.embedded.values[0].shape[1], rates.rates_of(settings.lr)
     heads = attentive.heads_for(width, settings.heads)
-    source = attentive.Frames(task.embedded.values, device=runtime.device)
+    frame_table: Any = task.embedded.values  # a FrameTable
+    source = attentive.Frames(frame_table, device=runtime.device)
     probe = ProbeSettings(
         epochs=settings.epochs, patience=settings.patience, batch_size=settings.batch_size
     )

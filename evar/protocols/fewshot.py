@@ -5,7 +5,7 @@ The classifier is MTEB's; --preset=mteb draws as MTEB does, too.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evar.errors import UserError, unknown
 from evar.options import whole
@@ -42,7 +42,7 @@ class FewshotSettings:
             raise UserError(f"--shots={self.shots}: it is different numbers, e.g. --shots=1,4,8,16")
 
 
-def resolve(given: Mapping[str, object], model: "Model", manifest: "Manifest") -> FewshotSettings:
+def resolve(given: Mapping[str, Any], model: "Model", manifest: "Manifest") -> FewshotSettings:
     """Returns the settings: --shots=8 is a tuple of one, a preset decides on the shots."""
     given = dict(given)
     if given.get("preset") == "mteb":

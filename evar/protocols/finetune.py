@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from evar.runtime import Runtime
     from evar.scoring.evaluation import Evaluation
 
-VERSION = 1
+VERSION = 2
 
 
 def evaluate(
@@ -40,6 +40,7 @@ def evaluate(
     from evar.data import targets
     from evar.finetuning import jobs, loop
     from evar.finetuning.checkpoint import run_key
+    from evar.finetuning.model import probabilities
     from evar.finetuning.watch import summary_writer, watching
     from evar.finetuning.waveforms import Waveforms
     from evar.parallel import process_group
@@ -74,10 +75,11 @@ def evaluate(
         }
         root = folder / run_key(about)
         every = jobs.make_jobs(manifest, folds, y, settings, seeds=seeds, root=root)
-        more = {"world": world, "device": device}
         if training.eval_only:
             outcomes = [
-                loop.score_exported(job, model.adapter, waveforms, y, settings, **more)
+                loop.score_exported(
+                    job, model.adapter, waveforms, y, settings, world=world, device=device
+                )
                 for job in every
             ]
         else:
@@ -98,7 +100,8 @@ def evaluate(
                             settings,
                             about=header,
                             on_step=on_step,
-                            **more,
+                            world=world,
+                            device=device,
                         )
                     found[job] = job.place.outcome()
             outcomes = [found[job] for job in every]
@@ -109,8 +112,12 @@ def evaluate(
         seeds,
         names,
         y,
-        [[scores for scores, _ in run] for run in runs],
+        [[logits for logits, _ in run] for run in runs],
         settings=asdict(settings),
+        probabilities=[
+            [probabilities(logits, multi_label=manifest.task.multi_label) for logits, _ in run]
+            for run in runs
+        ],
         runs=tuple(
             {"seed": seed, "folds": [record for _, record in run]}
             for seed, run in zip(seeds, runs, strict=True)
@@ -134,21 +141,25 @@ PROTOCOL = Protocol(
 --select=auto  which epoch counts: valid, the best on the validation split; holdout, on a tenth
                of the training clips (whole groups); last; oracle, the best on the test set,
                which the score then says. auto is valid, without such a split holdout
---optimizer=NAME    sgd, lars or adamw
+--optimizer=NAME    sgd, lars, lars_m2d (as M2D's code ran LARS on AudioSet) or adamw
 --lr=RATE           highest learning rate
---weight_decay=W    of weights; never of biases
+--weight_decay=W    of weights
+--decay_bias=True   or False: of biases and other one-dimensional parameters too
 --layer_decay=S     factor of the learning rate from each layer to the one below it
 --batch_size=N      clips per step, of all processes together
 --epochs=N          passes over the training clips
 --warmup=N          epochs in which the rate rises
+--domain=waveform   or spectrogram: where clips are padded and mixed
 --mixup=ALPHA       0: none
 --rrc=True          or False: random resize crop of the spectrogram
 --freq_mask=N       SpecAugment: widest mask in bins; 0: none
 --time_mask=N       SpecAugment: widest mask in frames; 0: none
 --patchout=SHARE    of the patches to leave out in training, in whole rows and columns
---freeze=WHAT       none, patch_embed, encoder, or N: the patch embedding and N blocks
+--patchout_form=plain    or m2d: which patches are left out (docs/finetune.md)
+--freeze=WHAT       none, patch_embed, encoder, or N: the first layer and N blocks
 --balanced=True     or False: draw clips of rare classes more often
 --epoch_clips=N     clips per epoch, drawn without replacement
+--valid_crop=first  or random, in each epoch another: unit of longer validation clips
 --precision=fp32    or bf16: mixed precision in the encoder, behind its front end
 --accumulate=N      split each batch into N parts, to save memory
 --clip_grad=L       maximum gradient norm

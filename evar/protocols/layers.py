@@ -5,9 +5,9 @@ The mixture is SUPERB's weighted sum (Yang et al., Interspeech 2021).
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from evar.errors import unknown
+from evar.errors import UserError, unknown
 from evar.options import whole
 from evar.probing import rates
 from evar.protocol import Protocol
@@ -42,7 +42,7 @@ class LayersSettings:
         whole("epochs", self.epochs)
 
 
-def resolve(given: Mapping[str, object], model: "Model", manifest: "Manifest") -> LayersSettings:
+def resolve(given: Mapping[str, Any], model: "Model", manifest: "Manifest") -> LayersSettings:
     """Returns the settings; the rate is the model's for this task, the task's, or the model's."""
     return LayersSettings(**{"lr": rates.usual_rate(model, manifest), **given})
 
@@ -64,8 +64,12 @@ def evaluate(
     from evar.probing import bylayer, prepared
     from evar.probing.probe import ProbeSettings
 
-    of_layers = every.every_layer(model, manifest.task.seconds)
-    layers = of_layers.adapter.layers
+    seconds = manifest.task.seconds
+    if seconds is None:
+        raise UserError(f"{manifest.task.name}: its clips have no common length to embed layers of")
+    of_layers = every.every_layer(model, seconds)
+    every_one: Any = of_layers.adapter  # an EveryLayer
+    layers = every_one.layers
     task = prepared.prepare(
         manifest,
         lambda: embeddings.embed_task(of_layers, manifest, runtime, crop_seed=settings.crop_seed),

@@ -5,7 +5,7 @@ M2D-CLAP (Niizumi et al., Interspeech 2024), Section 4.3.
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from evar.options import whole
 from evar.probing import rates
@@ -43,7 +43,7 @@ class LinearSettings:
         whole("epochs", self.epochs)
 
 
-def resolve(given: Mapping[str, object], model: "Model", manifest: "Manifest") -> LinearSettings:
+def resolve(given: Mapping[str, Any], model: "Model", manifest: "Manifest") -> LinearSettings:
     """Returns the settings; the rate is the model's for this task, the task's, or the model's."""
     hidden = given.get("hidden", ())
     hidden = hidden if isinstance(hidden, (tuple, list)) else (hidden,)

@@ -86,7 +86,7 @@ def evaluate(
         score=score,
         metrics=metrics,
         seeds=(),
-        extra={"bootstrap95": intervals},
+        extra={"intervals": intervals},
         settings={
             "captions": prompts.digest(sorted(captions.itertuples(index=False, name=None))),
             "reading": "whole clips",
@@ -107,6 +107,7 @@ def captions_of_test(manifest: "Manifest", files: "NDArray") -> "pd.DataFrame":
     from evar.data import indexing
 
     task = manifest.task
+    assert task.read_captions is not None  # as for every task of a kind with captions
     table = indexing.own_table(task, task.read_captions, manifest.root)
     table = table[(table.split == "test") & table.file.isin(files)]
     without = set(files) - set(table.file)

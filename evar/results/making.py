@@ -32,10 +32,12 @@ def make(
     manifest: "Manifest",
     device: str,
     overrides: Mapping[str, object],
+    request: str = "",
 ) -> RunRecord:
     """Returns the record of a run that has just ended.
 
-    overrides: the settings in which it differs from the defaults for this model and task.
+    overrides: the settings in which it differs from the defaults for this model and task. request:
+    hash of what was asked for (`evar.run.Request.key`).
 
     Its `id` hashes what decides the score: the same run again has the same id, and a new version
     of this package alone does not change it. Raises UserError for a score that is not a number.
@@ -80,6 +82,7 @@ def make(
         "evar": evar.__version__,
         "libraries": {name: found for name in _LIBRARIES if (found := _version(name))},
         "git": git_revision(),
+        "request": request,
     }
     clash = set(extra) & set(about)
     if clash:

@@ -84,7 +84,8 @@ class RunRecord:
     runs, seconds, clips_per_second: as in `Evaluation`. variant: what differs from the defaults of
     model and protocol. select: how the epoch was chosen where the encoder was trained. extra:
     further fields of the protocol. evar: version of this package. libraries: versions. git: the
-    checkout's commit. finished: ISO 8601 in UTC.
+    checkout's commit. request: hash of what was asked for, known before the run. finished: ISO 8601
+    in UTC.
     """
 
     id: str
@@ -112,6 +113,7 @@ class RunRecord:
     evar: str = ""
     libraries: Mapping[str, str] = field(default_factory=dict)
     git: str | None = None
+    request: str = ""
     extra: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -121,7 +123,7 @@ class RunRecord:
 
     def to_json(self) -> dict[str, object]:
         """Returns the record as JSON values, in the order of docs/results.md."""
-        model = asdict(self.model)
+        model, interval = asdict(self.model), self.score.test95
         known = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "extra"}
         return {
             "schema": SCHEMA,
@@ -135,7 +137,7 @@ class RunRecord:
                 "skipped": [asdict(skipped) for skipped in self.clips.skipped],
                 "partial": self.clips.partial,
             },
-            "score": {**asdict(self.score), "bootstrap95": list(self.score.bootstrap95)},
+            "score": {**asdict(self.score), "test95": interval and list(interval)},
             "runs": list(self.runs),
             **self.extra,
         }
@@ -188,6 +190,7 @@ def _record(data: checks.Fields) -> RunRecord:
         evar=data("evar", checks.text, ""),
         libraries=data("libraries", texts, {}),
         git=data("git", checks.optional(checks.text), None),
+        request=data("request", checks.text, ""),
         extra=data.without(known),
     )
 
@@ -240,11 +243,11 @@ def _skipped(value, where: str) -> Skipped:
 def _score(data: checks.Fields) -> Score:
     half_width = checks.optional(checks.at_least(0))
     unit = data("unit", checks.one_of("fraction", "plain"), "fraction")
-    interval = data("bootstrap95", checks.many(checks.number))
-    if len(interval) != 2 or interval[0] > interval[1]:
-        raise ValueError(f"{data.name('bootstrap95')}: not a low and a high end")
+    interval = data("test95", checks.optional(checks.many(checks.number)))
+    if interval is not None and (len(interval) != 2 or interval[0] > interval[1]):
+        raise ValueError(f"{data.name('test95')}: not a low and a high end")
     mean = data("mean", checks.number)
-    for value in (mean, *interval):
+    for value in (mean, *(interval or ())):
         if unit == "fraction" and not 0 <= value <= 1:
             raise ValueError(f"{data.name('mean')}: {value} is not between 0 and 1")
     return Score(
@@ -253,8 +256,11 @@ def _score(data: checks.Fields) -> Score:
         ci95=data("ci95", half_width),
         std=data("std", half_width, None),
         runs=data("runs", checks.whole(1)),
-        bootstrap95=interval,
-        bootstrap_unit=data("bootstrap_unit", checks.text),
+        test95=interval,
+        test_unit=data("test_unit", checks.text),
+        test_groups=data("test_groups", checks.optional(checks.whole(1)), None),
+        test_clips=data("test_clips", checks.optional(checks.whole(1)), None),
+        chance=data("chance", checks.optional(checks.number), None),
         unit=unit,
         higher_is_better=data("higher_is_better", checks.flag, True),
     )

@@ -96,7 +96,7 @@ def scores_csv(runs: Iterable[RunRecord]) -> str:
 def _score_line(run: RunRecord) -> dict[str, object]:
     score = run.score
     factor = 100 if score.unit == "fraction" else 1
-    low, high = score.bootstrap95
+    low, high = score.test95 or (None, None)
     return {
         "id": run.id,
         "protocol": run.protocol,
@@ -112,9 +112,10 @@ def _score_line(run: RunRecord) -> dict[str, object]:
         "score_percent": round(factor * score.mean, 4),
         "ci95": "" if score.ci95 is None else round(factor * score.ci95, 4),
         "runs": score.runs,
-        "bootstrap_low": round(factor * low, 4),
-        "bootstrap_high": round(factor * high, 4),
-        "test_clips_by": score.bootstrap_unit,
+        "test_low": "" if low is None else round(factor * low, 4),
+        "test_high": "" if high is None else round(factor * high, 4),
+        "test_clips_by": score.test_unit,
+        "test_groups": score.test_groups,
         "caveats": "; ".join(words.caveats(run)),
         "finished": run.finished,
     }

@@ -1,11 +1,14 @@
-"""Converts records of schema 1, which named neither units nor what differs from the defaults."""
+"""Converts records of schema 1, which named neither units nor what differs from the defaults.
+
+Their intervals over test clips are percentiles of a bootstrap, too narrow for few groups.
+"""
 
 from collections.abc import Mapping
 
 from evar.results import checks
 
 # The defaults of the protocols that wrote schema 1, as they were then.
-_DEFAULTS = {
+_DEFAULTS: dict[str, dict[str, object]] = {
     "linear": {
         "hidden": [],
         "epochs": 200,
@@ -23,9 +26,15 @@ _SEEDS = {"linear": [42, 43, 44], "finetune": [43, 44, 45]}
 def converted(record: Mapping) -> dict:
     """Returns a record of schema 1 as one of schema 2. Raises ValueError for missing fields."""
     known = checks.Fields.of(record)
+    score = known.inside("score")
+    interval = {
+        "test95": score("bootstrap95", checks.anything),
+        "test_unit": score("bootstrap_unit", checks.anything),
+    }
     return {
         **known.without({"skipped"}),  # the clips' own field holds it, with reasons
         "schema": 2,
+        "score": score.without({"bootstrap95", "bootstrap_unit"}) | interval,
         "variant": _variant(known),
     }
 

@@ -150,7 +150,9 @@ class _Usual:
 
     @classmethod
     def of(cls, runs: list[RunRecord]) -> "_Usual":
-        data, seconds, versions = {}, {}, {}
+        data: dict[tuple[str, str], tuple[str, str]] = {}
+        seconds: dict[str, float | None] = {}
+        versions: dict[str, int] = {}
         for run in runs:
             if not _part_of_published(run):
                 data[run.protocol, run.task.name] = _data(run)
@@ -213,7 +215,7 @@ def cells_of(column: Column, run: RunRecord) -> dict[Column, Cell]:
             unit=score.unit,
             higher_is_better=score.higher_is_better,
             ci95=score.ci95,
-            interval=score.bootstrap95,
+            interval=score.test95,
             runs=len(run.seeds),
             caveats=said,
             run=run.id,
@@ -237,8 +239,8 @@ def cells_of(column: Column, run: RunRecord) -> dict[Column, Cell]:
 def _average(protocol: str, own: Mapping[Column, RunRecord]) -> Cell | None:
     """The mean over the protocol's tasks; None unless all are there, each on its whole set."""
     averaged = averaged_tasks(protocol)
-    runs = [own.get(Column(task)) for task in averaged]
-    if not runs or any(run is None or run.reduced for run in runs):
+    runs = [own[Column(task)] for task in averaged if Column(task) in own]
+    if not averaged or len(runs) < len(averaged) or any(run.reduced for run in runs):
         return None
     score = runs[0].score
     mean = sum(run.score.mean for run in runs) / len(runs)

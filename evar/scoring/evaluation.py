@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,9 +16,12 @@ class Score:
 
     metric: a name in evar.scoring.metrics.METRICS, or what a protocol calls its own. mean: over
     runs, of the mean over folds, in `unit`. ci95: half width of the Student t interval over runs;
-    None for a single run. std: standard deviation over runs. runs: their number. bootstrap95: low
-    and high end of the interval over test clips. bootstrap_unit: what was drawn, "clip" or the
-    task's group ("speaker"). unit: "fraction" is shown in percent, "plain" as it is (a rank).
+    None for a single run. std: standard deviation over runs. runs: their number. test95: low and
+    high end of the interval over test clips; None where there are too few of them
+    (`statistics.over_clips`). test_unit: what is independent, "clip" or the task's group
+    ("speaker"). test_groups: how many of those there are. test_clips: the clips that were scored.
+    chance: the score of a model that hears nothing (`Metric.chance`). unit: "fraction" is shown in
+    percent, "plain" as it is (a rank).
     """
 
     metric: str
@@ -26,8 +29,11 @@ class Score:
     ci95: float | None
     std: float | None
     runs: int
-    bootstrap95: tuple[float, float]
-    bootstrap_unit: str
+    test95: tuple[float, float] | None
+    test_unit: str
+    test_groups: int | None = None
+    test_clips: int | None = None
+    chance: float | None = None
     unit: Unit = "fraction"
     higher_is_better: bool = True
 
@@ -48,7 +54,7 @@ class Evaluation:
 
     settings: Mapping[str, object]
     seeds: tuple[int, ...]
-    clips: Mapping[str, object]
+    clips: Mapping[str, Any]
     score: Score
     predictions: "pd.DataFrame"
     metrics: Mapping[str, object] = field(default_factory=dict)

@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from evar import registry
-from evar.errors import UserError
 from evar.scoring.evaluation import Unit
 
 Statistic = Callable[[NDArray], float]  # of weights (N,): how often each clip is counted
@@ -31,9 +30,12 @@ class Metric:
     input of a wrong shape or with values that are not finite. per_class(truth, scores): (C,), NaN
     where undefined; None for metrics without values of single classes. details(truth, scores):
     further metrics by name, from the scores (R, N, C) of all runs; None gives the mean value alone.
-    weighted(truth, scores): a function of weights (N,) for the bootstrap, the mean over runs of
-    the value with every clip counted that often, from scores (R, N, C); None repeats the clips.
-    replicates: draws of the bootstrap, fewer for metrics that are slow. unit: how it is printed.
+    weighted(truth, scores): a function of weights (N,) for the interval over test clips, the mean
+    over runs of the value with every clip counted that often, from scores (R, N, C); None repeats
+    the clips. chance(truth): the best score of a model that says the same of every clip; None
+    where there is no such score. replicates: how often the weighted value is computed at most,
+    less for metrics that are slow. share_of_clips: the value is the share of clips that are right.
+    unit: how it is printed; a fraction lies in [0, 1].
     """
 
     name: str
@@ -44,7 +46,9 @@ class Metric:
     per_class: Callable[[NDArray, NDArray], NDArray] | None = None
     details: Callable[[NDArray, NDArray], Mapping[str, float]] | None = None
     weighted: Callable[[NDArray, NDArray], Statistic] | None = None
+    chance: Callable[[NDArray], float] | None = None
     replicates: int = 1000
+    share_of_clips: bool = False
     higher_is_better: bool = True
     unit: Unit = "fraction"
 
@@ -70,10 +74,7 @@ def get(name: str) -> Metric:
     if name in METRICS:
         return METRICS[name]
     registry.require_known("metric", name, names())
-    found = registry.plugin("metrics", name)
-    if not isinstance(found, Metric) or found.name != name:
-        raise UserError(f"metric {name!r}: its entry point must lead to a Metric of that name")
-    return found
+    return registry.declared("metrics", name, "METRIC", Metric)
 
 
 def names() -> list[str]:
@@ -87,7 +88,7 @@ def format_value(value: float, unit: Unit, digits: int = 1) -> str:
 
 
 def validate_labels(truth: ArrayLike, predicted: ArrayLike) -> tuple[NDArray, NDArray]:
-    """Two (N,) arrays of whole numbers; raises ValueError for anything else, or N = 0."""
+    """Returns two (N,) arrays of integers; raises ValueError for anything else, or N = 0."""
     truth, predicted = np.asarray(truth), np.asarray(predicted)
     if truth.ndim != 1 or truth.shape != predicted.shape:
         raise ValueError(f"labels must be two (N,) arrays, not {truth.shape} and {predicted.shape}")
@@ -100,7 +101,7 @@ def validate_labels(truth: ArrayLike, predicted: ArrayLike) -> tuple[NDArray, ND
 
 
 def validate_scores(truth: ArrayLike, scores: ArrayLike) -> tuple[NDArray, NDArray]:
-    """Two (N, C) arrays, truth of 0 and 1, scores finite; raises ValueError for anything else."""
+    """Returns truth (N, C) as bool and finite scores (N, C); raises ValueError otherwise."""
     truth, scores = np.asarray(truth), np.asarray(scores)
     if truth.ndim != 2 or truth.shape != scores.shape:
         raise ValueError(f"need two (N, C) arrays, not {truth.shape} and {scores.shape}")
@@ -114,13 +115,13 @@ def validate_scores(truth: ArrayLike, scores: ArrayLike) -> tuple[NDArray, NDArr
 
 
 def accuracy(truth: ArrayLike, predicted: ArrayLike) -> float:
-    """Share of clips whose predicted class (N,) is the true one (N,), in [0, 1]."""
+    """Computes the share of clips whose predicted class (N,) is the true one (N,), in [0, 1]."""
     truth, predicted = validate_labels(truth, predicted)
     return float((truth == predicted).mean())
 
 
 def accuracy_per_class(truth: ArrayLike, predicted: ArrayLike, classes: int) -> NDArray:
-    """Recall of each class, float (C,) in [0, 1]; NaN where the truth has no clip of it."""
+    """Computes the recall of each class (C,), in [0, 1]; NaN where the truth has no clip of it."""
     truth, predicted = validate_labels(truth, predicted)
     if truth.min() < 0 or truth.max() >= classes:
         raise ValueError(f"true classes must lie in [0, {classes})")
@@ -130,7 +131,7 @@ def accuracy_per_class(truth: ArrayLike, predicted: ArrayLike, classes: int) -> 
 
 
 def average_precision(truth: ArrayLike, scores: ArrayLike) -> NDArray:
-    """Average precision of each class, float (C,): sum of (R_n - R_n-1) P_n over thresholds.
+    """Computes the average precision of each class (C,): sum of (R_n - R_n-1) P_n over thresholds.
 
     Clips with equal scores share one threshold, as in scikit-learn's average_precision_score.
     """
@@ -175,7 +176,7 @@ class _Ranking:
 
 
 def roc_auc(truth: ArrayLike, scores: ArrayLike) -> NDArray:
-    """Area under the ROC curve of each class, float (C,) in [0, 1]; ties count one half."""
+    """Computes the area under the ROC curve of each class (C,), in [0, 1]; ties count one half."""
     from scipy.stats import rankdata
 
     truth, scores = validate_scores(truth, scores)
@@ -187,25 +188,25 @@ def roc_auc(truth: ArrayLike, scores: ArrayLike) -> NDArray:
 
 
 def d_prime(auc: ArrayLike) -> NDArray:
-    """Sensitivity index of an area under the ROC curve: sqrt(2) times its normal quantile."""
+    """Computes the sensitivity index of an area under the ROC curve: sqrt(2) Phi^-1(area)."""
     from scipy.special import ndtri
 
     return np.sqrt(2.0) * ndtri(np.asarray(auc, dtype=float))
 
 
 def mean_defined(values: ArrayLike) -> float:
-    """Mean of the values that are not NaN; NaN where there are none."""
+    """Returns the mean of the values that are not NaN; NaN where there are none."""
     values = np.asarray(values, dtype=float)
     return float(values[~np.isnan(values)].mean()) if not np.isnan(values).all() else float("nan")
 
 
 def undefined(values: ArrayLike) -> int:
-    """How many values are NaN: classes a mean leaves out."""
+    """Returns how many values are NaN: the classes that a mean leaves out."""
     return int(np.isnan(np.asarray(values, dtype=float)).sum())
 
 
 def mean_average_precision(truth: ArrayLike, scores: ArrayLike) -> float:
-    """Macro mAP in [0, 1]: the mean over classes that have a positive clip."""
+    """Computes macro mAP in [0, 1]: the mean over classes that have a positive clip."""
     return mean_defined(average_precision(truth, scores))
 
 
@@ -261,6 +262,8 @@ METRICS = {
                 truth, scores.argmax(axis=1), scores.shape[1]
             ),
             weighted=_weighted_accuracy,
+            chance=lambda truth: float(np.bincount(truth).max() / len(truth)),
+            share_of_clips=True,
         ),
         Metric(
             name="mAP",
@@ -271,7 +274,8 @@ METRICS = {
             per_class=average_precision,
             details=_tagging_details,
             weighted=_weighted_map,
-            replicates=200,  # each ranks all clips of all classes
+            chance=lambda truth: mean_average_precision(truth, np.zeros(truth.shape)),
+            replicates=200,  # each goes through all clips of all classes
         ),
     )
 }

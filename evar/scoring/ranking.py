@@ -1,11 +1,12 @@
-"""Retrieval metrics: pure functions on a similarity matrix, ties counted fairly.
+"""Retrieval metrics: pure functions on a similarity matrix, averaged over ties.
 
 Q queries, G items of a gallery. An item is relevant to a query if both have the same id: a clip
 and its captions. Items of equal similarity have no order: every metric is its expected value over
-all orders of the tied items, so that a model that gives everything the same score is at chance.
+all orders of the tied items, so that a constant model scores at chance level.
 """
 
 import hashlib
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +20,7 @@ _BLOCK = 2**24  # similarities in memory at a time
 
 
 def validate(similarity: NDArray, query_ids: NDArray, gallery_ids: NDArray) -> None:
-    """Raise ValueError unless similarity is finite (Q, G) and every query has a relevant item."""
+    """Raises ValueError unless similarity is finite (Q, G) and every query has a relevant item."""
     if similarity.shape != (len(query_ids), len(gallery_ids)):
         raise ValueError(
             f"similarity is {similarity.shape}, not ({len(query_ids)}, {len(gallery_ids)})"
@@ -34,7 +35,7 @@ def validate(similarity: NDArray, query_ids: NDArray, gallery_ids: NDArray) -> N
 def per_query(
     similarity: NDArray, query_ids: ArrayLike, gallery_ids: ArrayLike
 ) -> dict[str, NDArray]:
-    """Metrics of each query (Q,), from similarities (Q, G): the larger, the nearer.
+    """Computes the metrics of each query (Q,), from similarities (Q, G), higher is nearer.
 
     "R@1", "R@5", "R@10": whether the best-ranked relevant item is among the first k. "rank": its
     rank, from 1. "mAP@10": average precision of the first ten, over min(relevant items, 10).
@@ -57,9 +58,9 @@ def per_query(
 
 
 def _first_hit_within(places: NDArray, size: NDArray, hits: NDArray) -> NDArray:
-    """The chance that one of `hits` items, among `size` in random order, has a place up to this.
+    """The probability that one of `hits` items, among `size` in random order, is in the first m.
 
-    1 - C(size - hits, m) / C(size, m) for m places, as a product over the hits.
+    1 - C(size - hits, m) / C(size, m), as a product over the hits; m is `places` within the tie.
     """
     m = np.clip(places, 0, size)
     none = np.ones(len(size))
@@ -70,7 +71,7 @@ def _first_hit_within(places: NDArray, size: NDArray, hits: NDArray) -> NDArray:
 
 
 def _precision_of_top(similarity: NDArray, relevant: NDArray) -> float:
-    """Average precision of the first ten places of one query, (G,) each.
+    """Average precision of the first ten places of one query; both arrays are (G,).
 
     Within a tie of g items, r of them relevant, c relevant ones above: place i of the tie holds a
     relevant item with probability r / g, and then on average c + 1 + (i - 1)(r - 1) / (g - 1)
@@ -94,8 +95,8 @@ def _precision_of_top(similarity: NDArray, relevant: NDArray) -> float:
     return total / min(int(relevant.sum()), TOP)
 
 
-def summary(found: dict[str, NDArray], weights: ArrayLike | None = None) -> dict[str, float]:
-    """Means over queries, and "medR", the median rank; `weights` (Q,) count queries repeatedly."""
+def summary(found: Mapping[str, NDArray], weights: ArrayLike | None = None) -> dict[str, float]:
+    """Computes means over queries, and "medR", the median rank; weights (Q,) repeat queries."""
     count = len(found["rank"])
     weights = np.ones(count, int) if weights is None else np.asarray(weights)
     means = {k: float(np.average(v, weights=weights)) for k, v in found.items() if k != "rank"}
@@ -137,9 +138,10 @@ def rank_in_blocks(
 
 
 def _distinct(rows: NDArray) -> tuple[NDArray, NDArray]:
-    """The numbers of the first rows of their kind in (N, E), and for each row (N,) which it is."""
+    """Positions of the distinct rows of (N, E), and for each row (N,) which of them it equals."""
     numbers: dict[bytes, int] = {}
-    first, where = [], np.empty(len(rows), np.int64)
+    first: list[int] = []
+    where = np.empty(len(rows), np.int64)
     for i, row in enumerate(np.ascontiguousarray(rows)):
         mark = hashlib.blake2b(row.data, digest_size=16).digest()
         where[i] = numbers.setdefault(mark, len(numbers))

@@ -16,8 +16,7 @@ from evar.data.targets import Fold
 from evar.scoring import metrics, ranking, statistics
 from evar.scoring.evaluation import Evaluation, Score
 from evar.scoring.metrics import Metric
-
-BOOTSTRAP_SEED = 42
+from evar.scoring.statistics import Stratum
 
 
 def evaluation(
@@ -29,6 +28,7 @@ def evaluation(
     scores: Sequence[Sequence[NDArray]],
     *,
     settings: Mapping[str, object],
+    probabilities: Sequence[Sequence[NDArray]] | None = None,
     runs: Sequence[Mapping[str, object]] = (),
     seconds: Mapping[str, float] | None = None,
     extra: Mapping[str, object] | None = None,
@@ -41,7 +41,8 @@ def evaluation(
     of the fold's test clips. A run's score is the mean over folds; what is reported is the mean
     over runs. Without seeds there is one run, and predictions have no column for it. threshold:
     multi-label predictions name the classes of this score or more; None names the best class
-    alone. `settings`, `runs`, `seconds`, `extra` and `tables` go into the Evaluation.
+    alone. probabilities: what predictions show where `scores`, which metrics rank by, are logits.
+    `settings`, `runs`, `seconds`, `extra` and `tables` go into the Evaluation.
     Raises ValueError for scores that are not finite.
     """
     metric = metrics.get(manifest.task.metric)
@@ -51,13 +52,16 @@ def evaluation(
     for run in stacked:
         metric.validate(y[test], run)
     found = _per_class(metric, y[test], stacked)
+    assert metric.details is not None  # `Metric` has a default
     details = metric.details(y[test], stacked)
     return Evaluation(
         settings=settings,
         seeds=tuple(seeds),
         clips=count_clips(manifest),
         score=_score(manifest, metric, test, fold_of, y[test], stacked),
-        predictions=_all_predictions(manifest, folds, seeds, names, scores, threshold),
+        predictions=_all_predictions(
+            manifest, folds, seeds, names, probabilities or scores, threshold
+        ),
         metrics={name: _plain(value) for name, value in details.items()},
         per_class={n: _plain(v) for n, v in zip(names[: len(found)], found, strict=True)},
         undefined_classes=metrics.undefined(found),
@@ -76,41 +80,50 @@ def fold_score(metric: str | Metric, y: NDArray, scores: NDArray) -> float:
 
 def _score(manifest, metric: Metric, test, fold_of, y, scores) -> Score:
     """Score and intervals; scores are (R, N, C), y and fold_of those of the N test clips."""
-    folds = np.unique(fold_of)
-    runs = [
-        np.mean([metric.value(y[fold_of == f], s[fold_of == f]) for f in folds]) for s in scores
-    ]
-    interval, unit = _interval(manifest, metric, test, fold_of, y, scores)
+    parts = [fold_of == fold for fold in np.unique(fold_of)]
+    runs = [np.mean([metric.value(y[part], run[part]) for part in parts]) for run in scores]
+    groups, unit = _groups(manifest, test)
+    assert metric.weighted is not None  # `Metric` has a default
+    interval = statistics.over_clips(
+        [Stratum(groups[part], metric.weighted(y[part], scores[:, part])) for part in parts],
+        replicates=metric.replicates,
+        independent=metric.share_of_clips and len(scores) == 1,
+        bounded=metric.unit == "fraction",
+    )
     return Score(
         metric=metric.name,
         **asdict(statistics.over_runs(runs)),
-        bootstrap95=interval,
-        bootstrap_unit=unit,
+        test95=_ends(interval),
+        test_unit=unit,
+        test_groups=len(np.unique(groups)),
+        test_clips=len(test),
+        chance=_chance(metric, [y[part] for part in parts]),
         unit=metric.unit,
         higher_is_better=metric.higher_is_better,
     )
 
 
-def _interval(manifest, metric: Metric, test, fold_of, y, scores) -> tuple[tuple, str]:
-    """The 95 % interval over test clips, by group where every clip has one, and what was drawn."""
+def _chance(metric: Metric, truth: list[NDArray]) -> float | None:
+    """The score of a model that hears nothing: the mean over folds, as of scores."""
+    if metric.chance is None:
+        return None
+    return _plain(np.mean([metric.chance(of_fold) for of_fold in truth]))
+
+
+def _groups(manifest: Manifest, test: NDArray) -> tuple[NDArray, str]:
+    """The group of each test clip, a number (N,), and what a group is.
+
+    A clip without a group is one of its own. Without any, each clip stands for itself.
+    """
     groups = manifest.table.group.to_numpy()[test]
-    grouped = bool((groups != "").all())
-    parts = [
-        (fold_of == f, metric.weighted(y[fold_of == f], scores[:, fold_of == f]))
-        for f in np.unique(fold_of)
-    ]
+    if not (groups != "").any():
+        return np.arange(len(test)), "clip"
+    own = [group or f"\0{row}" for group, row in zip(groups, test, strict=True)]
+    return np.unique(own, return_inverse=True)[1], manifest.task.group or "group"
 
-    def statistic(weights: NDArray) -> float:
-        return float(np.mean([of_fold(weights[rows]) for rows, of_fold in parts]))
 
-    interval = statistics.bootstrap_clusters(
-        groups if grouped else test,
-        statistic,
-        np.random.default_rng(BOOTSTRAP_SEED),
-        strata=fold_of,
-        replicates=metric.replicates,
-    )
-    return interval, (manifest.task.group or "group") if grouped else "clip"
+def _ends(interval: NDArray | None) -> tuple[float, float] | None:
+    return None if interval is None else (float(interval[0]), float(interval[1]))
 
 
 def of_queries(
@@ -118,35 +131,45 @@ def of_queries(
     clips: Mapping[str, NDArray],
     *,
     headline: tuple[str, str],
-) -> tuple[Score, dict[str, dict[str, float]], dict[str, dict[str, list[float]]]]:
+) -> tuple[Score, dict[str, dict[str, float]], dict[str, dict[str, tuple[float, float] | None]]]:
     """Summarises retrieval in several directions: the score, all metrics, all intervals.
 
     found[direction]: `ranking.per_query` of its queries. clips[direction]: (Q,), the clip each
-    query belongs to; clips are drawn with all their captions, and the gallery is kept. headline:
+    query belongs to: a clip and all its captions are one group, and the gallery is kept. headline:
     direction and metric of the score.
     """
-    shown, intervals = {}, {}
-    for direction, values in found.items():
-
-        def statistic(weights, values=values):
-            return list(ranking.summary(values, weights).values())
-
-        shown[direction] = ranking.summary(values)
-        low, high = statistics.bootstrap_clusters(
-            clips[direction], statistic, np.random.default_rng(BOOTSTRAP_SEED)
-        )
-        intervals[direction] = {
-            name: [float(a), float(b)]
-            for name, a, b in zip(shown[direction], low, high, strict=True)
-        }
+    shown = {direction: ranking.summary(values) for direction, values in found.items()}
+    intervals = {name: _query_intervals(values, clips[name]) for name, values in found.items()}
     direction, metric = headline
     score = Score(
         metric=f"{direction.replace('_', '-')} {metric}",
         **asdict(statistics.over_runs([shown[direction][metric]])),
-        bootstrap95=tuple(intervals[direction][metric]),
-        bootstrap_unit="clip",
+        test95=intervals[direction][metric],
+        test_unit="clip",
+        test_groups=len(np.unique(clips[direction])),
+        test_clips=len(np.unique(clips[direction])),
     )
     return score, shown, intervals
+
+
+def _query_intervals(
+    values: Mapping[str, NDArray], clips: NDArray
+) -> dict[str, tuple[float, float] | None]:
+    """Intervals over clips: of means by a jackknife, of the median rank by a bootstrap."""
+
+    def mean_of(name: str):
+        return lambda weights: float(np.average(values[name], weights=weights))
+
+    found = {
+        name: _ends(statistics.over_clips([Stratum(clips, mean_of(name))]))
+        for name in values
+        if name != "rank"
+    }
+
+    def median(weights: NDArray) -> float:
+        return float(np.median(np.repeat(values["rank"], weights)))
+
+    return found | {"medR": _ends(statistics.of_median(clips, median))}
 
 
 def _per_class(metric: Metric, y: NDArray, scores: NDArray) -> NDArray:
@@ -236,8 +259,9 @@ def confusion(predicted: pd.DataFrame) -> pd.DataFrame:
 def count_clips(manifest: Manifest) -> dict[str, object]:
     """Returns the clips in use on each side, those skipped with reasons, and what is missing."""
     good, bad = manifest.good, manifest.bad
+    sides = good[manifest.task.column].value_counts().sort_index()
     return {
-        **good[manifest.task.column].value_counts().sort_index().to_dict(),
+        **{str(side): int(count) for side, count in sides.items()},
         "total": len(good),
         "skipped": [{"clip": f, "why": p} for f, p in zip(bad.file, bad.problem, strict=True)],
         "partial": manifest.partial,

@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import json
+import multiprocessing
 import re
 import shutil
 import struct
@@ -14,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
+import filelock
 import numpy as np
 import pytest
 
@@ -31,6 +34,9 @@ class Handler(BaseHTTPRequestHandler):
         now, asked = self.server, self.headers.get("Range")
         now.asked.append(asked)
         status = now.statuses.pop(0) if now.statuses else 200
+        if status == 204:
+            self.send_response(204)
+            return self.end_headers()
         if status != 200:
             return self.send_error(status)
         body, matches = now.content, self.headers.get("If-Range") in (None, now.etag)
@@ -45,6 +51,8 @@ class Handler(BaseHTTPRequestHandler):
             self.send_response(200)
         if now.etag:
             self.send_header("ETag", now.etag)
+        if now.kind:
+            self.send_header("Content-Type", now.kind)
         if now.lengths:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -66,7 +74,7 @@ def server(monkeypatch):
         0,
         True,
     )
-    made.asked, made.statuses, made.breaks = [], [], []
+    made.asked, made.statuses, made.breaks, made.kind = [], [], [], ""
     made.url = f"http://127.0.0.1:{made.server_port}/clips.bin"
     thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -162,7 +170,7 @@ def test_broken_download_goes_on_where_it_ended(server, tmp_path):
 
 def test_next_call_goes_on(server, tmp_path):
     server.breaks = [1000, 1000, 1000]
-    with says("3 attempts", "3000 of 300000 bytes", "goes on", "By hand"):
+    with says("3 attempts", "3000 of 300000 bytes", "continues", "By hand"):
         download.fetch(record(server.url), tmp_path)
     assert files(tmp_path) == {"audio/clips.bin.part", "audio/clips.bin.part.json"}
     download.fetch(record(server.url), tmp_path)
@@ -251,6 +259,100 @@ def test_server_that_stays_broken(server, tmp_path):
     assert len(server.asked) == 3
 
 
+# a record without a checksum
+
+
+def unknown_record(url):
+    return record(url, bytes=None, sha256=None, md5=None, git_sha1=None)
+
+
+@pytest.mark.parametrize("kind", ["text/html; charset=utf-8", "", "application/octet-stream"])
+def test_a_web_page_is_not_taken_for_a_file(kind, server, tmp_path):
+    server.content, server.kind = b"<!DOCTYPE html><html>Please log in</html>", kind
+    with says("clips.bin", "By hand"):
+        download.fetch(unknown_record(server.url), tmp_path)
+    assert not files(tmp_path)
+    with says("what came is not the recorded file", "it is an HTML page"):
+        download.fetch(record(server.url, bytes=None), tmp_path)
+
+
+@pytest.mark.parametrize("status", [202, 204, 205])
+def test_an_answer_without_the_file_is_not_taken_for_it(status, server, tmp_path):
+    server.statuses = [204 if status == 204 else status]
+    with says("the server answers", str(status), "By hand"):
+        download.fetch(unknown_record(server.url), tmp_path)
+    assert not files(tmp_path)
+
+
+def test_an_empty_answer_is_not_taken_for_a_file(server, tmp_path):
+    server.content = b""
+    with says("what came is an empty file"):
+        download.fetch(unknown_record(server.url), tmp_path)
+
+
+def test_what_was_taken_is_noted_and_compared_the_next_time(server, tmp_path):
+    path = download.fetch(unknown_record(server.url), tmp_path)
+    note = path.with_name(".clips.bin.taken.json")
+    assert json.loads(note.read_text()) == {
+        "bytes": len(CONTENT),
+        "sha256": hashlib.sha256(CONTENT).hexdigest(),
+    }
+    assert download.fetch(unknown_record(server.url), tmp_path) == path
+    path.write_bytes(CONTENT[::-1])
+    with says(str(path), "it has changed since it was fetched", str(note)):
+        download.fetch(unknown_record(server.url), tmp_path)
+    path.unlink()
+    server.content = CONTENT[:-1]
+    with says("its publisher has changed it", str(note)):
+        download.fetch(unknown_record(server.url), tmp_path)
+    note.unlink()
+    assert download.fetch(unknown_record(server.url), tmp_path).read_bytes() == CONTENT[:-1]
+
+
+@pytest.mark.parametrize("etag", [None, 'W/"a"'])
+def test_no_part_is_continued_where_the_server_cannot_tell_versions_apart(etag, server, tmp_path):
+    """Else a file of the same length could become a mixture of two versions."""
+    server.etag, server.breaks = etag, [3000] * download.ATTEMPTS
+    with pytest.raises(UserError):
+        download.fetch(unknown_record(server.url), tmp_path)
+    server.content = CONTENT[::-1]
+    assert download.fetch(unknown_record(server.url), tmp_path).read_bytes() == CONTENT[::-1]
+    assert set(server.asked) == {None}
+
+
+def test_a_mixture_of_two_versions_is_fetched_again(server, tmp_path):
+    server.etag, server.breaks = None, [3000] * download.ATTEMPTS
+    server.content = b"older" + CONTENT[5:]
+    with pytest.raises(UserError):
+        download.fetch(record(server.url), tmp_path)
+    server.content = CONTENT
+    assert download.fetch(record(server.url), tmp_path).read_bytes() == CONTENT
+
+
+@pytest.mark.parametrize("limit", ["MAX_BYTES", "free"])
+@pytest.mark.parametrize("lengths", [True, False])
+def test_every_fetch_has_a_limit(limit, lengths, server, tmp_path, monkeypatch):
+    server.lengths = lengths
+    if limit == "free":
+        if not lengths:
+            return
+        usage = SimpleNamespace(free=1000)
+        monkeypatch.setattr(download.shutil, "disk_usage", lambda _: usage)
+    else:
+        monkeypatch.setattr(download, "MAX_BYTES", 1000)
+    with says("clips.bin", "1,000" if limit == "free" or not lengths else "300,000"):
+        download.fetch(unknown_record(server.url), tmp_path)
+    assert not (tmp_path / "audio/clips.bin").exists()
+
+
+def test_no_step_from_https_down_to_http():
+    handler, request = download._Redirects(), download.web.Request("https://a.org/x")
+    with says("https://a.org/x: redirects to http://b.org/x, without encryption"):
+        handler.redirect_request(request, None, 302, "", {}, "http://b.org/x")
+    followed = handler.redirect_request(request, None, 302, "", {}, "https://b.org/x")
+    assert followed.full_url == "https://b.org/x"
+
+
 def test_record_without_address(tmp_path):
     with says("no open address", "Get clips.bin and put it at", "sha256", "Sign the licence"):
         download.fetch(record(), tmp_path)
@@ -322,9 +424,12 @@ def test_extract(tmp_path, name):
     assert files(folder) == {*GOOD, "wav/z.wav", f".extracted-{name}"}
     assert all((folder / each).read_bytes() == content for each, content in GOOD.items())
 
-    (folder / "meta.csv").unlink()
+    before = (folder / "meta.csv").stat().st_mtime_ns
     archives.extract(archive, folder)  # the marker says that all is done
-    assert not (folder / "meta.csv").exists()
+    assert (folder / "meta.csv").stat().st_mtime_ns == before
+    (folder / "meta.csv").unlink()
+    archives.extract(archive, folder)  # the marker lists a file that is gone
+    assert files(folder) == {*GOOD, "wav/z.wav", f".extracted-{name}"}
     archived(archive, {**GOOD, "new": b""}) if name != "a.TGZ" else archive.touch()
     archives.extract(archive, folder)
     assert (folder / "meta.csv").exists()
@@ -402,6 +507,86 @@ def test_broken_header_in_the_middle_of_a_tar(tmp_path):
     (tmp_path / "a.tar").write_bytes(content)
     with says("it ends too early"):
         archives.extract(tmp_path / "a.tar", tmp_path / "data")
+
+
+def test_every_flipped_bit_of_a_tgz_is_noticed_or_harmless(tmp_path):
+    """The checksum of a gzip stands behind the end of the tar in it."""
+    archive = tarred(tmp_path / "a.tgz", {"f": np.random.default_rng(1).bytes(3000)})
+    content, rng, refused = archive.read_bytes(), np.random.default_rng(2), 0
+    for at in [*rng.integers(12, len(content), 60), -1, -5, -8]:
+        damaged = bytearray(content)
+        damaged[at] ^= 1 << int(rng.integers(8))
+        archive.write_bytes(damaged)
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+        try:
+            archives.extract(archive, tmp_path / "data")
+        except UserError:
+            refused += 1
+    assert refused == 63
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_in_other_compressions_of_a_zip(method, tmp_path):
+    archive = tmp_path / "a.zip"
+    with zipfile.ZipFile(archive, "w", method) as file:
+        file.writestr("f", CONTENT[:20_000])
+    content = bytearray(archive.read_bytes())
+    content[5000:5020] = bytes(20)
+    archive.write_bytes(content)
+    with says("a.zip: cannot unpack", "fetch it again"):
+        archives.extract(archive, tmp_path / "data")
+
+
+def test_a_sparse_member_is_refused(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        info = tarfile.TarInfo("f")
+        info.type = tarfile.GNUTYPE_SPARSE
+        file.addfile(info)
+    with says("a.tar: cannot unpack"):
+        archives.extract(tmp_path / "a.tar", tmp_path / "data")
+
+
+def test_what_comes_out_is_limited_by_the_size_of_the_archive(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "_LEAST_BYTES", 1000)
+    zipped(tmp_path / "bomb.zip", {"zeros": bytes(10_000_000)})
+    with says("bomb.zip: holds more than", "is it the right file?"):
+        archives.extract(tmp_path / "bomb.zip", tmp_path / "data")
+
+
+def _unpack_many(archive, folder, barrier):
+    barrier.wait()
+    archives.extract(archive, folder)
+
+
+def test_processes_that_unpack_one_archive_wait_for_one_another(tmp_path):
+    members = {f"d{i % 7}/f{i}": CONTENT[i : i + 50] for i in range(400)}
+    archive, folder = zipped(tmp_path / "a.zip", members), tmp_path / "data"
+    context = multiprocessing.get_context("fork")
+    for _ in range(3):
+        shutil.rmtree(folder, ignore_errors=True)
+        barrier = context.Barrier(3)
+        several = [
+            context.Process(target=_unpack_many, args=(archive, folder, barrier)) for _ in range(3)
+        ]
+        for each in several:
+            each.start()
+        for each in several:
+            each.join()
+        assert [each.exitcode for each in several] == [0, 0, 0]
+        assert files(folder) == {*members, ".extracted-a.zip"}
+        assert archives.is_extracted("a.zip", folder, archive)
+    (folder / "d0/f0").write_bytes(b"cut")
+    assert not archives.is_extracted("a.zip", folder)
+
+
+def test_what_a_killed_process_unpacked_of_another_archive_is_removed(tmp_path):
+    archive, folder = zipped(tmp_path / "a.zip", GOOD), tmp_path / "data"
+    for name in ("dead.zip", "busy.zip"):
+        (folder / f".extracting-{name}").mkdir(parents=True)
+    with filelock.FileLock(folder / ".extracting-busy.zip.lock"):
+        archives.extract(archive, folder)
+    assert not (folder / ".extracting-dead.zip").exists()
+    assert (folder / ".extracting-busy.zip").exists()
 
 
 def test_nothing_goes_through_a_link_or_onto_a_folder(tmp_path):

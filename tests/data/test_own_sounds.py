@@ -144,3 +144,71 @@ def test_manifests_of_csvs_of_one_name_do_not_meet(tmp_path):
 )
 def test_tasks_that_are_csvs(name, expected):
     assert own_sounds.is_csv(name) is expected
+
+
+# --- names of files
+
+
+@pytest.mark.parametrize(
+    ("there", "cell"),
+    [
+        (" a.wav", " a.wav"),
+        ("a.wav", " a.wav "),
+        ("wav/a.wav", "wav\\a.wav"),
+        ("caf\u00e9.wav", "cafe\u0301.wav"),
+        ("cafe\u0301.wav", "caf\u00e9.wav"),
+    ],
+)
+def test_names_that_are_hard_to_tell_apart_find_their_file(there, cell, csv_file, sound, tmp_path):
+    sound(tmp_path / there)
+    task = own_sounds.task_from_csv(csv_file(f"file,label,split\n{cell},dog,train\n"))
+    assert rows(task)[0]["file"] == there
+    captioned = own_sounds.captions_from_csv(csv_file(f"file,caption\n{cell},a dog\n", "c.csv"))
+    assert captioned.read_captions(tmp_path).file.tolist() == [there]
+
+
+def test_of_two_files_with_such_names_each_row_finds_its_own(csv_file, sound, tmp_path):
+    content = "file,label,split\n"
+    for name in ("a.wav", "caf\u00e9.wav", "cafe\u0301.wav"):
+        sound(tmp_path / name)
+        content += f"{name},dog,train\n"
+    task = own_sounds.task_from_csv(csv_file(content))
+    assert [row["file"] for row in rows(task)] == ["a.wav", "caf\u00e9.wav", "cafe\u0301.wav"]
+
+
+def test_no_file_outside_the_folder_is_opened(csv_file, sound, tmp_path, monkeypatch):
+    def opened(path):
+        raise AssertionError(path)
+
+    monkeypatch.setattr(own_sounds.audio, "duration", opened)
+    for name in ("../x.wav", "/etc/passwd"):
+        with pytest.raises(UserError, match="line 2: .* must lie inside"):
+            own_sounds.task_from_csv(csv_file(f"file,label,split\n{name},dog,train\n"))
+
+
+# --- recordings longer than the unit
+
+
+def test_what_is_not_heard_of_long_recordings_is_counted(new_clips):
+    made = new_clips()
+    for i, seconds in enumerate([6.0, 6.0, 1.005, 0.5]):
+        made.add(f"{i}.wav", ("a", "b")[i % 2], "train" if i < 2 else "test", seconds=seconds)
+    manifest = indexing.build(own_sounds.task_from_csv(made.csv, seconds=1), made.root)
+    unheard = manifest.unheard()
+    assert (unheard.longer, unheard.clips, unheard.unit, unheard.longest) == (2, 4, 1, 6)
+    assert unheard.share == pytest.approx((5 + 5 + 0.005) / 13.505, abs=1e-4)
+    assert str(unheard) == (
+        "2 of 4 clips are longer than the unit of 1 s: 74 % of the audio is not heard "
+        "(--seconds=6 hears all; or cut them into clips)"
+    )
+    assert not indexing.build(own_sounds.task_from_csv(made.csv), made.root).unheard()
+
+
+def test_prepare_says_what_is_not_heard(new_clips, command):
+    made = new_clips()
+    for i in range(4):
+        made.add(f"{i}.wav", "ab"[i % 2], "train" if i < 2 else "test", seconds=20, rate=2000)
+    ran = command("prepare", made.csv, "--quiet")
+    assert (
+        "4 of 4 clips are longer than the unit of 10 s: 50 % of the audio is not heard" in ran.out
+    )

@@ -18,7 +18,10 @@ EACH = {
     "mixup": lambda x, g: augment.mixup(x, torch.eye(len(x)), 0.3, generator=g)[0],
     "spec_augment": lambda x, g: augment.spec_augment(x, freq_mask=8, time_mask=20, generator=g),
     "random_resize_crop": lambda x, g: augment.random_resize_crop(x, generator=g),
-    "patchout": lambda x, g: augment.structured_patchout(5, 38, 0.5, generator=g),
+    "patchout counts": lambda x, g: torch.tensor(
+        [augment.patchout_counts(5, 38, 0.5, generator=g) for _ in range(20)]
+    ),
+    "patchout": lambda x, g: augment.structured_patchout(5, 38, (2, 9), form="plain", generator=g),
 }
 
 
@@ -201,41 +204,74 @@ def test_random_resize_crop_reaches_its_whole_range_of_scales():
 
 
 @pytest.mark.parametrize(
+    ("columns", "kept"), [(62, (155, 172, 168, 124)), (31, (75, 88, 84, 62)), (7, (15, 20, 18, 14))]
+)
+def test_patchout_counts_are_those_of_the_original(columns, kept):
+    """0, 1, 2, 3 of 5 rows with probabilities 2/7, 2/7, 2/7, 1/7 for half of the patches."""
+    generator, drawn = seeded(), []
+    for _ in range(2000):
+        rows, dropped = augment.patchout_counts(5, columns, 0.5, generator=generator)
+        assert (5 - rows) * (columns - dropped) == kept[rows]
+        drawn.append(rows)
+    shares = torch.tensor(drawn).bincount(minlength=4) / len(drawn)
+    torch.testing.assert_close(shares, torch.tensor([2, 2, 2, 1]) / 7, atol=0.04, rtol=0)
+
+
+@pytest.mark.parametrize("form", ["plain", "m2d"])
+@pytest.mark.parametrize(
     ("rows", "columns"), [(5, 38), (5, 62), (5, 6), (1, 1), (1, 7), (7, 1), (8, 64)]
 )
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.5, 0.75, 0.99])
-def test_patchout_drops_whole_rows_and_columns_and_keeps_a_little_over(rows, columns, share):
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.5, 0.75, 0.95, 0.99])
+def test_patchout_keeps_distinct_patches_and_always_some(rows, columns, share, form):
     generator = seeded()
-    for _ in range(30):
-        keep = augment.structured_patchout(rows, columns, share, generator=generator)
+    for _ in range(20):
+        counts = augment.patchout_counts(rows, columns, share, generator=generator)
+        keep = augment.structured_patchout(rows, columns, counts, form=form, generator=generator)
         assert keep.dtype == torch.int64
-        row, column = keep // columns, keep % columns
-        kept_rows, kept_columns = row.unique(), column.unique()
-        whole = (kept_rows[:, None] * columns + kept_columns).flatten()
-        assert torch.equal(keep, whole), "not whole rows and columns in order"
-        wanted = (1 - share) * rows * columns
-        assert len(keep) >= max(1, wanted - 1e-6)
-        assert len(keep) < wanted + len(kept_rows), "more than one column too many"
+        assert len(keep) == (rows - counts[0]) * (columns - counts[1]) > 0
+        assert torch.equal(keep, keep.unique())
+        assert keep.max() < rows * columns
+        if share == 0:
+            assert len(keep) == rows * columns
 
 
-def test_patchout_drops_rows_at_random():
-    generator = seeded()
-    drawn = [augment.structured_patchout(5, 38, 0.5, generator=generator) for _ in range(200)]
-    counts = {len((keep // 38).unique()) for keep in drawn}
-    assert counts == {3, 4, 5}  # two rows of five are the most that half the patches allow
-    for line, of in ((lambda k: k // 38, 5), (lambda k: k % 38, 38)):
-        seen = torch.cat([line(keep) for keep in drawn]).bincount(minlength=of)
-        assert (seen > 0).all()
-    # By hand: 5 x 38 = 190 patches, half are 95; 5 rows of 19, 4 of 24 (96), 3 of 32 (96).
-    assert {len(keep) for keep in drawn} == {95, 96}
+def test_plain_patchout_drops_whole_rows_and_columns():
+    for seed in range(20):
+        keep = augment.structured_patchout(5, 62, (2, 6), form="plain", generator=seeded(seed))
+        row, column = (keep // 62).unique(), (keep % 62).unique()
+        assert (len(row), len(column)) == (3, 56)
+        assert torch.equal(keep, (row[:, None] * 62 + column).flatten())
 
 
-def test_patchout_of_share_zero_keeps_all():
-    keep = augment.structured_patchout(3, 4, 0, generator=seeded())
-    assert keep.tolist() == list(range(12))
+def test_m2ds_patchout_keeps_what_is_marked():
+    """5 x 62 patches. Two rows and six columns marked are 142 patches of the 168 that are kept."""
+    keep = augment.structured_patchout(5, 62, (2, 6), form="m2d", generator=seeded())
+    grid = torch.zeros(5, 62, dtype=torch.bool)
+    grid.view(-1)[keep] = True
+    assert grid.all(dim=1).sum() == 2
+    assert grid.all(dim=0).sum() >= 6
+    filled = grid[~grid.all(dim=1)][:, ~grid.all(dim=0)].flatten()
+    assert filled.sum() <= 26, "unmarked ones only fill up"
+    # Half of the columns marked, no row: exactly those columns stay.
+    grid = torch.zeros(5, 62, dtype=torch.bool)
+    grid.view(-1)[augment.structured_patchout(5, 62, (0, 31), form="m2d", generator=seeded())] = 1
+    assert grid.all(dim=0).sum() == 31
+    assert grid.sum() == 155
+    # Three rows marked are 186 patches, of which 124 are kept: the clip loses two rows at least.
+    keep = augment.structured_patchout(5, 62, (3, 0), form="m2d", generator=seeded())
+    assert len(keep) == 124
+    assert len((keep // 62).unique()) == 2
+
+
+def test_each_clip_loses_its_own_rows_and_columns():
+    drawn = [
+        augment.structured_patchout(5, 38, (2, 4), form="plain", generator=seeded(i)).tolist()
+        for i in range(50)
+    ]
+    assert len({tuple(keep) for keep in drawn}) > 40
 
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 2.0])
 def test_patchout_of_no_share_at_all_is_refused(share):
     with pytest.raises(ValueError, match=r"\[0, 1\)"):
-        augment.structured_patchout(3, 4, share, generator=seeded())
+        augment.patchout_counts(3, 4, share, generator=seeded())

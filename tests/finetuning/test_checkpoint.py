@@ -113,11 +113,11 @@ def test_a_state_without_its_best_weights_is_damaged(place):
     place.save_weights(1, {"w": torch.zeros(1)}, {})
     place.save_state(state(1))
     (place.path / "best-0001.safetensors").unlink()
-    with pytest.raises(UserError, match=r"state.pt: .*without the files beside it.*--no_resume"):
+    with pytest.raises(UserError, match=r"state.pt: .*files that belong to it.*--no_resume"):
         place.state()
 
 
-@pytest.mark.parametrize(("file", "content"), [("done.json", b"{"), ("scores.npy", b"\x93NUMPY")])
+@pytest.mark.parametrize(("file", "content"), [("done.json", b"{"), ("logits.npy", b"\x93NUMPY")])
 def test_a_damaged_outcome_is_named(file, content, place):
     place.finish(1, np.zeros((2, 2)), {})
     (place.path / file).write_bytes(content)

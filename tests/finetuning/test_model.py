@@ -3,6 +3,7 @@
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -27,6 +28,11 @@ def classifier(encoder=None, **more):
     encoder.requires_grad_(False)
     generator = torch.Generator().manual_seed(0)
     return Classifier(encoder, 3, settings(**more), seconds=0.2, generator=generator)
+
+
+def tiny_m2d(**more):
+    tiny = models.adapter_class("m2d:M2D").TINY
+    return models.load("m2d", weights="random", **tiny, flat=True, **more).adapter
 
 
 def audio(rows=4, seconds=0.2):
@@ -72,6 +78,71 @@ def test_layers_are_frozen_from_the_input_on(freeze, first):
     made.train()(audio()).sum().backward()
     for layer, trains in zip(made.layers, trained, strict=True):
         assert all((p.grad is not None) == trains for p in layer)
+
+
+def test_the_adapters_own_flags_do_not_decide_what_is_trained():
+    """A hand-made adapter whose parameters all have a gradient, which no loader turned off."""
+    encoder = Net()
+    assert all(p.requires_grad for p in encoder.parameters())
+    generator = torch.Generator().manual_seed(0)
+    made = Classifier(encoder, 3, settings(freeze="encoder"), seconds=0.2, generator=generator)
+    assert not any(p.requires_grad for p in encoder.parameters())
+    assert not made.trains_encoder
+    made = Classifier(encoder, 3, settings(freeze=1), seconds=0.2, generator=generator)
+    names = {n for n, p in encoder.named_parameters() if p.requires_grad}
+    assert names == {"blocks.1.0.weight", "blocks.1.0.bias", "last.weight", "last.bias"}
+
+
+def test_a_frozen_patch_embedding_is_the_projection_alone():
+    m2d = tiny_m2d()
+    made = classifier(m2d, freeze="patch_embed")
+    fixed = [n for layer in made.layers for n, p in m2d.named_parameters() if p in set(layer)]
+    fixed = {n for n in fixed if not dict(m2d.named_parameters())[n].requires_grad}
+    assert fixed == {"backbone.patch_embed.proj.weight", "backbone.patch_embed.proj.bias"}
+    assert m2d.backbone.cls_token.requires_grad
+
+
+def test_a_first_layer_without_a_projection_is_frozen_whole():
+    class Scaled(Net):
+        def __init__(self):
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(20))
+            del self.stem
+
+        def encode(self, features):
+            x = (features.mT * self.gain)[..., :8]
+            for block in self.blocks:
+                x = x + block(x)
+            return self.last(x)
+
+    made = classifier(Scaled(), freeze="patch_embed")
+    frozen = {n for n, p in made.encoder.named_parameters() if not p.requires_grad}
+    assert frozen == {"gain", "unused.weight", "unused.bias"}
+
+
+def test_spectrograms_are_mixed_where_the_settings_say_so():
+    made = classifier(Net(dropout=0.0), freq_mask=0, time_mask=0, domain="spectrogram").train()
+    mixing = torch.tensor([[0.7, 0.3, 0.0], [0.0, 0.5, 0.5]])
+    made.augment.key, made.augment.places, made.augment.mixing = (0,), [0, 1], mixing
+    x = audio(3)
+    plain = Net.features.__wrapped__(made.encoder, x)
+    expected = made.encoder.encode(torch.einsum("bm,mft->bft", mixing, plain)).mean(dim=1)
+    torch.testing.assert_close(made.embed(x), expected)
+    assert made.eval().embed(x).shape == (3, 8)
+
+
+def test_lengths_reach_the_front_end_and_are_gone_afterwards():
+    m2d = tiny_m2d()
+    made = classifier(m2d).eval()
+    clip = audio(2, seconds=8.0)
+    clip[:, 16000:] = 0
+    lengths = torch.tensor([16000, 16000])
+    short, plain = made.embed(clip, lengths), made.embed(clip)
+    m2d.lengths = lengths
+    assert short.equal(m2d.embed(clip))
+    assert not short.equal(plain)
+    m2d.lengths = None
+    assert plain.equal(m2d.embed(clip))
 
 
 def test_more_blocks_than_there_are_cannot_be_frozen():
@@ -158,6 +229,15 @@ def test_nothing_is_augmented_in_evaluation():
     assert encoder.keep is None
 
 
+def test_probabilities_are_those_of_the_task():
+    logits = np.array([[0.0, math.log(3)]], np.float32)
+    one = model_.probabilities(logits, multi_label=False)
+    np.testing.assert_allclose(one, [[0.25, 0.75]], rtol=1e-6)
+    np.testing.assert_allclose(
+        model_.probabilities(logits, multi_label=True), [[0.5, 0.75]], rtol=1e-6
+    )
+
+
 def test_patches_are_left_out_in_training_and_all_seen_in_evaluation():
     m2d = models.load(
         "m2d", weights="random", **models.adapter_class("m2d:M2D").TINY, flat=True
@@ -165,10 +245,13 @@ def test_patches_are_left_out_in_training_and_all_seen_in_evaluation():
     clip = audio(2, seconds=1.0)
     made = classifier(m2d, patchout=0.5, freq_mask=0, time_mask=0)
     whole = made.eval().embed(clip)
-    made.train().augment.key = (43, 0, 0, 0)
+    made.train()
+    made.augment.key, made.augment.places = (43, 0, 0, 0), [0, 1]
     part = made.embed(clip)
     rows, columns = m2d.patch_grid(m2d.features(clip))
-    assert rows * columns / 2 <= len(m2d.keep) < rows * columns
+    assert m2d.keep.shape[0] == 2
+    assert rows * columns * 0.4 <= m2d.keep.shape[1] < rows * columns
+    assert not m2d.keep[0].equal(m2d.keep[1])
     assert not torch.allclose(part, whole)
     made.eval()
     assert made.embed(clip).equal(whole)

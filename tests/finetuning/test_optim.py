@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from evar.errors import UserError
-from evar.finetuning import optim
+from evar.finetuning import optim, settings
 
 
 def test_learning_rate_by_hand():
@@ -123,6 +123,32 @@ def test_lars_moves_weights_that_are_zero():
     assert w == pytest.approx([-0.3, -0.4])
 
 
+def test_m2ds_lars_without_weight_decay_is_sgd_with_momentum():
+    gradients = [[[0.3, 0.4], [0.5, 0.0]], [[0.0, 1.0], [-1.0, 0.2]], [[0.1, 0.1], [0.0, 0.0]]]
+
+    def weights():
+        return [one([3.0, 4.0], ndim=2), one([1.0, 1.0], ndim=1)]
+
+    found = stepped("lars_m2d", weights(), gradients, lr=2.0)
+    assert found == stepped("sgd", weights(), gradients, lr=2.0)
+    # By hand: v = 0.3, 0.27, 0.343; 3 - 2 * (0.3 + 0.27 + 0.343).
+    assert found[0][0] == pytest.approx(3 - 2 * (0.3 + 0.27 + 0.343), rel=1e-12)
+
+
+def test_m2ds_lars_adapts_what_has_weight_decay():
+    (w,) = stepped("lars_m2d", [one([3.0, 4.0], ndim=2)], [[[0.3, 0.4]]], lr=1.0, weight_decay=0.1)
+    assert w == pytest.approx([3 - 0.005 * 0.6, 4 - 0.005 * 0.8], rel=1e-9)
+
+
+def test_biases_decay_where_asked_for():
+    layer = nn.Linear(2, 3)
+    (group,) = optim.parameter_groups(
+        [], layer.parameters(), lr=0.1, weight_decay=0.05, decay_bias=True
+    )
+    assert group["weight_decay"] == 0.05
+    assert len(group["params"]) == 2
+
+
 def test_sgd_has_momentum():
     (w,) = stepped("sgd", [one([1.0], ndim=1)], [[[1.0]], [[1.0]]], lr=0.1)
     assert w == pytest.approx([1 - 0.1 - 0.1 * 1.9])
@@ -135,7 +161,7 @@ def test_adamw_is_that_of_the_protocol():
     assert optimiser.defaults["amsgrad"]
 
 
-@pytest.mark.parametrize("name", optim.NAMES)
+@pytest.mark.parametrize("name", settings.OPTIMIZERS)
 def test_every_optimiser_learns_and_carries_its_state(name):
     torch.manual_seed(0)
 

@@ -1,4 +1,4 @@
-"""Which clips are trained on: balanced draws, batches, and chance without memory."""
+"""Which clips are trained on: balanced draws, batches, and random streams without state."""
 
 import numpy as np
 import pytest
@@ -48,7 +48,7 @@ def test_batches_have_the_size_asked_for_and_none_has_one_clip():
     assert [len(b) for b in sampling.batches(order, 200)] == [129]
 
 
-def test_chance_depends_on_nothing_but_its_key():
+def test_a_random_stream_depends_on_nothing_but_its_key():
     def draw(*key):
         return streams.generator(*key).initial_seed(), streams.rng(*key).integers(2**60)
 

@@ -13,7 +13,7 @@ from evar.protocols import finetune
 from helpers.finetune_net import Net
 
 PAPER = {  # Table of M2D's settings
-    "as": ("lars", 2.0, 0.0, 64, 70, 15, 0.5, False, 30, 192, 0.5, "none", 1001, True),
+    "as": ("lars_m2d", 2.0, 0.0, 64, 70, 15, 0.5, False, 30, 192, 0.5, "none", 1001, True),
     "as20k": ("sgd", 0.5, 0.0, 64, 200, 5, 0.3, True, 30, 192, 0.5, "none", 1001, True),
     "esc50": ("sgd", 0.5, 0.0, 128, 200, 5, 0.0, True, 15, 48, 0.5, "patch_embed", 501, True),
     "spcv2": ("sgd", 0.5, 0.0, 128, 200, 5, 0.3, True, 30, 48, 0.5, "none", None, True),

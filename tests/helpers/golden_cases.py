@@ -1,5 +1,6 @@
 """Golden cases for the adapters' tests: stand-in checkpoints on disk, inputs, expected outputs."""
 
+import json
 import re
 from pathlib import Path
 
@@ -133,11 +134,15 @@ INDEX = _relative_positions()
 
 
 def write_tokenizer(folder: Path, kind: str) -> Path:
-    """A tokenizer of single characters with as many tokens as bert, roberta or gpt2 has."""
+    """A tokenizer of single characters with as many tokens as bert, roberta, gpt2 or clip has.
+
+    CLIP's also knows the merges, 65 of the published 48,894 (MIT licence), that the captions of its
+    golden cases need.
+    """
     import string
 
     from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import BertTokenizer, GPT2Tokenizer, RobertaTokenizer
+    from transformers import BertTokenizer, CLIPTokenizer, GPT2Tokenizer, RobertaTokenizer
 
     # In the order of GPT-2, where "!" comes first.
     characters = sorted(ByteLevel.alphabet(), key=lambda c: (ord(c) >= 256, ord(c)))
@@ -149,11 +154,24 @@ def write_tokenizer(folder: Path, kind: str) -> Path:
     elif kind == "roberta":
         vocabulary = _fill(["<s>", "<pad>", "</s>", "<unk>", *characters, "<mask>"], 50265)
         tokenizer = RobertaTokenizer(vocab=vocabulary, merges=[])
+    elif kind == "clip":
+        tokenizer = CLIPTokenizer(*_clip_vocabulary(characters))
     else:
         vocabulary = _fill([*characters, "<|endoftext|>"], 50257)
         tokenizer = GPT2Tokenizer(vocab=vocabulary, merges=[])
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def _clip_vocabulary(characters: list[str]) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    """CLIP's 49,408 tokens, most of them unknown here, and the merges at their published ranks."""
+    known = json.loads((standin.GOLDEN / "clip_merges.json").read_text())  # rank: "left right"
+    merges = {int(rank): tuple(pair.split()) for rank, pair in known.items()}
+    tokens = list(_fill([*characters, *(f"{c}</w>" for c in characters)], 49406))
+    for rank, pair in merges.items():
+        tokens[512 + rank] = "".join(pair)
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    return {token: i for i, token in enumerate(tokens)}, list(merges.values())
 
 
 def _fill(tokens: list[str], size: int) -> dict[str, int]:

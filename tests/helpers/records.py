@@ -39,8 +39,11 @@ def record(name="m", of="esc50", mean=0.5, **more) -> dict:
             "ci95": 0.012,
             "std": 0.01,
             "runs": 3,
-            "bootstrap95": [0.4, 0.6],
-            "bootstrap_unit": "clip",
+            "test95": [0.4, 0.6],
+            "test_unit": "clip",
+            "test_groups": 40,
+            "test_clips": 40,
+            "chance": 0.25,
             "unit": "fraction",
             "higher_is_better": True,
         },
@@ -59,6 +62,7 @@ def record(name="m", of="esc50", mean=0.5, **more) -> dict:
         "evar": "0.1",
         "libraries": {"numpy": "2.0"},
         "git": None,
+        "request": "",
     }
     for key, value in more.items():
         inside = isinstance(value, dict) and isinstance(made.get(key), dict)

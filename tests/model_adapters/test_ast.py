@@ -87,5 +87,24 @@ def test_a_checkpoint_of_another_model_is_named(tmp_path):
 
 
 def test_fewer_frames_than_a_patch_are_refused():
-    with pytest.raises(UserError, match="--frames=0: it is a whole number of 16"):
+    with pytest.raises(UserError, match="--frames=0: must be a whole number of 16"):
         tiny(Ast, frames=0)
+
+
+def test_a_model_fine_tuned_on_shorter_clips_keeps_its_positions(tmp_path):
+    """Speech Commands' model has positions for 128 frames, 12 steps of time."""
+    config = ASTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        max_length=128,
+        layer_norm_eps=1e-6,
+    )
+    torch.manual_seed(0)
+    published = frozen(ASTModel(config))
+    torch.save({f"module.{k}": v for k, v in published.state_dict().items()}, tmp_path / "a.pth")
+    model = frozen(Ast(tmp_path / "a.pth", **Ast.TINY))
+    features = torch.randn(2, 128, 128)
+    expected = published(features.transpose(1, 2)).last_hidden_state
+    torch.testing.assert_close(model.tokens(features), expected)

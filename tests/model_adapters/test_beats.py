@@ -60,7 +60,7 @@ def test_steady():
 
 
 def test_what_differs_is_named(tmp_path):
-    with pytest.raises(UserError, match="not a checkpoint of BEATs: it has no 'cfg' and 'model'"):
+    with pytest.raises(UserError, match="not a checkpoint of BEATs: 'cfg' and 'model' are missing"):
         build(Beats, CASE.state(), tmp_path)
     config = {**CONFIG, **Beats.TINY["config"]}
     with pytest.raises(UserError, match=r"not a checkpoint of BeatsEncoder: .*of another shape"):

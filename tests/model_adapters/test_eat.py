@@ -1,4 +1,4 @@
-"""EAT against what the original computes with stand-in weights."""
+"""EAT and SSLAM against what the originals compute with stand-in weights."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,18 @@ from evar import models
 from evar.errors import UserError
 from evar.model_adapters._vit import sincos_positions
 from evar.model_adapters.eat import Eat
+from helpers.golden_cases import EXACT, Case, build
 from helpers.standin import GOLDEN, audio, relative_error, state_dict
+
+SSLAM = Case("sslam_base")
+FAIRSEQ = {  # what the authors' own files hold apart from the encoder
+    "modality_encoders.IMAGE.fixed_positional_encoder.positions": torch.zeros(1, 9, 768),
+    "modality_encoders.IMAGE.decoder.blocks.0.0.weight": torch.ones(2, 2),
+    "modality_encoders.IMAGE.decoder.proj.bias": torch.ones(2),
+    "cls_proj.weight": torch.ones(768, 768),
+    "recon_proj.bias": torch.ones(256),
+    "center": torch.ones(1, 1, 768),
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +46,57 @@ def test_embeddings_are_the_originals(eat, golden, seconds):
     assert list(tokens.shape) == golden[f"frames_shape_{seconds}s"].tolist()
     assert relative_error(tokens[:, :2], golden[f"frames_head_{seconds}s"]) < 1e-4
     assert relative_error(tokens.mean(1), golden[f"clip_{seconds}s"]) < 1e-4
+
+
+@pytest.fixture(scope="module", params=["pre-trained", "fine-tuned"])
+def sslam(request, tmp_path_factory):
+    """Loaded from the authors' own (fairseq) layout, with the teacher, losses and a head."""
+    state = {**SSLAM.state(), **FAIRSEQ}
+    if request.param == "fine-tuned":
+        state = {f"model.{name}": value for name, value in state.items()}
+        state |= {"head.weight": torch.ones(527, 768), "head.bias": torch.ones(527)}
+    content = {"cfg": {"model": {"depth": 12}}, "args": None, "model": {**state, "_ema": {"a": 1}}}
+    return build(Eat, content, tmp_path_factory.mktemp("sslam"))
+
+
+def test_sslam_is_the_original(sslam):
+    for seconds in SSLAM.seconds:
+        x = SSLAM.audio(seconds, 16000)
+        with torch.inference_mode():
+            tokens = sslam.tokens(sslam.features(x))
+        assert list(tokens.shape) == SSLAM.outputs[f"frames_shape_{seconds}s"].tolist()
+        assert SSLAM.error(tokens[:, :3, ::4], f"frames_head_{seconds}s") <= EXACT
+        assert SSLAM.error(tokens.mean(1), f"clip_{seconds}s") <= EXACT
+        assert SSLAM.error(tokens[:, 0], f"clip_cls_{seconds}s") <= EXACT
+        assert SSLAM.error(tokens[:, 1:].mean(1), f"clip_patches_{seconds}s") <= EXACT
+
+
+def test_eat_is_the_original_in_the_authors_own_layout_too(golden, tmp_path):
+    renamed = {
+        name.removeprefix("model."): torch.from_numpy(np.asarray(value))
+        for name, value in state_dict("eat_base", int(golden["seed"])).items()
+    }
+    state = {}
+    for name, value in renamed.items():
+        if not name.startswith("blocks."):
+            name = name.replace("pre_norm", "context_encoder.norm")
+            name = f"modality_encoders.IMAGE.{name}"
+        state[name] = value
+    adapter = build(Eat, {"model": {**state, **FAIRSEQ}}, tmp_path)
+    with torch.inference_mode():
+        assert (
+            relative_error(adapter.embed(torch.from_numpy(audio(1, 16000))), golden["clip_1s"])
+            < 1e-4
+        )
+
+
+def test_sslam_in_the_hubs_layout_loads(tmp_path):
+    state = {f"model.{k}": v for k, v in Eat(**Eat.TINY).model.state_dict().items()}
+    save_file(state, tmp_path / "x.safetensors")
+    loaded = models.load("sslam", weights=tmp_path / "x.safetensors", **Eat.TINY)
+    own = loaded.adapter.model.state_dict()
+    assert torch.equal(own["pre_norm.bias"], state["model.pre_norm.bias"])
+    assert loaded.config.adapter == "eat:Eat"
 
 
 def test_front_end_is_the_original(eat, golden):

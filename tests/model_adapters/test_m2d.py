@@ -184,13 +184,13 @@ def test_the_wrong_projector_is_told_by_name(tiny, tmp_path):
     ],
 )
 def test_an_option_of_another_kind_is_named(option, value, expected):
-    with pytest.raises(UserError, match=f"{option}=.*: it is {expected}"):
+    with pytest.raises(UserError, match=f"{option}=.*: must be {expected}"):
         models.load("m2d", weights="random", **{option: value})
 
 
 def test_a_model_of_32_khz_takes_no_weights_of_16(tiny, tmp_path):
     path = write(tmp_path, "m2d_vit_x-80x608p16x16-1", tiny.backbone.state_dict())
-    with pytest.raises(UserError, match="a network for 16000 Hz, which this model of 32000"):
+    with pytest.raises(UserError, match="a checkpoint for 16000 Hz, but this model is for 32000"):
         models.load("m2d_32k", weights=path)
 
 
@@ -278,9 +278,40 @@ def test_longer_chunks_are_encoded_at_once_where_asked():
     torch.manual_seed(0)
     adapter = M2D(chunk_frames=1001, **M2D.TINY).eval()
     x = torch.from_numpy(audio(10, 16000))
-    assert adapter.chunk == 1008
-    at_once = adapter.backbone(torch.nn.functional.pad(adapter.features(x), (0, 7)))
-    torch.testing.assert_close(adapter.tokens(adapter.features(x)), at_once)
+    assert adapter.chunk == 992
+    spectrogram = adapter.features(x)
+    assert spectrogram.shape[2] == 1001
+    at_once = adapter.backbone(spectrogram[..., :992])  # what fills no patch is dropped
+    torch.testing.assert_close(adapter.tokens(spectrogram), at_once)
+
+
+@pytest.mark.parametrize(
+    ("frames", "seconds", "columns"),
+    [(1001, 10.0, 62), (501, 5.0, 31), (821, 8.2, 51), (1001, 0.1, 1), (1001, 20.0, 125)],
+)
+def test_patches_of_the_original_s_durations(frames, seconds, columns):
+    adapter = M2D(chunk_frames=frames, flat=True, **M2D.TINY).eval()
+    spectrogram = adapter.features(torch.zeros(1, int(seconds * 16000)))
+    assert adapter.patch_grid(spectrogram) == (5, columns)
+    assert adapter.encode(spectrogram).shape[1] == 5 * columns
+
+
+def test_a_short_clip_of_stored_log_mels_is_silent_and_then_zero():
+    adapter = M2D(**M2D.TINY).eval()
+    x = torch.from_numpy(audio(10, 16000)).repeat(3, 1)
+    for i, seconds in enumerate((3, 8, 10)):
+        x[i, seconds * 16000 :] = 0
+    plain = adapter.features(x)
+    adapter.lengths = torch.tensor([3, 8, 10]) * 16000
+    found, nothing = adapter.features(x), torch.tensor(7.1 / 4.2)
+    torch.testing.assert_close(found[2], plain[2])
+    for i, seconds in ((0, 6.1), (1, 8)):
+        frames = int(seconds * 100) + 1
+        own = adapter.logmel(x[i : i + 1, : int(seconds * 16000)])[0]
+        torch.testing.assert_close(found[i, :, :frames], (own + 7.1) / 4.2)
+        assert torch.isclose(found[i, :, frames:], nothing).all()
+    silence = plain[0, 0, 500]
+    assert torch.isclose(found[0, :, 400:600], silence).all()
 
 
 @pytest.mark.parametrize(
@@ -338,7 +369,10 @@ def test_32_khz_has_the_same_frames_a_second():
 def test_longer_input_interpolates_positions_in_time(tiny):
     longer = tiny.backbone.positions(76)
     assert longer.shape == (1, 5 * 76, 24)
-    torch.testing.assert_close(longer[0, 0], tiny.backbone.pos_embed[0, 1])
+    # At -0.25, where the first column is repeated: the cubic kernel's weights 0.87890625,
+    # 0.26171875 and -0.03515625 of the first one, -0.10546875 of the second.
+    first, second = tiny.backbone.pos_embed[0, 1:3]
+    torch.testing.assert_close(longer[0, 0], 1.10546875 * first - 0.10546875 * second)
     torch.testing.assert_close(tiny.backbone.positions(7)[0, 7], tiny.backbone.pos_embed[0, 1 + 38])
 
 

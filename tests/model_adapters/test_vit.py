@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from evar.finetuning.augment import structured_patchout
+from evar.finetuning.augment import patchout_counts, structured_patchout
 from evar.model_adapters._vit import ViT
 from evar.model_adapters.m2d import M2D
 
@@ -44,7 +44,8 @@ def test_kept_patches_know_their_places_and_not_the_others(adapter):
     spectrogram = features(adapter, 3.04)  # 305 frames: 20 columns
     rows, columns = adapter.patch_grid(spectrogram)
     generator = torch.Generator().manual_seed(0)
-    adapter.keep = structured_patchout(rows, columns, 0.5, generator=generator)
+    counts = patchout_counts(rows, columns, 0.5, generator=generator)
+    adapter.keep = structured_patchout(rows, columns, counts, form="plain", generator=generator)
     kept = adapter.encode(spectrogram)
     assert kept.shape == (2, len(adapter.keep), 24)
     row, column = adapter.keep // columns, adapter.keep % columns
@@ -73,6 +74,37 @@ def test_kept_patches_of_several_chunks_are_those_of_each(adapter):
     torch.testing.assert_close(both[:, [0, 1, 3]], adapter.encode(spectrogram[..., :608]))
     adapter.keep = torch.tensor([2, 19 + 18])
     torch.testing.assert_close(both[:, [2, 4]], adapter.encode(spectrogram[..., 608:]))
+
+
+@pytest.mark.parametrize("seconds", SECONDS.values(), ids=SECONDS)
+def test_each_clip_may_keep_its_own_patches(adapter, seconds):
+    spectrogram = features(adapter, seconds)
+    rows, columns = adapter.patch_grid(spectrogram)
+    generator = torch.Generator().manual_seed(0)
+    own = [torch.randperm(rows * columns, generator=generator)[:9] for _ in range(2)]
+    adapter.keep = torch.stack(own)
+    both = adapter.encode(spectrogram)
+    for i, keep in enumerate(own):
+        adapter.keep = keep
+        alone = adapter.encode(spectrogram[i : i + 1])
+        torch.testing.assert_close(both[i : i + 1], alone, atol=1e-5, rtol=1e-4)
+
+
+def test_positions_of_longer_inputs_are_interpolated_in_time_only():
+    """A table that is linear in time and differs by row, which the kernel bends a little."""
+    vit = ViT(width=4, depth=1, heads=1)
+    table = torch.arange(5.0)[:, None] * 1000 + torch.arange(38.0) + 0.5
+    vit.pos_embed[:, 1:] = table.flatten()[None, :, None]
+    found = vit.positions(62)[0, :, 0].view(5, 62)
+    expected = torch.arange(5.0)[:, None] * 1000 + (torch.arange(62.0) + 0.5) * 38 / 62
+    torch.testing.assert_close(found[:, 4:-4], expected[:, 4:-4], atol=0.06, rtol=0)
+    torch.testing.assert_close(vit.positions(20)[0, :, 0].view(5, 20), table[:, :20])
+    # Bicubic without antialiasing at t = 18.5 * 38 / 62 - 0.5, by Keys' kernel with a = -0.75.
+    vit.pos_embed[:, 1:] = (torch.arange(38.0) == 11).float().repeat(5)[None, :, None]
+    at = 18.5 * 38 / 62 - 0.5  # 10.8387: a distance of 0.1613 from column 11
+    d = abs(at - 11)
+    weight = 1.25 * d**3 - 2.25 * d**2 + 1
+    assert vit.positions(62)[0, 18, 0].item() == pytest.approx(weight, abs=1e-5)
 
 
 def test_the_embedding_is_the_mean_over_kept_patches_and_can_be_trained():

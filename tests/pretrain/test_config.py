@@ -62,8 +62,8 @@ def test_the_base_configuration_is_the_papers():
         ("epochs: 10", "warmup_epochs"),
         ("depth: 2.5", "a whole number"),
         ("- a", "name: value"),
-        ("a: [", "no configuration"),
-        ("!!python/object/apply:os.system ['true']", "no configuration"),
+        ("a: [", "not a configuration"),
+        ("!!python/object/apply:os.system ['true']", "not a configuration"),
     ],
 )
 def test_mistakes_are_named(text, words, tmp_path):

@@ -49,6 +49,22 @@ def test_a_csv_brings_labels_and_captions(tones, tmp_path):
     assert len(made(tones / "clips.csv", tmp_path / "all", split="all")) == 3
 
 
+@pytest.mark.parametrize("name", ["../outside.wav", "/etc/passwd", "C:\\a.wav", "a\0b.wav"])
+def test_no_path_of_a_csv_leaves_its_folder(name, tones, tmp_path, sound):
+    sound(tmp_path / "outside.wav")
+    (tones / "clips.csv").write_text(f"file\n0.wav\n{name}\n")
+    with pytest.raises(UserError, match="clips.csv.* line 3"):
+        made(tones / "clips.csv", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pipe_in_a_csv_is_refused_and_not_waited_for(tones, tmp_path):
+    os.mkfifo(tones / "pipe.wav")
+    (tones / "clips.csv").write_text("file\n0.wav\npipe.wav\n")
+    with pytest.raises(UserError, match="'pipe.wav' is a pipe"):
+        made(tones / "clips.csv", tmp_path / "out")
+
+
 def test_labels_of_all_rows_of_a_file_count(tones, tmp_path):
     (tones / "clips.csv").write_text('file,label\n0.wav,dog\n0.wav,\n0.wav,"rain,dog"\n')
     made(tones / "clips.csv", tmp_path / "out")
@@ -157,7 +173,7 @@ def test_a_change_of_plan_that_is_interrupted_leaves_no_mixture(tones, tmp_path,
     monkeypatch.setattr("evar.pretrain.prepare.make", interrupted)
     with pytest.raises(KeyboardInterrupt):
         made(tones, tmp_path / "out", per_shard=2, seconds=0.15)
-    with pytest.raises(UserError, match="goes on where it was interrupted"):
+    with pytest.raises(UserError, match="again to resume it"):
         ShardSet.open(tmp_path / "out")
     monkeypatch.undo()
     again = made(tones, tmp_path / "out", per_shard=2, seconds=0.15)

@@ -58,7 +58,7 @@ def test_a_shard_that_is_cut_short_is_named(folder):
     path = sorted(folder.glob("*.tar"))[1]
     path.write_bytes(path.read_bytes()[:-2000])
     assert index_of(path) is None
-    with pytest.raises(UserError, match=f"{path}: missing or cut short.*goes on"):
+    with pytest.raises(UserError, match=f"{path}: missing or cut short.*to resume it"):
         ShardSet.open(folder)
 
 

@@ -14,6 +14,7 @@ from evar.data import indexing, manifests, own_sounds, targets
 from evar.errors import UserError
 from evar.protocols import retrieval, zeroshot
 from evar.runtime import Runtime
+from evar.scoring import ranking
 from helpers import oracle
 from helpers.registered import tiny
 
@@ -66,7 +67,7 @@ def demo(tmp_path):
 def test_a_model_that_knows_is_right_on_the_demo_task(zeroshot_, demo, record, table):
     model, rows = demo
     ran = zeroshot_(model, "demo")
-    assert "zeroshot  accuracy 100.0 [100.0, 100.0] % (95 % CI over test clips)" in ran.out
+    assert "zeroshot  accuracy 100.0 % (95 % interval over test clips" in ran.out
     made = record()
     assert made["seeds"] == []
     assert set(made["per_class"].values()) == {1.0}
@@ -120,7 +121,7 @@ def test_similarities_are_cosines_worked_by_hand():
     weights = zeroshot.classifier(text, [2, 1])  # the first class has two captions
     half = np.sqrt(0.5)
     assert weights == pytest.approx(np.array([[half, half], [0.0, 1.0]]))
-    assert zeroshot.normalised(np.array([[0.0, 0.0]])).tolist() == [[0.0, 0.0]]
+    assert ranking.normalised(np.array([[0.0, 0.0]])).tolist() == [[0.0, 0.0]]
 
 
 def test_folds_are_pooled(new_clips, zeroshot_, tmp_path, record):
@@ -175,7 +176,7 @@ def test_templates_are_averaged_and_part_of_the_run(zeroshot_, hears, clips, tmp
         ids = {p.name for p in tmp_path.glob("results/runs/*.json")}
     assert len(ids) == 3
     board = (tmp_path / "results/leaderboard.md").read_text()
-    assert "rule={label}\\|a {label} tone" in board
+    assert "template={label}\\|a {label} tone" in board
 
 
 def test_a_second_run_embeds_nothing(zeroshot_, hears, clips, tmp_path):

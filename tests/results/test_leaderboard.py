@@ -292,7 +292,7 @@ def test_scores_hold_every_run_with_both_intervals(board, tmp_path):
     found = {row["id"]: row for row in rows(tmp_path / "results/scores.csv")}
     row = found[single["id"]]
     assert (row["score_percent"], row["ci95"], row["runs"]) == ("25.0", "", "1")
-    assert (row["bootstrap_low"], row["bootstrap_high"]) == ("40.0", "60.0")
+    assert (row["test_low"], row["test_high"]) == ("40.0", "60.0")
     assert len(found) == 2
 
 

@@ -2,15 +2,20 @@
 
 import copy
 import csv
+import dataclasses
 import gzip
 import io
 import json
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
+import evar
+from evar.errors import UserError
 from evar.results import record, render, table, text
+from evar.scoring.evaluation import Score
 from helpers import records
 
 
@@ -204,7 +209,7 @@ IMPOSSIBLE = [
     ({"score": {"mean": True}}, "score.mean: not a number"),
     ({"score": {"ci95": -0.1}}, "score.ci95: -0.1 is below 0"),
     ({"score": {"runs": 0}}, "score.runs: not a whole number of 1 or more"),
-    ({"score": {"bootstrap95": [0.6, 0.4]}}, "score.bootstrap95: not a low and a high end"),
+    ({"score": {"test95": [0.6, 0.4]}}, "score.test95: not a low and a high end"),
     ({"score": {"unit": "percent"}}, "score.unit: not one of fraction, plain"),
     ({"seeds": [42, "x"]}, "seeds[1]: not a whole number"),
     ({"task": {"seconds": 0}}, "task.seconds: 0 is not positive"),
@@ -229,6 +234,29 @@ def test_an_impossible_value_is_named(change, reason, tmp_path):
     assert reason in problems[0]
 
 
+SCHEMA_1 = {
+    "settings": {"lr": 1e-3, "hidden": [512], "epochs": 200, "precision": "fp32"},
+    "config": {"lr": 3e-4, "options": {"layer": 1}, "checkpoint": "/elsewhere/mine.pt"},
+    "model": {"options": {"layer": 2}},
+    "seeds": [1],
+    "skipped": [],
+    "select": "holdout",
+}
+
+
+def as_schema_1(**more) -> dict:
+    old = records.record(schema=1, **more)
+    for key in ("variant", "undefined_classes", "clips_per_second"):
+        del old[key]
+    for key in ("unit", "higher_is_better", "test_groups", "test_clips", "chance"):
+        del old["score"][key]
+    for key in ("95", "_unit"):
+        old["score"][f"bootstrap{key}"] = old["score"].pop(f"test{key}")
+    for key in ("usual_seconds", "kind"):
+        del old["task"][key]
+    return old
+
+
 def places(value, at=()):
     """The paths of all values in a JSON value."""
     yield at
@@ -243,7 +271,8 @@ WRONG = [None, True, -1, 10**30, 1e300, float("inf"), "", "x", "=1+1\n", [], [[]
 @pytest.mark.parametrize("schema", [1, 2])
 def test_no_change_of_one_field_ends_in_a_traceback(schema, tmp_path):
     """Every field of a record missing, or of every wrong kind: it is read, or skipped and named."""
-    original = records.record(captions={"dog": ["a dog"]}, schema=schema, select="last")
+    make = records.record if schema == 2 else as_schema_1
+    original = make(captions={"dog": ["a dog"]}, select="last")
     changed = 0
     for place in list(places(original))[1:]:
         for value in ["(missing)", *WRONG]:
@@ -273,25 +302,8 @@ def test_no_change_of_one_field_ends_in_a_traceback(schema, tmp_path):
         assert text.html(run)
 
 
-SCHEMA_1 = {
-    "schema": 1,
-    "settings": {"lr": 1e-3, "hidden": [512], "epochs": 200, "precision": "fp32"},
-    "config": {"lr": 3e-4, "options": {"layer": 1}, "checkpoint": "/elsewhere/mine.pt"},
-    "model": {"options": {"layer": 2}},
-    "seeds": [1],
-    "skipped": [],
-}
-
-
 def test_schema_1_still_loads():
-    old = records.record(**SCHEMA_1)
-    for key in ("variant", "select", "undefined_classes", "clips_per_second"):
-        del old[key]
-    for key in ("unit", "higher_is_better"):
-        del old["score"][key]
-    for key in ("usual_seconds", "kind"):
-        del old["task"][key]
-    read = record.from_json(old)
+    read = record.from_json(as_schema_1(**SCHEMA_1))
     assert read.variant == {
         "lr": 1e-3,
         "hidden": [512],
@@ -300,10 +312,33 @@ def test_schema_1_still_loads():
         "layer": 2,
     }
     assert (read.score.unit, read.task.usual_seconds) == ("fraction", None)
+    assert (read.score.test95, read.score.test_unit) == ((0.4, 0.6), "clip")
     assert read.to_json()["schema"] == 2
     assert "skipped" not in read.to_json()
 
 
 def test_one_run_says_that_it_has_no_interval(run, lineareval, clips, simple):
     ran = lineareval(simple, clips.csv, "--seeds=1")
-    assert ran.out.splitlines()[-1].endswith("accuracy 100.0 % (1 run, no interval over runs)")
+    assert "accuracy 100.0 % (1 seed, no interval over seeds; " in ran.out.splitlines()[-1]
+
+
+def test_every_field_is_documented():
+    page = (Path(evar.__file__).parent.parent / "docs/results.md").read_text(encoding="utf-8")
+    nested = {
+        "model": record.ModelRecord,
+        "task": record.TaskRecord,
+        "score": Score,
+    }
+    for field in dataclasses.fields(record.RunRecord):
+        inside = nested.get(field.name)
+        names = [f"{field.name}.{f.name}" for f in dataclasses.fields(inside)] if inside else []
+        for name in names or [field.name]:
+            if name not in ("extra", "model.identity"):  # they hold fields of other names
+                assert f"`{name}`" in page, name
+
+
+@pytest.mark.parametrize("unit", ["fraction", "plain"])
+def test_a_score_that_is_no_number_makes_no_record(unit):
+    made = records.record(score={"mean": float("nan"), "unit": unit})
+    with pytest.raises(UserError, match=r"score\.mean"):
+        record.from_json(made)

@@ -91,6 +91,22 @@ def test_several_labels_have_map_and_the_scores_of_every_class():
     np.testing.assert_allclose(table[["a", "b"]], scores, rtol=1e-6)
 
 
+def test_metrics_rank_by_scores_where_probabilities_are_all_one():
+    """float32 sigmoid of 18 and 20 is 1: only the logits tell which clip has the class."""
+    logits = np.array([[20, 18], [18, 20], [20, 18]], np.float32)
+    ones = (1 / (1 + np.exp(-logits))).astype(np.float32)
+    assert (ones == 1).all()
+    fold = Fold("all", NOTHING, None, np.arange(3))
+    of = manifest(["a", "b", "a"], kind="tagging")
+    y = np.array([[1, 0], [0, 1], [1, 0]], np.int8)
+    found = summary.evaluation(
+        of, [fold], [1], ["a", "b"], y, [[logits]], settings={}, probabilities=[[ones]]
+    )
+    assert found.score.mean == 1
+    assert found.predictions.score.tolist() == [1, 1, 1]
+    assert found.tables["scores-1"][["a", "b"]].to_numpy().tolist() == logits.tolist()
+
+
 def test_without_seeds_there_is_one_run_and_no_column_for_it():
     of = manifest(["a", "b", "a,b"], kind="tagging")
     y = np.array([[1, 0], [0, 1], [1, 1]])
@@ -139,3 +155,28 @@ def test_a_confusion_matrix_is_a_list():
         "predicted": ["a", "b", "a"],
         "count": [1, 1, 1],
     }
+
+
+def test_one_clip_without_a_group_does_not_change_what_a_group_is():
+    """It is a group of its own; the interval stays that of groups."""
+    correct = np.repeat([1, 0, 1, 0, 1, 1, 0, 1, 1, 1], 8)
+    truth = np.zeros(80, int)
+    labels = ["a"] * 79 + ["b"]
+    names = [f"s{i // 8}" for i in range(80)]
+    fold = Fold("test", NOTHING, None, np.arange(80))
+    scores = [[one_hot(1 - correct)]] * 2
+    whole = evaluated(manifest(labels, group=names), [fold], truth, scores).score
+    blank = evaluated(manifest(labels, group=[*names[:-1], ""]), [fold], truth, scores).score
+    clips = evaluated(manifest(labels), [fold], truth, scores).score
+    assert (whole.test_unit, whole.test_groups) == ("speaker", 10)
+    assert (blank.test_unit, blank.test_groups) == ("speaker", 11)
+    assert (clips.test_unit, clips.test_groups) == ("clip", 80)
+    assert np.ptp(blank.test95) == pytest.approx(np.ptp(whole.test95), rel=0.1)
+    assert np.ptp(clips.test95) < 0.6 * np.ptp(blank.test95)
+
+
+def test_the_chance_level_is_that_of_the_commonest_class():
+    fold = Fold("test", NOTHING, None, np.arange(10))
+    of = manifest(["a"] * 7 + ["b"] * 3)
+    found = evaluated(of, [fold], np.array([0] * 7 + [1] * 3), [[one_hot([0] * 10)]] * 2)
+    assert (found.score.chance, found.score.test_clips) == (0.7, 10)

@@ -1,0 +1,75 @@
+"""`embed MODEL TASK`: fills the embedding cache without scoring anything."""
+
+from fire.decorators import SetParseFns
+
+from evar.errors import UserError
+
+
+@SetParseFns(model=str, task=str, weights=str, data=str, cache=str, device=str, precision=str)
+@SetParseFns(part=str)
+def embed(
+    model,
+    task,
+    *,
+    part=None,
+    weights=None,
+    data=None,
+    seconds=None,
+    device="auto",
+    precision=None,
+    batch_size=None,
+    cache=None,
+    partial=False,
+    skip_bad=False,
+    quiet=False,
+    **options,
+):
+    """Embed a task's clips and keep the embeddings, for a later run on a machine without a GPU.
+
+    usage: embed MODEL TASK [options]
+
+    MODEL          as for the protocols (`evar lineareval --help`)
+    TASK           a registered name or the path of a CSV
+
+    --part=I/N     only the I-th of N parts of the work, counted from 0; parts run on different
+                   machines without any coordination, and together are the whole
+    --weights=PATH checkpoint; default: the published file in $EVAR_WEIGHTS or weights/
+    --data=DIR     where data sets and manifests are; default: $EVAR_DATA or data/
+    --seconds=S    unit length of a CSV task; default: its longest clip, at most 10
+    --device=auto  cpu, cuda, cuda:1, mps, ...
+    --precision=fp32  or bf16: mixed precision in the encoder, behind its front end
+    --batch_size=N clips per forward pass
+    --cache=DIR    where embeddings are kept; default: $EVAR_CACHE or the user's cache folder
+    --partial      accept an incomplete data set
+    --skip_bad     leave out clips that cannot be decoded
+    --quiet        no progress bars
+    --NAME=VALUE   an option of the model's adapter (`evar list models MODEL`)
+    """
+    from evar import run
+
+    how = {"device": device, "precision": precision, "batch_size": batch_size, "cache": cache}
+    how = {k: v for k, v in how.items() if v is not None}
+    done = run.fill_cache(
+        model,
+        task,
+        part=_part(part),
+        weights=weights,
+        data=data,
+        seconds=seconds,
+        partial=partial,
+        skip_bad=skip_bad,
+        progress=not quiet,
+        **how,
+        **options,
+    )
+    print(done)
+
+
+def _part(text: str | None) -> tuple[int, int]:
+    """Returns (I, N) of "I/N"."""
+    if text is None:
+        return 0, 1
+    number, slash, total = text.partition("/")
+    if not slash or not number.isdecimal() or not total.isdecimal() or int(number) >= int(total):
+        raise UserError(f"--part={text}: write I/N with I from 0 to N - 1, as in --part=0/4")
+    return int(number), int(total)
