@@ -87,6 +87,32 @@ def fifteen_probes(rows: int = 2000, dim: int = 768) -> tuple[float, float]:
     return middle - started, ended - middle
 
 
+def five_rates(rows: int = 2000, dim: int = 768) -> tuple[float, float]:
+    """Seconds for those fifteen probes at the smallest rate of --lr=auto, and at all five."""
+    sys.path.insert(0, str(ROOT))
+    from evar.probing import probe, rates
+
+    rng = np.random.default_rng(0)
+    y = np.arange(rows) % CLASSES
+    x = rng.standard_normal((CLASSES, dim))[y] + 6.0 * rng.standard_normal((rows, dim))
+    x = x.astype(np.float32)
+    fold = np.arange(rows) // CLASSES % FOLDS
+    sides = [(np.flatnonzero(fold != f), np.flatnonzero(fold == f)) for f in range(FOLDS)]
+
+    def seconds(grid: tuple[float, ...]) -> float:
+        jobs = [
+            probe.Job(a, None, b, seed, i, lr=rate)
+            for seed in (42, 43, 44)
+            for i, (a, b) in enumerate(sides)
+            for rate in grid
+        ]
+        started = time.perf_counter()
+        probe.fit(x, y, jobs)
+        return time.perf_counter() - started
+
+    return seconds(rates.RATES[:1]), seconds(rates.RATES)
+
+
 def products_alone(dim: int = 768, batch: int = 200, steps: int = 1600) -> float:
     """Seconds of PyTorch's matrix products of those fifteen probes, two a step."""
     import torch
@@ -117,6 +143,8 @@ def main(*, clips: int = 2000, many: int = 20000) -> None:
             f"  15 probes of 2,000 x 768: together {together:.1f} s, "
             f"DataLoader loop {apart:.1f} s, ratio {apart / together:.1f}"
         )
+        one, five = five_rates()
+        print(f"  five rates (--lr=auto): {five:.1f} s, {five / one:.1f} times the slowest alone")
         print(f"    of which their matrix products: {products_alone():.1f} s")
         if many:
             task = make_set(folder / "many", many, clips)

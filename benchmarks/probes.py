@@ -1,6 +1,6 @@
 """Every probe on several models and tasks: `python benchmarks/probes.py OUT TASK... [options]`.
 
---models=logmel,whisper  --weights=whisper:PATH  --device=auto  --limit=SECONDS
+--models=logmel,whisper  --weights=whisper:PATH  --protocols=knn,layers  --limit=SECONDS
 
 Writes OUT/probes.csv (one row per model, task and probe: score, intervals, seconds) and, for
 encoders with blocks, OUT/layers.csv (the curve over layers). docs/make_probes.py makes the table
@@ -29,12 +29,21 @@ PROBES = {  # name: protocol and options
 FIELDS = ("task", "model", "probe", "metric", "mean", "ci95", "low", "high", "embed", "seconds")
 
 
-def main(out: str, *tasks: str, models="logmel,whisper", weights="", device="auto", limit=1e9):
+def main(
+    out: str,
+    *tasks: str,
+    models="logmel,whisper",
+    weights: str = "",
+    protocols: str = "",
+    device: str = "auto",
+    limit: float = 1e9,
+) -> None:
     """Runs what the arguments say, and writes after every run."""
     sys.path.insert(0, str(ROOT))
     import evar
 
     names = models.split(",") if isinstance(models, str) else models
+    wanted = protocols.split(",") if isinstance(protocols, str) else protocols
     files = dict(part.split(":", 1) for part in filter(None, str(weights).split(",")))
     folder, begun = Path(out), time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,6 +53,8 @@ def main(out: str, *tasks: str, models="logmel,whisper", weights="", device="aut
             for probe, (protocol, options) in PROBES.items():
                 if time.perf_counter() - begun > limit:
                     return
+                if protocol not in wanted and protocols:
+                    continue
                 try:
                     run = evar.evaluate(
                         model,
