@@ -74,7 +74,7 @@ def write_atomic(path, content: bytes | memoryview | str) -> None:
 
 _SUFFIX = ".tmp"
 _TEMPORARY = re.compile(r"\..+\.[a-z0-9_]{8}\.tmp")
-STALE = 3600  # seconds after which a temporary file that nobody holds is taken for a dead one's
+STALE = 3600  # seconds after which a temporary file that no process has locked is removed
 _cleared: set[tuple[int, str]] = set()  # (process, folder)
 
 

@@ -219,6 +219,7 @@ def prepare(
     """
     chosen = protocol if isinstance(protocol, Protocol) else protocols.of_command(protocol)
     given, runtime, of_adapter = split_options(chosen, model, options)
+    models.require_buildable(model, weights, of_adapter)  # before any work
     chosen.check(given)
     seeds = protocols.seeds_of(chosen, seeds)
     if "text" in chosen.needs:
@@ -266,7 +267,7 @@ def embed(
     else:
         manifest = opening.open_task(sounds, data=data, progress=runtime.progress)
     manifest.require_usable(partial=True, skip_bad=runtime.skip_bad)
-    loaded = models.load(model, weights=weights, **of_adapter)
+    loaded = _load(model, weights, of_adapter)
     rows = manifest.good.index
     if seconds is None:
         values, bad = embeddings.embed_whole(loaded, manifest, rows, runtime, joint=False)
@@ -310,7 +311,7 @@ def fill_cache(
     )
     manifest.require_usable(partial=partial, skip_bad=runtime.skip_bad)
     runtime = replace(runtime, device=usable_device(runtime.device))
-    loaded = models.load(model, weights=weights, **of_adapter)
+    loaded = _load(model, weights, of_adapter)
     done = []
     if manifest.task.labelled and manifest.task.trains:
         count = embeddings.fill_task(loaded, manifest, runtime, part=part)
@@ -366,6 +367,12 @@ def load_for(
     loaded = models.load(model, weights=weights, **{**wanted, **of_adapter})
     usual = replace(loaded.config, options={**loaded.config.options, **wanted})
     return replace(loaded, config=usual, options=dict(of_adapter))
+
+
+def _load(model: "AnyModel", weights, options: Mapping[str, object]) -> "Model":
+    return (
+        model if isinstance(model, models.Model) else models.load(model, weights=weights, **options)
+    )
 
 
 def is_first_process() -> bool:

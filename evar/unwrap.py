@@ -127,18 +127,17 @@ def _sizes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Iterator[s
                 "on clips of another length."
             )
     widths = Counter(
-        (theirs, ours)
+        (len(state[name]), len(own[name]))
         for name in differing
         if state[name].ndim == own[name].ndim == 1
-        for theirs, ours in [(len(state[name]), len(own[name]))]
     )
     if widths and len(differing) > len(own) // 2:
-        theirs, ours = widths.most_common(1)[0][0]
-        yield f"It is of another size: {theirs} channels where this network has {ours}."
-    theirs, ours = _blocks(state), _blocks(own)
-    for prefix in sorted(theirs.keys() & ours.keys()):
-        if theirs[prefix] != ours[prefix]:
-            yield f"It has {theirs[prefix]} of {prefix}N where this network has {ours[prefix]}."
+        width, expected = widths.most_common(1)[0][0]
+        yield f"It is of another size: {width} channels where this network has {expected}."
+    found, needed = _blocks(state), _blocks(own)
+    for prefix in sorted(found.keys() & needed.keys()):
+        if found[prefix] != needed[prefix]:
+            yield f"It has {found[prefix]} of {prefix}N where this network has {needed[prefix]}."
 
 
 def _blocks(state: Iterable[str]) -> dict[str, int]:

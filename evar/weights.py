@@ -30,7 +30,7 @@ _IN_FOLDER = (  # where a folder keeps its weights, in the order of transformers
     "pytorch_model.bin.index.json",
 )
 _PART = re.compile(r"-\d{5}-of-(\d{5})(?=\.)")
-_PICKLE = b"\x80"  # how a bare pickle begins; a file of torch.save is a zip archive
+_PICKLE = b"\x80"  # first byte of a bare pickle; torch.save writes a zip archive
 
 
 def weights_folder() -> Path:
@@ -38,18 +38,20 @@ def weights_folder() -> Path:
     return Path(os.environ.get("EVAR_WEIGHTS", "weights"))
 
 
-def load_checkpoint(path) -> dict:
+def load_checkpoint(path, *, part: str = "") -> dict:
     """Reads a checkpoint (safetensors, or PyTorch with weights_only=True) onto the CPU.
 
     `path`: a file; or, of a model in parts, its folder or its `*.index.json`. What the file holds
     is returned as it is: `load_strict` takes off what training wrapped around the tensors, and
-    `evar.unwrap.tensors` gives them alone. Raises UserError where the file is missing, damaged, or
-    holds objects that only unpickling (that is: running code from the file) could make.
+    `evar.unwrap.tensors` gives them alone. `part`: only tensors with this in their names
+    (`audio_tower.`); of a large model in safetensors, nothing else is read. Raises UserError where
+    the file is missing, damaged, or holds objects that only unpickling (that is: running code from
+    the file) could make.
     """
     path = _weights_file(Path(path))
     if path.name.endswith(".index.json"):
-        return _joined(path)
-    content = _read(path)
+        return _joined(path, part)
+    content = _read(path, part)
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}, not named tensors.")
     return content
@@ -76,36 +78,41 @@ def _weights_file(path: Path) -> Path:
     return path
 
 
-def _joined(index: Path) -> dict[str, Tensor]:
+def _joined(index: Path, part: str) -> dict[str, Tensor]:
     """The tensors of all parts that an index names; each tensor from the part that it names."""
     try:
         places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        places = {key: place for key, place in places.items() if part in key}
         names = sorted(set(places.values()))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index}: not an index of weights ({first_line(error)})") from error
     if any(not isinstance(n, str) or Path(n).name != n for n in names):
         raise UserError(f"{index}: names a part outside of its folder")
-    state = {}
+    state: dict[str, Tensor] = {}
     for name in names:
-        part = index.with_name(name)
-        if not part.is_file():
-            raise UserError(f"{part}: no such file, but {index.name} names it: download it too.")
-        content = _read(part)
+        file = index.with_name(name)
+        if not file.is_file():
+            raise UserError(f"{file}: no such file, but {index.name} names it: download it too.")
+        content = _read(file, part)
         wanted = [key for key, place in places.items() if place == name]
         if absent := [key for key in wanted if key not in content]:
-            raise UserError(f"{part}: lacks {absent[0]}, which {index.name} says is in it.")
+            raise UserError(f"{file}: lacks {absent[0]}, which {index.name} says is in it.")
         state |= {key: content[key] for key in wanted}
     return state
 
 
-def _read(path: Path):
+def _read(path: Path, part: str):
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            from safetensors import safe_open
 
-            return load_file(path)
+            with safe_open(path, "pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys() if part in name}  # noqa: SIM118
         with torch.serialization.safe_globals(_SAFE):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        if part and isinstance(content, dict):
+            return {n: v for n, v in unwrap.tensors(content).items() if part in n}
+        return content
     except Exception as error:  # every reader has errors of its own; all mean the same to a user
         reason = f"{type(error).__name__}: {first_line(error)}"
         pickled = path.suffix != ".safetensors" and path.open("rb").read(1) == _PICKLE

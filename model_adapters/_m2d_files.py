@@ -13,7 +13,7 @@ from evar.weights import load_checkpoint
 from . import _m2d_clap, _published
 
 _FINE_TUNED = "ar.runtime.backbone."
-_ENCODERS = {  # of captions, as folder names abbreviate them
+_ENCODERS = {  # text encoders, by their letter in folder names
     "A": "thenlper/gte-base",
     "B": "google-bert/bert-base-uncased",
     "N": "nvidia/NV-Embed-v2",

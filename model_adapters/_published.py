@@ -18,12 +18,12 @@ def read(path: Path, container: str = "") -> dict[str, Tensor]:
 
 
 def tensors(content: dict, container: str = "") -> dict[str, Tensor]:
-    """The named tensors of a checkpoint that has been read."""
+    """Returns the named tensors of a checkpoint that has been read already."""
     return unwrap.tensors(content, container)
 
 
 def load(module: nn.Module, state: dict[str, Tensor], path, *, ignore: Iterable[str] = ()) -> None:
-    """`evar.weights.load_strict`, where computed tables may be absent from the checkpoint."""
+    """Loads strictly, except that computed tables may be absent from the checkpoint."""
     state = unwrap.fitted(state, (n for n in module.state_dict() if not n.endswith(_COMPUTED)))
     computed = {k: v for k, v in module.state_dict().items() if k.endswith(_COMPUTED)}
     load_strict(module, {**computed, **state}, path, ignore=ignore)

@@ -21,11 +21,20 @@ class Tokenizer:
     folder has precedence. `size`: the expected vocabulary. It is checked since, without a network,
     transformers may return a tokenizer without vocabulary, which maps every caption to the same few
     unknown tokens. `max_length`: in tokens; longer captions are truncated.
+    `whole`: False where the network has more rows than its tokenizer has tokens.
     """
 
-    def __init__(self, name: str, size: int, *, max_length: int, pad_token: str | None = None):
+    def __init__(
+        self,
+        name: str,
+        size: int,
+        *,
+        max_length: int,
+        pad_token: str | None = None,
+        whole: bool = True,
+    ):
         self.name, self.size, self.max_length = str(name), size, max_length
-        self.pad_token = pad_token
+        self.pad_token, self.whole = pad_token, whole
 
     @cached_property
     def _tokenizer(self):
@@ -42,7 +51,7 @@ class Tokenizer:
         except Exception as error:  # no network, missing or damaged files: many kinds of errors
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"{source}: no tokenizer could be read ({reason}) {remedy}") from error
-        if len(tokenizer) != self.size:
+        if not (self.size if self.whole else 1000) <= len(tokenizer) <= self.size:
             raise UserError(
                 f"{source}: a tokenizer of {len(tokenizer):,} tokens, expected {self.size:,}: its "
                 f"vocabulary is missing or that of another model. {remedy}"

@@ -88,7 +88,7 @@ class Ast(Adapter):
         return self.net.layernorm(x)
 
     def positions(self, times: int):
-        """(1, 2 + 12 * T', D): the learned grid, its centre for shorter clips, else stretched."""
+        """Returns positions (1, 2 + 12 * T', D): the learned grid's centre, or interpolated."""
         learned = self.net.embeddings.position_embeddings
         grid = _ROWS, (learned.shape[1] - 2) // _ROWS
         return centred_positions(learned, grid, times)
@@ -136,6 +136,8 @@ def _frames(state) -> int:
 
 
 def _rename(state):
+    if "embeddings.cls_token" in state:
+        return state  # transformers' names already
     renamed = {}
     for name, value in state.items():
         name = name.removeprefix("v.")

@@ -34,7 +34,8 @@ class Beats(Adapter):
 
     Chen et al., "BEATs: Audio pre-training with acoustic tokenizers", ICML 2023. Clips have any
     length; those shorter than one patch, 0.175 s, are padded with silence. `config` overrides the
-    configuration of a network that is built without a checkpoint.
+    configuration of a network that is built without a checkpoint, or from
+    one that lacks its own (`cfg`).
     """
 
     sample_rate = 16000
@@ -53,15 +54,16 @@ class Beats(Adapter):
 
     def __init__(self, weights=None, *, config: Mapping | None = None):
         super().__init__(weights)
-        config, state = {**_CONFIG, **(config or {})}, None
+        named, config, state = config, {**_CONFIG, **(config or {})}, None
         if weights is not None:
             content = load_checkpoint(weights)
-            if not {"cfg", "model"} <= set(content):
+            if named is None and not {"cfg", "model"} <= set(content):
                 raise UserError(
                     f"{weights}: not a checkpoint of BEATs: 'cfg' and 'model' are missing "
                     f"(found: {', '.join(map(str, list(content)[:3]))}, ...)"
                 )
-            config, state = content["cfg"], _published.tensors(content, "model")
+            config = content.get("cfg", config)
+            state = _published.tensors(content, "model")
         self.net = _network(config)
         self.embed_dim = self.net.output_size()
         if state is not None:

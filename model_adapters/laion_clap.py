@@ -90,7 +90,7 @@ class LaionClap(_text.AudioLanguage):
 
 
 def _read(path: Path):
-    """The tensors of the published file or of the Hugging Face port, under the names used here."""
+    """Reads the published file or the Hugging Face port, with the names used here."""
     state = _published.read(path, "state_dict")
     if not any(name.startswith("audio_model.") for name in state):
         return state

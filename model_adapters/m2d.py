@@ -17,7 +17,7 @@ from ._frontend import zero_pad
 from ._m2d_files import Published, joined, newest, read, steps_of
 from ._vit import ViT
 
-NORM_STATS = (-7.1, 4.2)  # mean and deviation of the log-mel, where a checkpoint has none
+NORM_STATS = (-7.1, 4.2)  # mean and standard deviation of the log-mel if a checkpoint has none
 _STORED_SECONDS = 6.1  # least length of the clips behind the original's AudioSet log-mels
 _UNUSED = (  # of pre-training: predictors, the target network, the losses; other heads
     "mask_token",
@@ -108,7 +108,7 @@ class M2D(Adapter):
         self.backbone = ViT((bands, steps * wide), (high, wide), width, depth, heads)
         self.drops_rest = chunk_frames is not None  # frames that fill no patch
         self.chunk = wide * (max(1, chunk_frames // wide) if chunk_frames else steps)  # frames
-        # The first MSM-MAE, told by its attention without key bias, saw every chunk in full length.
+        # The first MSM-MAE, recognised by its missing key bias, encoded chunks of full length only.
         self.whole = any(name.endswith(".q_bias") for name in state)
         self.embed_dim = width if flat else width * (bands // high)
         self.frame_seconds = None if flat else 0.01 * wide
@@ -154,7 +154,7 @@ class M2D(Adapter):
         return max(1, frames // wide) if self.drops_rest else -(-frames // wide)
 
     def chunks(self, features: Tensor) -> list[Tensor]:
-        """(B, F, T) -> pieces of at most `chunk` frames, the last one padded to whole patches."""
+        """Splits (B, F, T) into pieces of at most `chunk` frames; the last is padded to patches."""
         features = features[:, :, : self.columns(features.shape[2]) * self.backbone.patch_size[1]]
         whole = self.chunk if self.whole else self.backbone.patch_size[1]
         return [pad(c, (0, -c.shape[2] % whole)) for c in features.split(self.chunk, dim=2)]
@@ -175,7 +175,7 @@ class M2D(Adapter):
         keep: (K,), or (B, K) for each clip its own.
         """
         if not self.flat:
-            raise ValueError("only flat features can do without patches: flat=True")
+            raise ValueError("patches can be left out of flat embeddings only: flat=True")
         if keep.ndim == 2:
             chunks, columns = self.chunks(features), self.patch_grid(features)[1]
             if len(chunks) == 1:

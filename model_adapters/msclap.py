@@ -33,7 +33,7 @@ class _MsClap(_text.AudioLanguage):
 
 
 def projected(base: nn.Module, dim: int) -> nn.ModuleDict:
-    """A tower of D = `dim` with its projection, named as in the published files."""
+    """Returns a tower of D = `dim` with its projection, named as in the published files."""
     return nn.ModuleDict({"base": base, "projection": _text.Projection(dim, _MsClap.joint_dim)})
 
 

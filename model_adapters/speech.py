@@ -53,25 +53,29 @@ class Speech(Adapter):
         super().__init__(weights)
         if architecture not in _TYPES:
             raise UserError(f"--architecture={architecture}: known are {', '.join(_TYPES)}")
-        self.net = _transformers.steady(_network(weights, _TYPES[architecture], config or {}))
+        net = self._network(weights, _TYPES[architecture], config or {})
+        self.net = _transformers.steady(net)
         count = self.net.config.num_hidden_layers
         self.layers = _transformers.check_layers(layers, combine, count)
         self.averages = layers == "mean" or combine == "mean"
         parts = len(self.layers) if self.layers and not self.averages else 1
         self.embed_dim = self.net.config.hidden_size * parts
 
+    def _network(self, weights, model_type: str, config: Mapping):
+        return _network(weights, model_type, config)
+
     def encoder_blocks(self):
         return self.net.encoder.layers
 
+    def normalised(self, audio):
+        """(B, S) -> (B, S) of zero mean and unit variance, each clip by itself."""
+        mean = audio.mean(dim=1, keepdim=True)
+        variance = audio.var(dim=1, keepdim=True, correction=0)
+        return (audio - mean) / (variance + 1e-7).sqrt()
+
     def frames(self, audio):
-        audio = zero_pad(audio, _SHORTEST)
-        mean, variance = (
-            audio.mean(dim=1, keepdim=True),
-            audio.var(dim=1, keepdim=True, correction=0),
-        )
-        output = self.net(
-            (audio - mean) / (variance + 1e-7).sqrt(), output_hidden_states=self.layers is not None
-        )
+        audio = self.normalised(zero_pad(audio, _SHORTEST))
+        output = self.net(audio, output_hidden_states=self.layers is not None)
         return _transformers.choose(output, self.layers, self.averages)
 
 

@@ -37,13 +37,16 @@ class Whisper(Adapter):
         n_mels: int = 128,
     ):
         super().__init__(weights)
-        self.net = _encoder(weights, width, depth, heads, n_mels)
+        self.net = self._encoder(weights, width, depth, heads, n_mels)
         self.embed_dim = self.net.config.d_model
         bands = torchaudio.functional.melscale_fbanks(
             201, 0.0, 8000.0, self.net.config.num_mel_bins, 16000, norm="slaney", mel_scale="slaney"
         )
         self.register_buffer("bands", bands, persistent=False)  # (201, F)
         self.register_buffer("hann", torch.hann_window(400), persistent=False)
+
+    def _encoder(self, weights, width: int, depth: int, heads: int, n_mels: int):
+        return _encoder(weights, width, depth, heads, n_mels)
 
     def features(self, audio):
         """(B, S) -> (B, F, T): two frames for every 20 ms of a window of 30 s, and two more.
@@ -73,9 +76,12 @@ class Whisper(Adapter):
     def encode(self, features):
         windows = []
         for window in features.split(_FRAMES + 2, dim=2):
-            states = self.net(_filled(window, _FRAMES)).last_hidden_state  # (B, 1500, D)
-            windows.append(states[:, : (window.shape[2] - 2) // 2])
+            windows.append(self._states(_filled(window, _FRAMES), window.shape[2] - 2))
         return torch.cat(windows, dim=1)
+
+    def _states(self, filled, frames: int):
+        """(B, F, 3000), of which `frames` are the clip's -> (B, T, D) of the clip."""
+        return self.net(filled).last_hidden_state[:, : frames // 2]
 
 
 def _filled(logmel, frames: int):

@@ -1,4 +1,4 @@
-"""Reading AudioSet: segment lists name the clips, folders hold those a user could get."""
+"""Reads AudioSet: segment lists name the clips, folders hold those a user could get."""
 
 import csv
 import os
@@ -32,7 +32,7 @@ CITATION = """
 }
 """
 NOTES = (
-    "Every copy is partial and no two are equal: the clips found are counted beside the score.",
+    "Every copy is partial and no two are equal: the clips found are counted with the score.",
     "A clip counts only if its file lies in the folder of its own segment list, or below it.",
     "Classes are in the order of their sorted ids, not that of class_labels_indices.csv.",
     "Some downloaders leave files of length zero behind: they are named when the set is indexed.",

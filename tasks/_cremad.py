@@ -1,4 +1,4 @@
-"""Reading CREMA-D: the split is by actor, the four damaged recordings are left out."""
+"""Reads CREMA-D: the split is by actor, the four damaged recordings are left out."""
 
 from pathlib import Path
 

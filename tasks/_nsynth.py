@@ -1,4 +1,4 @@
-"""Reading NSynth: one JSON a split, 300,000 notes in all."""
+"""Reads NSynth: one JSON a split, 300,000 notes in all."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Reading Speech Commands: a folder a word; two lists name the clips not for training."""
+"""Reads Speech Commands: a folder a word; two lists name the clips not for training."""
 
 from pathlib import Path
 

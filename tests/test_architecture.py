@@ -35,6 +35,7 @@ ROOT_MODULES = {
     "sources": "the code that a model runs",
     "task": "the declaration of a task",
     "trained_on": "what checkpoints were trained on",
+    "unwrap": "what training wraps around tensors",
     "weights": "reading checkpoints",
     "yaml_files": "reading YAML within limits",
 }
@@ -172,6 +173,7 @@ def test_an_adapter_knows_what_contributors_import(name):
         "files",
         "sources",
         "task",
+        "unwrap",
         "weights",
     }
     others = {i for i in ALL[name] if _folder(i) != "model_adapters"}

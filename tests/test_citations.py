@@ -1,9 +1,11 @@
 """Every task and model that has a paper can be cited."""
 
 import re
+from pathlib import Path
 
 import pytest
 
+import evar
 from evar import models, task
 
 CITED = {f"model {n}": models.config(n).citation for n in models.names() if models.config(n).paper}
@@ -46,3 +48,8 @@ def test_one_key_is_one_paper():
     for text in CITED.values():
         by_key.setdefault(entry(text)[1], set()).add(" ".join(text.split()))
     assert {key: len(texts) for key, texts in by_key.items() if len(texts) > 1} == {}
+
+
+def test_the_software_is_cited_in_its_own_version():
+    text = (Path(__file__).parent.parent / "CITATION.cff").read_text(encoding="utf-8")
+    assert re.search(r"^version: (.+)$", text, re.MULTILINE)[1] == evar.__version__

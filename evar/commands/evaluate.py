@@ -197,6 +197,7 @@ def report(evaluated, results) -> None:
     for line in text.notes(evaluated.record):
         print(line)
     print(f"results: {path}, {table}")
+    print(f"as pages: python leaderboard.py; python report.py {evaluated.record.id[:8]}")
     print(text.summary_line(evaluated.record))
     if failure is not None:
         raise failure

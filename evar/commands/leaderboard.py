@@ -1,4 +1,4 @@
-"""`leaderboard`: rebuild the tables from the runs."""
+"""`leaderboard`: rebuild the tables and the page from the runs."""
 
 import sys
 from pathlib import Path
@@ -10,18 +10,19 @@ from evar.errors import UserError
 
 @SetParseFns(results=str)
 def leaderboard(*, results="results"):
-    """Rebuild scores.csv, leaderboard.csv and leaderboard.md from the runs.
+    """Rebuild scores.csv, leaderboard.csv, leaderboard.md and leaderboard.html from the runs.
 
     usage: leaderboard [options]
 
     --results=DIR  the results folder; default: results/
     """
+    from evar.pages import board
     from evar.results import leaderboard as leaderboard_
 
     if not Path(results).is_dir():
         raise UserError(f"{results}: no such results folder (--results=DIR)")
     rebuilt = leaderboard_.rebuild(results)
-    for path in rebuilt.paths:
+    for path in [*rebuilt.paths, board.write(results)]:
         print(path)
     for problem in rebuilt.problems:
         print(f"skipped: {problem}", file=sys.stderr)

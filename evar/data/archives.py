@@ -55,7 +55,7 @@ def extract(archive, folder, *, max_bytes: int | None = None, max_files: int | N
 
 
 def is_extracted(name: str, folder, archive: Path | None = None) -> bool:
-    """Whether all files that the archive `name` held are in `folder`.
+    """Tells whether all files that the archive `name` held are in `folder`.
 
     With `archive` also whether that file is the one that was unpacked.
     """

@@ -22,7 +22,7 @@ from evar.data.containers.stream import PLAIN, Damaged, Stream, id3_length
 from evar.errors import BadAudio
 
 _SF_ERR_SYSTEM = 2  # of libsndfile: the operating system refused
-_HEAD = 4096  # bytes from which the kind of a file is told
+_HEAD = 4096  # bytes from which the kind of a file is recognised
 _BLOCK = 1 << 22  # samples decoded at a time, so that no header decides how much is allocated
 MIN_SAMPLES = 2  # one sample is a number, not a sound
 RATES = (1_000, 768_000)  # Hz; outside of it a header is damaged
@@ -191,7 +191,7 @@ def decode(path) -> tuple[np.ndarray, int]:
 def digest(path) -> str:
     """Returns a hash of a file's decoded mono samples; "" for digital silence.
 
-    Equal sounds have equal digests in whatever lossless container they are.
+    Equal sounds have equal digests in any lossless container.
     """
     return _hashed(decode(path)[0])
 

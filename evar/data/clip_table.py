@@ -75,7 +75,7 @@ def _check_labels(task: Task, table: pd.DataFrame) -> None:
         return  # published labels are what they are
     names = sorted(label_set(table.label))
     if task.multi_label and any(NO_LABEL in x.split(",") and x != NO_LABEL for x in table.label):
-        raise UserError(f"{task.metadata}: {NO_LABEL!r} stands for no label, and beside others")
+        raise UserError(f"{task.metadata}: {NO_LABEL!r} means no label; remove it or the others")
     _refuse_lookalikes(task, names)
     _refuse_other_separators(task, names)
 
@@ -95,7 +95,7 @@ def _refuse_lookalikes(task: Task, names: list[str]) -> None:
 
 
 def _refuse_other_separators(task: Task, names: list[str]) -> None:
-    """ "low;noise" beside "low" is one class more, where two labels are meant."""
+    """Refuse labels such as "low;noise" next to "low": one more class, where two are meant."""
     for sign in ";|":
         joined = [name for name in names if sign in name]
         parts = [part.strip() for name in joined for part in set(name.split(sign))]

@@ -1,4 +1,4 @@
-"""Finds equal sounds on both sides of a split, whatever containers they are in."""
+"""Finds equal sounds on both sides of a split, in any container."""
 
 import os
 from concurrent.futures import ThreadPoolExecutor

@@ -1,6 +1,6 @@
 """Fetches published files and checks them against their record.
 
-A record is an `evar.task.Source` or an `evar.models.Weights`: whatever has `url`, `bytes`,
+A record is an `evar.task.Source` or an `evar.models.Weights`: any object with `url`, `bytes`,
 `sha256`, `md5`, `how`, a `path` or `file`, and perhaps `git_sha1`. Where a record has no checksum,
 size and SHA-256 of what was fetched are noted in `.NAME.taken.json`, and compared the next time.
 """
@@ -34,7 +34,7 @@ TIMEOUT = 60  # seconds of silence after which a connection counts as dropped
 
 
 def instructions(source, folder) -> str:
-    """One line: what to get, from where, where to put it, what its checksum must be, and how."""
+    """Returns one line: what to get, from where and how, where to put it, its checksum."""
     return _instructions(source, _target(source, folder))
 
 
@@ -85,7 +85,7 @@ def fetch(source, folder, *, progress=None) -> Path:
 
 
 def has_checksum(source) -> bool:
-    """Whether a record names a checksum: without one, what is served cannot be verified."""
+    """Tells whether a record names a checksum: without one, what is served cannot be verified."""
     return bool(_checksums(source))
 
 

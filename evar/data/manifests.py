@@ -49,7 +49,7 @@ def save(manifest: Manifest, data, *, name: str | None = None) -> Path:
 
 
 def load(task: Task, data, *, name: str | None = None) -> Manifest | None:
-    """The saved manifest of a task; None where there is none, or it is damaged or outdated."""
+    """Returns the saved manifest of a task; None where it is absent, damaged or outdated."""
     table_path, stamps_path, head_path = _paths(name or task.name, data)
     try:
         head = json.loads(head_path.read_text())
@@ -69,7 +69,7 @@ def load(task: Task, data, *, name: str | None = None) -> Manifest | None:
 
 
 def changed(manifest: Manifest) -> list[str]:
-    """Files whose size or time differs from what the manifest saw, or that came or went."""
+    """Returns the files whose size or time differs from the manifest, or that came or went."""
     root = str(manifest.root)
     names = []
     for name, stamp in zip(manifest.table.file, manifest.stamps.tolist(), strict=True):
@@ -84,16 +84,16 @@ def changed(manifest: Manifest) -> list[str]:
 
 
 def open_task(
-    task: Task, data, *, source=None, progress=None, name: str | None = None, anew: bool = False
+    task: Task, data, *, source=None, progress=None, name: str | None = None, reindex: bool = False
 ) -> Manifest:
-    """The manifest of a task as the disk is now, indexed where that is needed.
+    """Returns the manifest of a task as the disk is now, indexed where that is needed.
 
     Looks in `source`, else where the last manifest found the data, else in the files that ship
     with the harness, else in `<data>/<task name>`. Only files that are new or changed are read;
-    `anew` reads the data set's own tables again even where no sound file changed.
+    `reindex` reads the data set's own tables again even where no sound file changed.
     """
     previous = load(task, data, name=name)
-    if not anew and source is None and previous is not None and not changed(previous):
+    if not reindex and source is None and previous is not None and not changed(previous):
         return previous
     if source is None:
         source = task.bundled or (previous.root if previous else Path(data) / task.name)

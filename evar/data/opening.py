@@ -1,4 +1,4 @@
-"""From what a user calls a task to its manifest: a name, a CSV, a pandas table or a Task."""
+"""Opens the manifest of a task: a name, a CSV, a pandas table or a Task."""
 
 import os
 from pathlib import Path
@@ -82,7 +82,7 @@ def _open(
         source=task.bundled or source,  # what is bundled, or a user's own, is indexed each time
         progress=_wrap(task, progress),
         name=stored,
-        anew=reindex,
+        reindex=reindex,
     )
 
 

@@ -1,4 +1,4 @@
-"""What a protocol asks of a manifest: its folds, its classes, the truth of every clip."""
+"""Derives from a manifest what protocols need: folds, classes and targets."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from evar.errors import UserError
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """Rows of the manifest on each side of one fold (or of the one split there is)."""
+    """Holds the rows of the manifest on each side of one fold (or of the one split)."""
 
     name: str
     train: NDArray
@@ -21,7 +21,7 @@ class Fold:
 
 
 def folds_of(manifest: Manifest) -> list[Fold]:
-    """The folds of a task: each fold is the test set once; a split task has a single one.
+    """Returns the folds of a task: each fold is the test set once; a split task has a single one.
 
     Raises UserError for a set without a training side.
     """
@@ -43,7 +43,7 @@ def folds_of(manifest: Manifest) -> list[Fold]:
 
 
 def class_names(manifest: Manifest) -> list[str]:
-    """The classes of a task: the sorted labels of its training clips (all clips, with folds)."""
+    """Returns the sorted labels of the training clips (with folds: of all clips)."""
     good = manifest.good
     return sorted(
         label_set(good.label if manifest.task.folds else good.label[good.split == "train"])
@@ -51,7 +51,7 @@ def class_names(manifest: Manifest) -> list[str]:
 
 
 def encode_labels(manifest: Manifest, names: list[str]) -> NDArray:
-    """Targets of all clips of the manifest: int (N,) classes, or 0/1 (N, C) for multi-label tasks.
+    """Returns the targets of all clips: int (N,) classes, or 0/1 (N, C) for multi-label tasks.
 
     Clips that are not in use are -1, or all 0. A label that no training clip has is not encoded.
     """

@@ -99,7 +99,7 @@ def flag(value, where: str) -> bool:
 def number(value, where: str) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"{where}: not a number")
-    if isinstance(value, int) and abs(value) > 2**63:
+    if (isinstance(value, int) and abs(value) > 2**63) or not math.isfinite(value):
         raise ValueError(f"{where}: a number out of range")
     return value
 

@@ -205,10 +205,12 @@ def predictions(
     """Returns one row per test clip of a fold and run: clip, fold, seed, true, predicted, score.
 
     Without a seed there is no such column. Multi-label tasks predict every class with a score of
-    `threshold` or more; `score` is that of the most likely class.
+    `threshold` or more; `score` is that of the most likely class. Where clips have a group (a
+    speaker, say) it is the last column: comparisons of models draw clips by it.
     """
     best = scores.argmax(axis=1)
     labels = np.array(names)
+    groups = manifest.table.group.to_numpy()[fold.test]
     if manifest.task.multi_label and threshold is not None:
         predicted = [",".join(labels[row >= threshold]) for row in scores]
     else:
@@ -221,6 +223,7 @@ def predictions(
             "true": manifest.table.label.to_numpy()[fold.test],
             "predicted": predicted,
             "score": scores[np.arange(len(best)), best],
+            **({"group": groups} if (groups != "").any() else {}),
         }
     )
 

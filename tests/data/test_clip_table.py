@@ -78,7 +78,7 @@ def test_a_mark_stands_for_no_label_among_several(several_labels):
     assert y.sum(axis=1).min() == 0
     assert (y.sum(axis=1) == 0).sum() == 1
     row[1] = "-,low"
-    with pytest.raises(UserError, match="'-' stands for no label"):
+    with pytest.raises(UserError, match="'-' means no label"):
         built(several_labels)
 
 

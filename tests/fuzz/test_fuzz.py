@@ -92,13 +92,22 @@ def sound_of(kind: str) -> bytes:
 def seconds_by_ffmpeg(path) -> float | None:
     """The length that ffmpeg decodes, in seconds; None where it reports damage."""
     ran = subprocess.run(
-        ["ffmpeg", "-v", "warning", "-i", path, "-f", "au", "-c:a", "pcm_f32be", "-"],
+        ["ffmpeg", "-v", "error", "-i", path, "-f", "au", "-c:a", "pcm_f32be", "-"],
         capture_output=True,
     )
     if ran.returncode or ran.stderr or len(ran.stdout) < 100:
         return None
     info = soundfile.info(io.BytesIO(ran.stdout))
     return info.frames / info.samplerate
+
+
+def _comparable(kind: str, now: bytes, before: bytes) -> bool:
+    """Whether ffmpeg and libsndfile should agree on the length of a damaged file that both read.
+
+    Not where the Xing header of an MP3 is damaged, of which they believe different parts; nor in
+    formats that the documentation does not name.
+    """
+    return kind not in ("w64", "caf", "rf64") and (kind != "mp3" or now[:200] == before[:200])
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -113,6 +122,8 @@ def test_damaged_sound_is_read_in_one_length_or_refused(kind, tmp_path):
         mono, rate = decoded
         assert header == audio.Header(rate, len(mono)), number
         assert np.isfinite(mono).all()
+        if not _comparable(kind, path.read_bytes(), content):
+            continue
         if compared and (there := seconds_by_ffmpeg(path)) is not None:
             compared -= 1
             assert len(mono) / rate == pytest.approx(there, abs=1e-3), number

@@ -62,6 +62,7 @@ def record(name="m", of="esc50", mean=0.5, **more) -> dict:
         "evar": "0.1",
         "libraries": {"numpy": "2.0"},
         "git": None,
+        "request": "",
     }
     for key, value in more.items():
         inside = isinstance(value, dict) and isinstance(made.get(key), dict)

@@ -12,8 +12,14 @@ TOKENIZERS = {
     "clap_2023": "gpt2",
     "wavcaps": "bert",
     "wavcaps_zs": "bert",
+    "biolingual": "roberta",
+    "pe_a_frame_small": "bert",
+    "pe_a_frame_base": "bert",
+    "pe_a_frame_large": "bert",
     "audioclip": "clip",
 }
+
+PACKAGES = {"muq": ("muq",)}  # of adapters whose class is defined without them
 
 
 def text_options(name, folder):
@@ -43,5 +49,7 @@ def tiny(name, folder):
     cls = models.adapter_class(config.adapter)
     if cls.TINY is None:
         pytest.skip(f"{name} needs an optional package")
+    for package in PACKAGES.get(config.adapter, ()):
+        pytest.importorskip(package, reason=f"{name} needs the optional package {package}")
     torch.manual_seed(0)  # so narrow a network can be deaf by chance
     return cls(**{**config.options, **cls.TINY, **text_options(name, folder)}).eval()

@@ -63,7 +63,7 @@ def test_layouts_of_captions(text, texts, tmp_path):
     ["youtube_id,caption\n-0049e1-1R,x\n", "youtube_id,caption\nown sound x,x\n"],
 )
 def test_a_part_of_an_id_names_no_clip(row, texts, tmp_path):
-    with pytest.raises(UserError, match="belongs to any"):
+    with pytest.raises(UserError, match="none of its clips has a caption"):
         texts(write(tmp_path / "c.csv", row))
 
 
@@ -143,7 +143,7 @@ def test_a_file_that_is_none_is_named(content, folder, tmp_path):
     [
         ("name,caption\na,b\n", "no column names the clips"),
         ("file,text\na,b\n", "no column is called `caption`"),
-        ("file,caption\nother.wav,b\n", "belongs to any"),
+        ("file,caption\nother.wav,b\n", "none of its clips has a caption"),
     ],
 )
 def test_mistakes_are_named(text, words, texts, tmp_path):

@@ -186,6 +186,23 @@ def test_a_grid_of_rates_gives_the_bits_of_a_run_at_each(hidden):
         assert (ours.epochs, ours.best_epoch) == (single.epochs, single.best_epoch)
 
 
+def test_rates_in_one_stack_as_on_a_gpu_agree_with_stacks_of_their_own(monkeypatch):
+    x, y = blobs(200, spread=2.0)
+    jobs = [
+        Job(np.arange(150), None, np.arange(150, 200), seed, lr=lr)
+        for lr in (1e-3, 3e-2)
+        for seed in (1, 2)
+    ]
+    settings = ProbeSettings(hidden=(8,), epochs=40, patience=4, batch_size=64)
+    apart = probe.fit(x, y, jobs, settings)
+    monkeypatch.setattr(probe, "_stacks", lambda jobs, *_: [list(range(len(jobs)))])
+    together = probe.fit(x, y, jobs, settings)
+    assert len({f.epochs for f in apart}) > 1
+    for a, b in zip(apart, together, strict=True):
+        np.testing.assert_allclose(a.logits, b.logits, atol=2e-4)
+        assert (a.epochs, a.best_epoch) == (b.epochs, b.best_epoch)
+
+
 def test_each_job_reads_its_own_matrix_which_is_looked_up_once():
     """Embeddings of several layers, of different sizes."""
     x, y = blobs(120, dim=6)

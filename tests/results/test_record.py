@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 import evar
+from evar.errors import UserError
 from evar.results import record, render, table, text
 from evar.scoring.evaluation import Score
 from helpers import records
@@ -334,3 +335,10 @@ def test_every_field_is_documented():
         for name in names or [field.name]:
             if name not in ("extra", "model.identity"):  # they hold fields of other names
                 assert f"`{name}`" in page, name
+
+
+@pytest.mark.parametrize("unit", ["fraction", "plain"])
+def test_a_score_that_is_no_number_makes_no_record(unit):
+    made = records.record(score={"mean": float("nan"), "unit": unit})
+    with pytest.raises(UserError, match=r"score\.mean"):
+        record.from_json(made)

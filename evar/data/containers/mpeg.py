@@ -69,10 +69,17 @@ def inspect(data: bytes) -> Stream | None:
     head = None if first is None else _header(data, first)
     if first is None or head is None:
         return None
+    begin = id3_length(data)
+    if first > begin and (broken := _header(data, begin)) and broken.kind == head.kind:
+        raise Damaged(f"damaged: {first - begin:,} bytes at its beginning are no whole MPEG frames")
     tag = _tag_at(data, first, head)
     count, end = _count(data, first, head)
     if tag is None:
         return _with_info(data[first:end], head, count, own_tag=False)
+    if data[first + 6 : tag].strip(b"\0") and not data.startswith(b"VBRI", tag):
+        raise Damaged("damaged: bytes in front of its Xing header, which decoders take for sound")
+    if not _tag_is_whole(data, first, tag):
+        raise Damaged("damaged: the checksum of its Xing header is wrong")
     said = _said(data, tag)
     frames = count - 1  # the header is a frame of its own
     if said and frames + 1 < said:  # some encoders count their header too
@@ -178,6 +185,28 @@ def _said(data: bytes, tag: int) -> int:
         return int.from_bytes(data[tag + 14 : tag + 18], "big")
     flags = int.from_bytes(data[tag + 4 : tag + 8], "big")
     return int.from_bytes(data[tag + 8 : tag + 12], "big") if flags & 1 else 0
+
+
+def _tag_is_whole(data: bytes, first: int, tag: int) -> bool:
+    """Whether LAME's checksum of a Xing header is right, where there is one.
+
+    Its field stands at the end of LAME's extension, behind the table of contents (LAME's
+    "mp3 info tag", revision 1). Other encoders fill it in differently, or not at all.
+    """
+    if not data.startswith(b"LAME", tag + 120):
+        return True
+    end = tag + 154
+    return int.from_bytes(data[end : end + 2], "big") == _crc16(data[first:end])
+
+
+def _crc16(data: bytes) -> int:
+    """CRC-16 of polynomial 0x8005, bits reversed, from 0."""
+    crc = 0
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = crc >> 1 ^ 0xA001 if crc & 1 else crc >> 1
+    return crc
 
 
 def _with_info(frames: bytes, head: _Header, count: int, *, own_tag: bool) -> Stream:

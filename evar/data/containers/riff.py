@@ -145,7 +145,7 @@ def _check_format(fields: bytes) -> None:
         return
     if channels and frame != channels * (frame // channels):
         raise Damaged(f"damaged: {frame} bytes per frame of {channels} channels in its header")
-    if frame < channels * (bits // 8):
+    if frame < channels * -(-bits // 8):
         raise Damaged(f"damaged: {frame} bytes per frame of {channels} x {bits} bits in its header")
     if per_second and per_second != rate * frame and rate not in _COMMON:
         raise Damaged(

@@ -1,0 +1,1 @@
+"""Pages that people look at: leaderboard, run report, comparison. Each is one HTML file."""

@@ -1,0 +1,123 @@
+"""The test clips' embeddings on a plane: principal components, and t-SNE of small sets."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from evar.data import audio
+from evar.data.manifest import Manifest
+from evar.embedding import embeddings, store
+from evar.embedding.engine import View
+from evar.errors import UserError
+from evar.results.record import RunRecord
+
+TSNE_CLIPS = 2000  # at most
+_SEED = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """Places of clips: name -> (N, 2), by method. explained: share of variance of the two PCs."""
+
+    clips: list[str]
+    places: dict[str, NDArray]
+    explained: float
+
+
+def of_run(run: RunRecord, manifest: Manifest | None, cache=None) -> Map | str:
+    """Returns the map of a run's test clips, or a sentence that says why there is none."""
+    if manifest is None:
+        return "The map needs the data set on this disk (--data=DIR), which was not found."
+    folder = store.cache_folder() if cache is None else cache
+    for entry in store.entries(folder):
+        if _is_of(run, entry.identity):
+            try:
+                found = _read(entry, manifest, folder)
+            except UserError:
+                continue
+            if found is not None:
+                return draw(*found)
+    return (
+        "The embeddings of this run are not in the cache (--cache=DIR): fine-tuned encoders and "
+        "runs without a cache leave none there."
+    )
+
+
+def _is_of(run: RunRecord, identity: dict) -> bool:
+    """Whether cached embeddings are those of a run's model and clips."""
+    model = identity.get("model", {})
+    same = (model.get("weights"), model.get("source")) == (run.model.weights, run.model.source)
+    precision = run.settings.get("precision", "fp32")
+    whole = "space" in identity
+    return (
+        same
+        and run.protocol != "finetune"
+        and identity.get("manifest") == run.manifest
+        and identity.get("precision") == precision
+        and whole == (run.protocol not in ("linear",))
+        and (whole or identity.get("crop_seed") == run.settings.get("crop_seed", 42))
+    )
+
+
+def _read(entry: store.Entry, manifest: Manifest, folder) -> tuple[list[str], NDArray] | None:
+    """File names of the test clips and their embeddings (N, D); None where a shard is missing."""
+    identity = entry.identity
+    plan = _plan(identity, manifest)
+    if plan is None:
+        return None
+    kept = store.Store(folder, identity)
+    shards = 0
+    while kept.path(shards).exists():
+        shards += 1
+    if not shards:
+        return None
+    values, bad = kept.gather(shards)
+    if len(values) != len(plan):
+        return None
+    table, side = manifest.table, manifest.table[manifest.task.column]
+    test = [
+        number
+        for number, view in enumerate(plan)
+        if view.start == 0
+        and number not in bad
+        and (manifest.task.folds or side[view.row] == "test")
+    ]
+    return [table.file[plan[number].row] for number in test], np.array(values[test])
+
+
+def _plan(identity: dict, manifest: Manifest) -> list[View] | None:
+    """The views in the order of the cache, as evar.embedding.embeddings makes them."""
+    rate = identity["sample_rate"]
+    if "space" not in identity:
+        return embeddings.views(manifest, sample_rate=rate, crop_seed=identity["crop_seed"])
+    good = manifest.good
+    chosen = good if manifest.task.folds else good[good.split == "test"]
+    lengths = [
+        audio.resampled_length(int(frames), int(original), rate)
+        for frames, original in zip(chosen.frames, chosen.sample_rate, strict=True)
+    ]
+    plan = [View(int(chosen.index[i]), 0) for i in np.argsort(lengths, kind="stable")]
+    digest = hashlib.sha256(repr([view.row for view in plan]).encode()).hexdigest()
+    return plan if digest == identity.get("clips") else None
+
+
+def draw(clips: list[str], values: NDArray) -> Map | str:
+    """Returns the map of embeddings (N, D): standardised, then PCA; t-SNE where N allows it."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    if len(values) < 3 or values.shape[1] < 2:
+        return "Fewer than three clips, or embeddings of one number: nothing to draw."
+    values = values.astype(np.float64)
+    scale = values.std(axis=0)
+    values = (values - values.mean(axis=0)) / np.where(scale > 0, scale, 1)
+    pca = PCA(2, svd_solver="randomized" if min(values.shape) > 500 else "full", random_state=_SEED)
+    places = {"PCA": pca.fit_transform(values)}
+    if 10 <= len(values) <= TSNE_CLIPS:
+        perplexity = min(30.0, (len(values) - 1) / 3)
+        tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=_SEED)
+        places["t-SNE"] = tsne.fit_transform(values.astype(np.float32))
+    explained = float(pca.explained_variance_ratio_.sum())
+    return Map(clips, places, explained if np.isfinite(explained) else 0.0)

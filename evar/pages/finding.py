@@ -1,0 +1,45 @@
+"""From what a user calls a run to its record: an id, the beginning of one, or MODEL TASK."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from evar.errors import UserError, unknown
+from evar.results import record
+from evar.results.record import RunRecord
+
+
+def load(results) -> list[RunRecord]:
+    """Returns all runs, oldest first. Raises UserError where there are none."""
+    if not Path(results).is_dir():
+        raise UserError(f"{results}: no such results folder (--results=DIR)")
+    runs, _ = record.load_runs(results)
+    if not runs:
+        raise UserError(f"{results}: no runs in it. Evaluate a model first, or name --results=DIR")
+    return runs
+
+
+def run_of(
+    runs: Sequence[RunRecord], word: str, task: str = "", *, protocol: str = ""
+) -> RunRecord:
+    """Returns the run of an id or a prefix of one, or the newest of a model on a task.
+
+    Raises UserError where there is none, or where a prefix leads to several.
+    """
+    if protocol:
+        runs = [run for run in runs if run.protocol == protocol]
+    if not task:
+        found = [run for run in runs if run.id.startswith(word)]
+        if len(found) == 1 or any(run.id == word for run in found):
+            return next((run for run in found if run.id == word), found[0])
+        if found:
+            raise UserError(f"{word} begins {len(found)} ids; give more digits of one")
+        if any(run.model.name == word for run in runs):
+            raise UserError(f"{word} is a model: name a task too, as in `{word} demo`")
+        raise unknown("run", word, [run.id for run in runs])
+    of_model = [run for run in runs if run.model.name == word]
+    if not of_model:
+        raise unknown("model", word, dict.fromkeys(run.model.name for run in runs))
+    found = [run for run in of_model if run.task.name == task]
+    if not found:
+        raise unknown(f"task of {word}:", task, dict.fromkeys(r.task.name for r in of_model))
+    return found[-1]
