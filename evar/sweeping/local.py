@@ -163,7 +163,8 @@ class Supervisor:
         if kind == "at":
             worker.current = job
             stage, pid = event["stage"], worker.popen.pid
-            self.board.set(job, status=RUNNING, stage=stage, count=0, total=None, worker=pid)
+            new = {"count": 0, "total": None} if stage != self.board.states[job].stage else {}
+            self.board.set(job, status=RUNNING, stage=stage, worker=pid, **new)
         elif kind == "progress":
             shown = {k: event[k] for k in ("count", "total", "unit")}
             self.board.set(job, **shown)

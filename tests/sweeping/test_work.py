@@ -30,6 +30,7 @@ class Both(Adapter):
     def embed_text(self, texts):
         return torch.tensor([[1.0 + len(text), 2.0 + text.count("e")] for text in texts])
 """
+SMALL = {"hear": {"grid_points": 1}, "linear": {"epochs": 2}}
 AHEAD = [p.name for p in protocol.usable() if p.embeds]
 
 
@@ -65,7 +66,7 @@ def test_after_filling_a_protocol_decodes_nothing(
     name, worker, events, clips, captions, new_adapter, monkeypatch
 ):
     task = captions if protocol.get(name).kinds == {"retrieval"} else clips.csv
-    job = Job.of(new_adapter(BOTH, "Both"), task, name, {"device": "cpu"})
+    job = Job.of(new_adapter(BOTH, "Both"), task, name, {"device": "cpu", **SMALL.get(name, {})})
     worker.fill([job], (0, 1))
     assert [e for e in events if e[0] == "failed"] == []
 
@@ -76,9 +77,6 @@ def test_after_filling_a_protocol_decodes_nothing(
     worker.do([job])
     kinds = [event for event, _, _ in events]
     reasons = [details for event, _, details in events if event == "failed"]
-    if name == "hear" and reasons:  # its grid needs more classes or clips than there are here
-        assert "decoded again" not in str(reasons)
-        return
     assert kinds[-1] == "done", reasons
 
 
