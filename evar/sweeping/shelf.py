@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 from evar import files, models, protocol, run
 from evar.models import Model
@@ -55,11 +56,18 @@ class Shelf:
 
 def split(job: Job) -> tuple[dict, dict]:
     """Returns the options of a job's adapter, and the others."""
-    options = dict(job.options)
+    options = ordered(job)
     call = {k: options.pop(k) for k in run.ARGUMENTS if k in options}
     chosen = protocol.of_command(job.protocol)
     _, _, of_adapter = run.split_options(chosen, job.model, options)
     return of_adapter, call | {k: v for k, v in options.items() if k not in of_adapter}
+
+
+def ordered(job: Job) -> dict[str, Any]:
+    """Returns a job's options in the order of its command line, which results show them in."""
+    options = dict(job.options)
+    settings = [n for n in protocol.of_command(job.protocol).options() if n in options]
+    return {n: options[n] for n in (*settings, *(o for o in options if o not in settings))}
 
 
 def free_bytes(device: str) -> int:

@@ -19,7 +19,7 @@ from evar.run import Request
 from evar.runtime import Training
 from evar.sweeping import torchrun
 from evar.sweeping.job import Job
-from evar.sweeping.shelf import Report, Shelf, split
+from evar.sweeping.shelf import Report, Shelf, ordered, split
 
 _MEMORY = ("memoryerror", "out of memory", "allocate memory", "not enough memory", "bad_alloc")
 _PROGRESS_SECONDS = 0.5
@@ -160,7 +160,7 @@ class Worker:
         with self._blaming(job):
             self.report("at", job, stage="train")
             folder = self.results / protocol.of_command(job.protocol).name
-            options: dict[str, Any] = {**dict(job.options), "progress": Reported(self.report, job)}
+            options: dict[str, Any] = {**ordered(job), "progress": Reported(self.report, job)}
             request = run.prepare(
                 job.model, job.task, job.protocol, training=Training(folder=folder), **options
             )

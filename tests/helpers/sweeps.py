@@ -27,7 +27,7 @@ def tables(results: Path) -> dict[str, bytes]:
 def scored(results: Path) -> dict[str, tuple]:
     """Everything that a run measured, by its id."""
     return {
-        r.id: (r.score, dict(r.variant), r.metrics, r.config, r.request, r.seeds)
+        r.id: (r.score, list(r.variant.items()), r.metrics, r.config, r.request, r.seeds)
         for r in runs(results)
     }
 
