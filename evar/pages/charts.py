@@ -159,7 +159,7 @@ def shots(values: Values, *, title: str) -> dict:
         layer=[
             {
                 "mark": {"type": "rule", "style": "interval"},
-                "encoding": {"y": {"field": "low", **y}, "y2": {"field": "high"}},
+                "encoding": {"y": y | {"field": "low"}, "y2": {"field": "high"}},
             },
             {
                 "mark": {"type": "line", "point": {"size": 60}},

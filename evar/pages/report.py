@@ -18,6 +18,7 @@ from evar.scoring.metrics import format_value
 
 _MATRIX = 60  # classes of a confusion matrix that can be read
 _LISTED = 20  # strongest confusions
+_OF_FOLDS = ("clips", "lr", "best_epoch", "epochs", "valid_score")  # where a protocol has them
 _CLIPS = 400  # rows of the table of all clips
 
 
@@ -84,6 +85,7 @@ def _context(run: RunRecord, results, sounds: Sounds, cache) -> dict:
         "classes": [_class_row(of_class) for of_class in listed],
         "confusions": _strongest(matrix),
         "runs": _runs(run),
+        "columns": [n for n in _OF_FOLDS if any(r.get(n) is not None for r in _runs(run))],
         "metrics": _metrics(run),
         "shots": [(p["shots"], value_text(p["mean"], ci95=p.get("ci95"))) for p in _shots(run)],
         "map": drawn if isinstance(drawn, str) else None,
