@@ -62,6 +62,17 @@ def run(task: Path, folder: Path, *options: str) -> tuple[float, float, float]:
     return seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
+def problem(rows: int, dim: int) -> tuple[np.ndarray, np.ndarray, list]:
+    """Noisy embeddings (rows, dim), their classes, and the (training, test) rows of five folds."""
+    rng = np.random.default_rng(0)
+    y = np.arange(rows) % CLASSES
+    x = rng.standard_normal((CLASSES, dim))[y] + 6.0 * rng.standard_normal((rows, dim))
+    x = x.astype(np.float32)
+    fold = np.arange(rows) // CLASSES % FOLDS
+    sides = [(np.flatnonzero(fold != f), np.flatnonzero(fold == f)) for f in range(FOLDS)]
+    return x, y, sides
+
+
 def fifteen_probes(rows: int = 2000, dim: int = 768) -> tuple[float, float]:
     """Seconds for 5 folds x 3 seeds: together, and one by one with a DataLoader."""
     import naive_probe
@@ -69,12 +80,7 @@ def fifteen_probes(rows: int = 2000, dim: int = 768) -> tuple[float, float]:
     sys.path.insert(0, str(ROOT))
     from evar.probing import probe
 
-    rng = np.random.default_rng(0)
-    y = np.arange(rows) % CLASSES
-    x = rng.standard_normal((CLASSES, dim))[y] + 6.0 * rng.standard_normal((rows, dim))
-    x = x.astype(np.float32)
-    fold = np.arange(rows) // CLASSES % FOLDS
-    sides = [(np.flatnonzero(fold != f), np.flatnonzero(fold == f)) for f in range(FOLDS)]
+    x, y, sides = problem(rows, dim)
     seeds, lr = (42, 43, 44), 3e-5
     jobs = [probe.Job(a, None, b, s, i) for s in seeds for i, (a, b) in enumerate(sides)]
     started = time.perf_counter()
@@ -85,6 +91,27 @@ def fifteen_probes(rows: int = 2000, dim: int = 768) -> tuple[float, float]:
     ours = np.mean([probe.score(f.logits, y[j.test]) for f, j in zip(together, jobs, strict=True)])
     print(f"    mean accuracy together {ours:.3f}, one by one {np.mean(scores):.3f}")
     return middle - started, ended - middle
+
+
+def five_rates(rows: int = 2000, dim: int = 768) -> tuple[float, float]:
+    """Seconds for those fifteen probes at the smallest rate of --lr=auto, and at all five."""
+    sys.path.insert(0, str(ROOT))
+    from evar.probing import probe, rates
+
+    x, y, sides = problem(rows, dim)
+
+    def seconds(grid: tuple[float, ...]) -> float:
+        jobs = [
+            probe.Job(a, None, b, seed, i, lr=rate)
+            for seed in (42, 43, 44)
+            for i, (a, b) in enumerate(sides)
+            for rate in grid
+        ]
+        started = time.perf_counter()
+        probe.fit(x, y, jobs)
+        return time.perf_counter() - started
+
+    return seconds(rates.RATES[:1]), seconds(rates.RATES)
 
 
 def products_alone(dim: int = 768, batch: int = 200, steps: int = 1600) -> float:
@@ -118,6 +145,8 @@ def main(*, clips: int = 2000, many: int = 20000) -> None:
             f"DataLoader loop {apart:.1f} s, ratio {apart / together:.1f}"
         )
         print(f"    of which their matrix products: {products_alone():.1f} s")
+        one, five = five_rates()
+        print(f"  five rates (--lr=auto): {five:.1f} s, {five / one:.1f} times the slowest alone")
         if many:
             task = make_set(folder / "many", many, clips)
             seconds, _, many_mb = run(task, folder / "many", "--epochs=3")

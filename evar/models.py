@@ -165,6 +165,20 @@ def load(model: "str | type[Adapter] | Adapter", *, weights=None, **options) -> 
     return Model(adapter, spec, options, identity_of(adapter, {**spec.options, **options}))
 
 
+def require_buildable(
+    model: "str | type[Adapter] | Adapter | Model", weights, options: Mapping[str, object]
+) -> None:
+    """Raises UserError for a name, options or weights with which `load` would fail at once."""
+    from evar.adapter import Adapter
+
+    if isinstance(model, (Adapter, Model)):
+        return
+    spec = config(model)
+    cls = class_of(model, spec)
+    _require_options(spec, cls, {**spec.options, **options})
+    _checkpoint(spec, cls, weights)
+
+
 def class_of(model: "str | type[Adapter]", spec: ModelConfig) -> "type[Adapter]":
     """Returns the adapter class of a name or of a class."""
     return model if inspect.isclass(model) else adapter_class(spec.adapter)

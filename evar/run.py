@@ -217,8 +217,8 @@ def prepare(
     Arguments and errors are those of `evaluate`. `model` may also be a loaded `evar.models.Model`.
     """
     chosen = protocol if isinstance(protocol, Protocol) else protocols.of_command(protocol)
-    models.config(model)  # an unknown name is refused before any work
     given, runtime, of_adapter = split_options(chosen, model, options)
+    models.require_buildable(model, weights, of_adapter)  # before any work
     chosen.check(given)
     seeds = protocols.seeds_of(chosen, seeds)
     if "text" in chosen.needs:

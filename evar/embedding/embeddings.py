@@ -36,13 +36,15 @@ class Embeddings:
 
     `values` (V, D) float32, one row a view. `first[i]` is the row of clip i's first unit,
     `cropped[i]` that of its random crop (-1: this clip has none). `bad`: clips left out because
-    they cannot be decoded (row in the manifest: reason).
+    they cannot be decoded (row in the manifest: reason). `clips_per_second`: speed of decoding and
+    embedding, where nothing was cached.
     """
 
     values: np.ndarray
     first: np.ndarray
     cropped: np.ndarray
     bad: dict[int, str]
+    clips_per_second: float | None = None
 
 
 def views(manifest: Manifest, *, sample_rate: int, crop_seed: int) -> list[View]:
@@ -85,7 +87,7 @@ def embed_task(
     for number, view in enumerate(engine.plan):
         (cropped if view.start else first)[view.row] = number
     bad = {engine.plan[number].row: reason for number, reason in bad_views.items()}
-    return Embeddings(values, first, cropped, bad)
+    return Embeddings(values, first, cropped, bad, engine.clips_per_second)
 
 
 def fill_task(

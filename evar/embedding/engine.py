@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
+from time import perf_counter
 
 import numpy as np
 import torch
@@ -56,6 +57,7 @@ class Engine:
         self.batch_size = runtime.batch_size or (16 if runtime.device == "cpu" else 64)
         self.starts = shard_starts(lengths)
         self.workers = os.cpu_count() or 1
+        self.computed, self.seconds = 0, 0.0  # views embedded by this process, and how long it took
         self.steady = runtime.precision != "fp32"  # bfloat16 rounds by the size of a batch
 
     def run(self) -> tuple[NDArray, dict[int, str]]:
@@ -87,8 +89,16 @@ class Engine:
         with full_precision(), bar as shown:
             missing = [n for n in self.store.missing(self.shards) if n in mine]
             shown.update(views - sum(len(self._views(n)) for n in missing))
+            started = perf_counter()
             self.store.fill(missing, lambda claims: self._compute(claims, shown))
+            self.seconds += perf_counter() - started
         return views
+
+    @property
+    def clips_per_second(self) -> float | None:
+        """Returns the speed of decoding and embedding; None unless all was computed here."""
+        whole = self.computed == len(self.plan) > 0 and self.seconds > 0
+        return self.computed / self.seconds if whole else None
 
     def _views(self, shard: int) -> range:
         return range(self.starts[shard], self.starts[shard + 1])
@@ -180,6 +190,7 @@ class Engine:
             bar.update(sum(len(where) for where, _ in alike))
         while started:
             finish()
+        self.computed += len(rows)
         self.store.write(number, Shard(rows, bad))
 
     @staticmethod

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from evar.probing.autograd import linear
+from evar.probing.probe import deviation
 
 HEADS = 8
 QUERY_DEVIATION = 0.02  # of a query's initial normal values (Bird-MAE)
@@ -118,6 +119,4 @@ def frame_scaler(clips: Sequence[NDArray], rows: NDArray) -> tuple[NDArray, NDAr
         count += len(frames)
     shift = total / count
     mean, variance = offset + shift, np.maximum(squares / count - shift**2, 0.0)
-    eps = np.finfo(np.float64).eps
-    constant = variance <= count * eps * variance + (count * mean * eps) ** 2
-    return mean, np.where(constant, 1.0, np.sqrt(variance))
+    return mean, deviation(mean, variance, count)

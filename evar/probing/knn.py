@@ -18,7 +18,7 @@ from evar.probing.prepared import Sides
 KS = (1, 5, 10, 20, 50)  # among which the validation split chooses
 WITHOUT_VALIDATION = 10  # X-ARES' k
 TEMPERATURE = 0.07  # of the votes
-_QUERIES, _GALLERY = 1024, 16384  # rows of a block: 64 MiB of similarities at a time
+_QUERIES, _GALLERY = 4096, 16384  # rows of a block: 256 MiB of similarities at a time
 
 
 @dataclass(frozen=True, eq=False)

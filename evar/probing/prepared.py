@@ -2,7 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -120,7 +120,7 @@ class Prepared:
 
         settings: the protocol's, a dataclass. `more` goes to `summary.evaluation`.
         """
-        return summary.evaluation(
+        evaluation = summary.evaluation(
             self.manifest,
             self.folds,
             seeds,
@@ -135,6 +135,7 @@ class Prepared:
             },
             **more,
         )
+        return replace(evaluation, clips_per_second=self.embedded.clips_per_second)
 
 
 def prepare(manifest: Manifest, embed: Callable[[], Embeddings]) -> Prepared:

@@ -136,9 +136,14 @@ def scaler(x: NDArray, rows: NDArray) -> Scaler:
     shift = total / count
     mean = offset + shift
     variance = np.maximum(squares / count - shift**2, 0.0)
+    return mean, deviation(mean, variance, count)
+
+
+def deviation(mean: NDArray, variance: NDArray, count: int) -> NDArray:
+    """Returns the scale of features (D,): 1 where one is constant up to rounding."""
     eps = np.finfo(np.float64).eps
     constant = variance <= count * eps * variance + (count * mean * eps) ** 2
-    return mean, np.where(constant, 1.0, np.sqrt(variance))
+    return np.where(constant, 1.0, np.sqrt(variance))
 
 
 def predicted_scores(logits: NDArray) -> NDArray:

@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING
 
 import evar
 from evar import files
+from evar.errors import UserError
 from evar.results import schema1
 from evar.results.record import SCHEMA, RunRecord, from_json
 from evar.scoring.evaluation import Evaluation
+from evar.trained_on import UNKNOWN, seen_in_training
 
 if TYPE_CHECKING:
     from evar.data.manifest import Manifest
     from evar.models import Model
     from evar.protocol import Protocol
+    from evar.task import Task
 
 _LIBRARIES = ("numpy", "pandas", "scipy", "soundfile", "soxr", "torch", "torchaudio")
 
@@ -83,6 +86,8 @@ def make(
         "libraries": {name: found for name in _LIBRARIES if (found := _version(name))},
         "git": git_revision(),
         "request": request,
+        "seen_in_training": _seen(model, task),
+        "unheard": _unheard(evaluation, manifest),
     }
     clash = set(extra) & set(about)
     if clash:
@@ -136,6 +141,27 @@ def _variant(
     given = _plain(model.identity)["options"]
     of_config = _plain(model.config.options)
     return changed | {k: v for k, v in given.items() if of_config.get(k) != v}
+
+
+def _seen(model: "Model", task: "Task") -> str:
+    """Returns how the model's training data overlap with the task's; of a user's task: unknown."""
+    try:
+        return seen_in_training(model.config, task.name) if task.counts else UNKNOWN
+    except UserError:  # a model that is not registered
+        return UNKNOWN
+
+
+def _unheard(evaluation: Evaluation, manifest: "Manifest") -> dict[str, object]:
+    """Returns how much of the clips no unit covers; empty where clips are heard whole."""
+    unheard = manifest.unheard()
+    if not unheard or evaluation.settings.get("reading") == "whole clips":
+        return {}
+    return {
+        "longer": unheard.longer,
+        "clips": unheard.clips,
+        "share": unheard.share,
+        "note": str(unheard),
+    }
 
 
 def _version(package: str) -> str | None:

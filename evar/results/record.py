@@ -84,8 +84,10 @@ class RunRecord:
     runs, seconds, clips_per_second: as in `Evaluation`. variant: what differs from the defaults of
     model and protocol. select: how the epoch was chosen where the encoder was trained. extra:
     further fields of the protocol. evar: version of this package. libraries: versions. git: the
-    checkout's commit. request: hash of what was asked for, known before the run. finished: ISO 8601
-    in UTC.
+    checkout's commit. request: hash of what was asked for, known before the run.
+    seen_in_training: how the checkpoint's training data overlap with the task's clips
+    (`evar.models.seen_in_training`); None: no overlap is known. unheard: how much of the clips lies
+    beyond the unit (longer, clips, share, note); empty: nothing. finished: ISO 8601 in UTC.
     """
 
     id: str
@@ -114,6 +116,8 @@ class RunRecord:
     libraries: Mapping[str, str] = field(default_factory=dict)
     git: str | None = None
     request: str = ""
+    seen_in_training: str | None = None
+    unheard: Mapping[str, object] = field(default_factory=dict)
     extra: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -191,6 +195,8 @@ def _record(data: checks.Fields) -> RunRecord:
         libraries=data("libraries", texts, {}),
         git=data("git", checks.optional(checks.text), None),
         request=data("request", checks.text, ""),
+        seen_in_training=data("seen_in_training", checks.optional(checks.text), None),
+        unheard=data("unheard", checks.mapping(checks.anything), {}),
         extra=data.without(known),
     )
 

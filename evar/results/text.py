@@ -9,6 +9,7 @@ from evar.scoring.evaluation import Unit
 from evar.scoring.metrics import format_value
 
 FEW = 20  # groups, below which the interval over test clips is said to be rough
+SEEN = ("test set", "test audio", "train set", "train audio")  # overlaps that are shown
 SMALL = 100  # training clips, below which a score is said to depend on the seed
 
 
@@ -38,6 +39,10 @@ def percent(record: RunRecord, digits: int = 1) -> str:
 def caveats(record: RunRecord) -> list[str]:
     """Returns what must be said wherever the score is shown: a partial set, skipped clips, ..."""
     said, clips = [], record.clips
+    if record.unheard and not record.task.published:
+        said.append(f"{100 * float(str(record.unheard['share'])):.0f} % of the audio not heard")
+    if record.seen_in_training in SEEN:
+        said.append(f"seen in training: {record.seen_in_training}")
     if record.select == "oracle":
         said.append("oracle")  # the epoch was chosen by the test set
     if clips.partial:
@@ -114,6 +119,8 @@ def notes(record: RunRecord) -> list[str]:
         for direction, found in record.metrics.items()
         if isinstance(found, Mapping)
     ]
+    if record.unheard:
+        said.append(f"note: {record.unheard['note']}")
     if record.config.get("checkpoint") == "none given":
         said.append(f"note: no --weights given, so {record.model.name} was built without any")
     if record.task.kind == "tagging" and not record.task.published:

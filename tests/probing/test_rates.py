@@ -1,0 +1,41 @@
+"""Learning rates: what is one, which of a grid is the best, what a fold records."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from evar.errors import UserError
+from evar.probing import rates
+
+
+def probes(*scores):
+    grid = rates.RATES[: len(scores)]
+    return {r: SimpleNamespace(valid_score=s) for r, s in zip(grid, scores, strict=True)}
+
+
+def test_five_rates_or_one():
+    assert len(rates.rates_of("auto")) == 5
+    assert rates.rates_of(0.1) == (0.1,)
+
+
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), float("inf"), True, "fast", None])
+def test_what_is_no_rate_is_refused(value):
+    with pytest.raises(UserError, match="auto"):
+        rates.require_rate(value)
+
+
+def test_the_best_has_the_best_validation_score_and_is_the_smallest_of_equals():
+    assert rates.best(probes(0.1, 0.5, 0.5)) == rates.RATES[1]
+    assert rates.best(probes(0.1, float("-inf"), 0.2)) == rates.RATES[2]
+
+
+def test_a_fold_records_the_grid_and_nothing_of_a_single_rate():
+    assert rates.record(probes(0.1)) == {}
+    assert rates.record(probes(0.1, 0.5)) == {
+        "lr": 3e-4,
+        "valid_by_lr": {"3e-05": 0.1, "0.0003": 0.5},
+    }
+
+
+def test_probes_are_grouped_job_by_job():
+    assert rates.grouped([1, 2, 3, 4], (0.1, 0.2)) == [{0.1: 1, 0.2: 2}, {0.1: 3, 0.2: 4}]
