@@ -164,7 +164,7 @@ def shots(values: Values, *, title: str) -> dict:
             {
                 "mark": {"type": "line", "point": {"size": 60}},
                 "encoding": {
-                    "y": {"field": "value", **y},
+                    "y": y | {"field": "value"},
                     "tooltip": [
                         {"field": "shots"},
                         {"field": "value", "title": title, "format": ".1f"},
