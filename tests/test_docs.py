@@ -38,7 +38,8 @@ def test_models_page_is_that_of_the_registry():
     for line in sizes:
         written = written.replace(line, "", 1)
     assert written == make_models.page(measure=False), "run python docs/make_models.py"
-    assert len(sizes) >= len(models.names()) - 2  # openl3, opensmile: optional packages
+    # openl3, opensmile: optional packages; pe_a_frame: its sizes are those of the weights folder
+    assert len(sizes) >= len(models.names()) - 5
 
 
 @pytest.mark.parametrize(

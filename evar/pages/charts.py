@@ -159,12 +159,12 @@ def shots(values: Values, *, title: str) -> dict:
         layer=[
             {
                 "mark": {"type": "rule", "style": "interval"},
-                "encoding": {"y": {"field": "low", **y}, "y2": {"field": "high"}},
+                "encoding": {"y": y | {"field": "low"}, "y2": {"field": "high"}},
             },
             {
                 "mark": {"type": "line", "point": {"size": 60}},
                 "encoding": {
-                    "y": {"field": "value", **y},
+                    "y": y | {"field": "value"},
                     "tooltip": [
                         {"field": "shots"},
                         {"field": "value", "title": title, "format": ".1f"},

@@ -143,7 +143,7 @@ def _variant(
     return changed | {k: v for k, v in given.items() if of_config.get(k) != v}
 
 
-def _seen(model: "Model", task: "Task") -> str:
+def _seen(model: "Model", task: "Task") -> str | None:
     """Returns how the model's training data overlap with the task's; of a user's task: unknown."""
     try:
         return seen_in_training(model.config, task.name) if task.counts else UNKNOWN
