@@ -44,7 +44,7 @@ def run(name: str, arguments: list[str] | None = None) -> None:
         function = _function(name)
     except UserError as error:
         _exit(error)
-    call(name, function, arguments)
+    call(name, function, arguments, check_more=getattr(function, "check_more", None))
 
 
 def call(

@@ -12,6 +12,16 @@ def whole(name: str, value: object) -> int:
     return value
 
 
+def part(text: str | None) -> tuple[int, int]:
+    """Returns (I, N) of the text of --part=I/N, (0, 1) of None; UserError for anything else."""
+    if text is None:
+        return 0, 1
+    number, slash, total = text.partition("/")
+    if not slash or not number.isdecimal() or not total.isdecimal() or int(number) >= int(total):
+        raise UserError(f"--part={text}: write I/N with I from 0 to N - 1, as in --part=0/4")
+    return int(number), int(total)
+
+
 def number(name: str, value, *, above: float, optional: bool = False) -> float | None:
     """Returns a finite number of `above` or more, or None where that is `optional`.
 

@@ -52,6 +52,8 @@ class Protocol:
     trains: bool = True  # False: only the test side is used, so that the others may be absent
     adapter_options: Callable[[Task, Mapping[str, object], Sequence[str]], dict] | None = None
     # (task, given options, the adapter's option names) -> adapter options that a task wants
+    embeds: Literal["", "units", "whole"] = ""  # what a sweep may embed ahead, with the model as it
+    # is: `embed_task` with `settings.crop_seed`, or the test side's whole clips
     averaged: tuple[str, ...] = ()  # tasks of the leaderboard's average column; empty: none
     command: str = ""  # name of its command line; "": the protocol's name
     help: str = ""  # what --help says of the settings, one option per line

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     AnyModel = str | type[Adapter] | Adapter | models.Model
 
 _RUNTIME = tuple(f.name for f in fields(Runtime))
+ARGUMENTS = ("weights", "seeds", "seconds", "data", "partial")  # of `evaluate`, by keyword
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from fire.decorators import SetParseFns
 
-from evar.errors import UserError
+from evar import options as values
 
 
 @SetParseFns(model=str, task=str, weights=str, data=str, cache=str, device=str, precision=str)
@@ -52,7 +52,7 @@ def embed(
     done = run.fill_cache(
         model,
         task,
-        part=_part(part),
+        part=values.part(part),
         weights=weights,
         data=data,
         seconds=seconds,
@@ -63,13 +63,3 @@ def embed(
         **options,
     )
     print(done)
-
-
-def _part(text: str | None) -> tuple[int, int]:
-    """Returns (I, N) of "I/N"."""
-    if text is None:
-        return 0, 1
-    number, slash, total = text.partition("/")
-    if not slash or not number.isdecimal() or not total.isdecimal() or int(number) >= int(total):
-        raise UserError(f"--part={text}: write I/N with I from 0 to N - 1, as in --part=0/4")
-    return int(number), int(total)

@@ -80,7 +80,7 @@ def embed_task(
     for a clip that cannot be decoded, unless `runtime.skip_bad`; UserError where the adapter
     returns anything but finite (B, D) float32.
     """
-    with _engine_for_task(model, manifest, runtime, crop_seed, kept_in) as engine:
+    with engine_for_task(model, manifest, runtime, crop_seed, kept_in) as engine:
         values, bad_views = engine.run()
     first = np.full(len(manifest.table), -1)
     cropped = np.full(len(manifest.table), -1)
@@ -97,18 +97,19 @@ def fill_task(
 
     Parts are shards I, I + N, ...: fixed, so that they need no coordination.
     """
-    with _engine_for_task(model, manifest, runtime, 42, Store) as engine:
+    with engine_for_task(model, manifest, runtime, 42, Store) as engine:
         return engine.fill(part)
 
 
 @contextlib.contextmanager
-def _engine_for_task(
+def engine_for_task(
     model: Model,
     manifest: Manifest,
     runtime: Runtime,
-    crop_seed: int,
-    kept_in: Callable[[Path, dict], Store],
+    crop_seed: int = 42,
+    kept_in: Callable[[Path, dict], Store] = Store,
 ) -> Iterator[Engine]:
+    """Yields the engine that embeds one unit of every clip, as `embed_task` runs it."""
     rate = model.adapter.sample_rate
     plan = views(manifest, sample_rate=rate, crop_seed=crop_seed)
     key = _key(model, manifest, runtime) | {
@@ -132,7 +133,7 @@ def embed_whole(
     treats long ones is the adapter's business. `joint`: in the space shared with captions, else
     as `Adapter.embed` gives them. Errors are those of `embed_task`.
     """
-    with _engine_for_whole(model, manifest, rows, runtime, joint=joint) as (engine, order):
+    with engine_for_whole(model, manifest, rows, runtime, joint=joint) as (engine, order):
         sorted_values, bad = engine.run()
     values = np.empty(sorted_values.shape, np.float32)
     values[order] = sorted_values
@@ -143,16 +144,24 @@ def fill_whole(
     model: Model, manifest: Manifest, runtime: Runtime, *, part: tuple[int, int] = (0, 1)
 ) -> int:
     """Computes and keeps the joint-space embeddings of the test side's clips, or part I of N."""
-    side = manifest.test_side()
-    rows = side.good.index if side.task.folds else side.good.index[side.good.split == "test"]
-    with _engine_for_whole(model, side, rows, runtime, joint=True) as (engine, _):
+    with engine_for_test_side(model, manifest, runtime) as engine:
         return engine.fill(part)
 
 
 @contextlib.contextmanager
-def _engine_for_whole(
+def engine_for_test_side(model: Model, manifest: Manifest, runtime: Runtime) -> Iterator[Engine]:
+    """Yields the engine that embeds the whole clips of the test side in the joint space."""
+    side = manifest.test_side()
+    rows = side.good.index if side.task.folds else side.good.index[side.good.split == "test"]
+    with engine_for_whole(model, side, rows, runtime, joint=True) as (engine, _):
+        yield engine
+
+
+@contextlib.contextmanager
+def engine_for_whole(
     model: Model, manifest: Manifest, rows: Iterable[int], runtime: Runtime, *, joint: bool
 ) -> Iterator[tuple[Engine, np.ndarray]]:
+    """Yields the engine that embeds whole clips, and the row that each view belongs to."""
     rate = model.adapter.sample_rate
     chosen = manifest.table.loc[list(rows)]
     lengths = [

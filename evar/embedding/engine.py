@@ -78,17 +78,21 @@ class Engine:
         """Returns the number of shards that hold the whole plan."""
         return len(self.starts) - 1
 
-    def fill(self, part: tuple[int, int] = (0, 1)) -> int:
-        """Has shards I, I + N, ... of `part` (I, N) in the store; returns their number of views."""
+    def prepare(self) -> None:
+        """Fits an adapter that learns from training clips, or reads what an earlier run learnt."""
         adapter = self.encoder.adapter
         if adapter.fit_clips:
             adapter.fitted(self.store.once("fit", self._fit))
+
+    def fill(self, part: tuple[int, int] = (0, 1)) -> int:
+        """Has shards I, I + N, ... of `part` (I, N) in the store; returns their number of views."""
+        self.prepare()
         mine = range(part[0], self.shards, part[1])
-        views = sum(len(self._views(n)) for n in mine)
+        views = sum(len(self.views_of(n)) for n in mine)
         bar = self.runtime.progress.bar("decode and embed", "clip", total=views)
         with full_precision(), bar as shown:
             missing = [n for n in self.store.missing(self.shards) if n in mine]
-            shown.update(views - sum(len(self._views(n)) for n in missing))
+            shown.update(views - sum(len(self.views_of(n)) for n in missing))
             started = perf_counter()
             self.store.fill(missing, lambda claims: self._compute(claims, shown))
             self.seconds += perf_counter() - started
@@ -100,13 +104,15 @@ class Engine:
         whole = self.computed == len(self.plan) > 0 and self.seconds > 0
         return self.computed / self.seconds if whole else None
 
-    def _views(self, shard: int) -> range:
+    def views_of(self, shard: int) -> range:
+        """Returns the numbers of the views in a shard."""
         return range(self.starts[shard], self.starts[shard + 1])
 
     def _path(self, view: View):
         return self.manifest.root / self.manifest.table.file[view.row]
 
-    def _load(self, view: View) -> NDArray | BadAudio:
+    def load(self, view: View) -> NDArray | BadAudio:
+        """Returns a decoded clip (S,), or why there is none where `runtime.skip_bad`."""
         try:
             return audio.load_clip(
                 self._path(view),
@@ -141,7 +147,7 @@ class Engine:
             with ThreadPoolExecutor(self.workers) as pool:
                 size = self.batch_size if self.samples else 1  # whole clips differ in length
                 for at in range(0, count, size):
-                    loaded = pool.map(self._load, chosen[at : at + size])
+                    loaded = pool.map(self.load, chosen[at : at + size])
                     clips = (clip for clip in loaded if isinstance(clip, np.ndarray))
                     for _, alike in groupby(clips, key=len):  # whole clips differ in length
                         stacked = np.stack(list(alike))
@@ -159,16 +165,17 @@ class Engine:
         try:
             ahead: list[tuple[int, list[Future]]] = []
             for number in claims:
-                loading = [pool.submit(self._load, self.plan[i]) for i in self._views(number)]
+                loading = [pool.submit(self.load, self.plan[i]) for i in self.views_of(number)]
                 ahead.append((number, loading))
                 if len(ahead) == 2:
-                    self._write(*ahead.pop(0), bar)
+                    self.write(*ahead.pop(0), bar)
             while ahead:
-                self._write(*ahead.pop(0), bar)
+                self.write(*ahead.pop(0), bar)
         finally:
             pool.shutdown(cancel_futures=True)
 
-    def _write(self, number: int, loading: list[Future], bar: Bar) -> None:
+    def write(self, number: int, loading: list[Future], bar: Bar) -> None:
+        """Embeds and writes a shard of clips that are being decoded; empties `loading`."""
         rows = np.full((len(loading), self.encoder.dim), np.nan, np.float32)
         bad: dict[int, str] = {}
         started: list[tuple[list[int], Tensor]] = []  # batches that a GPU may still be at work on

@@ -120,18 +120,28 @@ class Store:
 
     def _claims(self, todo: list[int], held: list[filelock.FileLock]) -> Iterator[int]:
         for number in todo:
-            lock = self._acquire(f"{number:06d}", wait=False)
+            lock = self.claim(number)
             if lock is None:
                 continue
             held.append(lock)
-            if self.path(number).exists():  # somebody else was faster
-                held.pop().release()
-                continue
-            for left in self.folder.glob(f".{self.path(number).name}.*"):
-                left.unlink(missing_ok=True)  # by a process that was killed as it wrote
             while len(held) > 2:  # one being computed, one being decoded ahead
                 held.pop(0).release()
             yield number
+
+    def claim(self, number: int) -> filelock.FileLock | None:
+        """Returns the lock of a shard that the caller now computes and releases when it is written.
+
+        None where another process computes it, or has just done so.
+        """
+        lock = self._acquire(f"{number:06d}", wait=False)
+        if lock is None:
+            return None
+        if self.path(number).exists():
+            lock.release()
+            return None
+        for left in self.folder.glob(f".{self.path(number).name}.*"):
+            left.unlink(missing_ok=True)  # by a process that was killed as it wrote
+        return lock
 
     def once(self, name: str, make: Callable[[], dict]) -> dict:
         """A small JSON value kept beside the shards: made by one process, read by all."""

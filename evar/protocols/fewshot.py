@@ -149,6 +149,7 @@ PROTOCOL = Protocol(
     settings=FewshotSettings,
     resolve=resolve,
     evaluate=evaluate,
+    embeds="units",
     seeds=tuple(range(42, 52)),  # draws
     help="""
 --shots=1,4,8,16   training clips per class; the last is the score, all are the curve

@@ -128,6 +128,7 @@ PROTOCOL = Protocol(
     title="Score a frozen encoder on a task as HEAR 2021 scored its scene tasks.",
     settings=HearSettings,
     evaluate=evaluate,
+    embeds="units",
     seeds=(42,),
     help="""
 --grid_points=8    how many of the grid's 16 points are tried on the first split

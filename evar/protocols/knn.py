@@ -79,6 +79,7 @@ PROTOCOL = Protocol(
     title="Score a frozen encoder on a task by the nearest training clips: nothing is trained.",
     settings=KnnSettings,
     evaluate=evaluate,
+    embeds="units",
     help="""
 --k=N          number of neighbours; default: of 1, 5, 10, 20 and 50 the best on the validation
                split; 10 without one

@@ -126,6 +126,7 @@ PROTOCOL = Protocol(
     settings=LinearSettings,
     resolve=resolve,
     evaluate=evaluate,
+    embeds="units",
     seeds=(42, 43, 44),
     averaged=("esc50", "us8k", "spcv2", "vc1", "voxforge", "cremad", "gtzan", "nsynth", "surge"),
     command="lineareval",

@@ -125,6 +125,7 @@ PROTOCOL = Protocol(
     title="Find clips by their captions, and captions by their clips.",
     settings=RetrievalSettings,
     evaluate=evaluate,
+    embeds="whole",
     needs=frozenset({"text"}),
     kinds=frozenset({"retrieval"}),
     trains=False,

@@ -177,6 +177,7 @@ PROTOCOL = Protocol(
     title="Classify clips by captions of the classes, without any training.",
     settings=ZeroshotSettings,
     evaluate=evaluate,
+    embeds="whole",
     needs=frozenset({"text"}),
     trains=False,
     help="""

@@ -1,0 +1,205 @@
+"""`sweep MODELS TASKS`: whole tables, each cell what the single command would do."""
+
+import contextlib
+import signal
+import sys
+from collections.abc import Callable
+
+from fire.decorators import SetParseFns
+
+from evar.errors import UserError
+
+_TEXT = ("models", "tasks", "protocols", "weights", "data", "cache", "results", "device")
+
+
+@SetParseFns(**dict.fromkeys((*_TEXT, "precision", "part", "engine", "address"), str))
+def sweep(
+    models,
+    tasks=None,
+    *,
+    protocols=None,
+    engine="local",
+    workers=None,
+    gpus_per_job=1,
+    retries=1,
+    part=None,
+    split=20_000,
+    address=None,
+    dry_run=False,
+    status=False,
+    seeds=None,
+    weights=None,
+    data=None,
+    results="results",
+    seconds=None,
+    device=None,
+    precision=None,
+    batch_size=None,
+    cache=None,
+    partial=False,
+    skip_bad=False,
+    quiet=False,
+    **options,
+):
+    """Evaluate many models on many tasks, each clip decoded once for all models of a task.
+
+    usage: sweep MODELS TASKS [options]
+           sweep PLAN.yaml [options]
+
+    MODELS         names, comma lists, globs ('m2d*,beats_*'), path.py:Class, hf:ORG/NAME, or "all"
+    TASKS          names, comma lists, globs, CSVs, "paper" (the tasks of the protocol's average)
+                   or "all" (all that are prepared on this machine)
+    PLAN.yaml      the keys models (names, or mappings with `name` and options), tasks, protocols,
+                   and any option
+
+    --protocols=linear  a comma list of protocols
+    --engine=local  processes of this machine; or ray: a Ray cluster (docs/cluster.md)
+    --address=ADDR  of a running Ray cluster, or auto; default: one on this machine
+    --workers=N    processes; default: one per GPU, else one
+    --gpus_per_job=1  GPUs of a job that trains the encoder (torchrun where it is more than one)
+    --retries=1    how often a job that fails is tried again
+    --part=I/N     only the I-th of N parts of the jobs, counted from 0, for a SLURM array
+    --split=20000  ray: tasks of more clips are embedded in parts of so many clips
+    --dry_run      print the jobs and what they would embed; start nothing
+    --status       print what is done, running, failed and left, from the results folder alone
+    --seeds=3      runs, or the seeds themselves, of the protocols that have seeds
+    --weights=PATH checkpoint of all models; "random" evaluates the untrained networks
+    --data=DIR     where data sets and manifests are; default: $EVAR_DATA or data/
+    --results=DIR  where results are written; default: results/
+    --seconds=S    unit length of CSV tasks
+    --device=auto  cpu, cuda, ...
+    --precision=fp32  or bf16
+    --batch_size=N clips per forward pass
+    --cache=DIR    where embeddings are kept; default: $EVAR_CACHE or the user's cache folder
+    --partial      accept incomplete data sets
+    --skip_bad     leave out clips that cannot be decoded
+    --quiet        print the end alone
+    --NAME=VALUE   an option of the protocols or of the models' adapters; a job takes those it has
+    """
+    from evar.sweeping import plan
+    from evar.sweeping.state import Folder, report
+
+    _check(engine, workers, gpus_per_job, retries, split)
+    shared = {
+        **{"seeds": seeds, "weights": weights, "data": data, "seconds": seconds, "device": device},
+        **{"precision": precision, "batch_size": batch_size, "cache": cache},
+        **{"partial": partial or None, "skip_bad": skip_bad or None},
+        **options,
+    }
+    jobs = _jobs(models, tasks, protocols, {k: v for k, v in shared.items() if v is not None})
+    folder = Folder(results, jobs)
+    if status:
+        print("\n".join(report(folder)))
+        return
+    if part is not None:
+        from evar.options import part as part_of_text
+        from evar.sweeping.job import part_of
+
+        jobs = part_of(jobs, part_of_text(part))
+    why = {job: plan.blocked(job) for job in jobs}
+    if dry_run:
+        from evar.sweeping import preview
+
+        print("\n".join(preview.lines(why, results)))
+        return
+    how = {"retries": retries, "device": device, "workers": workers, "gpus": gpus_per_job}
+    how |= {"engine": engine, "address": address, "split": split, "quiet": quiet}
+    with _terminating():
+        failed = _run(folder, why, how)
+    sys.exit(1 if failed else 0)
+
+
+def check_more(words: list[str], keys: list[str], options: list[str]) -> None:
+    """Leaves unknown options to the plan, which knows all protocols and models."""
+
+
+vars(sweep)["check_more"] = check_more
+
+
+def _check(engine: str, workers, gpus_per_job, retries, split) -> None:
+    from evar.errors import unknown
+
+    if engine not in ("local", "ray"):
+        raise unknown("engine", engine, ("local", "ray"))
+    least = {"workers": (workers, 1), "gpus_per_job": (gpus_per_job, 1), "split": (split, 1)}
+    for name, (value, low) in {**least, "retries": (retries, 0)}.items():
+        if value is not None and (type(value) is not int or value < low):
+            raise UserError(f"--{name} must be a whole number of {low} or more, not {value!r}")
+
+
+def _jobs(models: str, tasks: str | None, protocols: str | None, options: dict) -> list:
+    from evar.sweeping import plan
+
+    what: dict = {"models": models, "tasks": tasks}
+    if models.endswith((".yaml", ".yml")):
+        if tasks is not None:
+            raise UserError(f"{models} names the tasks: leave {tasks!r} out")
+        what, own = plan.read_plan(models)
+        options = {**own, **options}
+    elif tasks is None:
+        raise UserError("sweep needs MODELS TASKS or PLAN.yaml; --help explains them")
+    chosen = protocols or what.get("protocols") or "linear"
+    jobs = plan.make_jobs(what["models"], what["tasks"], chosen, options)
+    if not jobs:
+        raise UserError("no job: TASKS names no task that is prepared (`evar list tasks`)")
+    return jobs
+
+
+def _run(folder, why: dict, how: dict) -> bool:
+    """Runs what can run and prints the end; returns whether any job failed."""
+    from evar.sweeping import ending
+    from evar.sweeping.display import display
+    from evar.sweeping.state import BLOCKED, FAILED, Board
+
+    folder.create()
+    board = Board(folder, why)
+    board.open(why)
+    for job in board.of(BLOCKED):
+        print(f"cannot run  {job.name}: {why[job]}")
+    due = [job for job, reason in why.items() if not reason]
+    try:
+        with display(quiet=how["quiet"]) as shown:
+            _engine(how)(board, due, shown)
+    finally:
+        for line in ending.lines(board):
+            print(line)
+    return bool(board.of(FAILED))
+
+
+def _engine(how: dict) -> Callable:
+    """Returns the function of (board, jobs, display) that does the jobs."""
+    if how["engine"] == "ray":
+        from evar.sweeping import ray_engine
+
+        return lambda board, jobs, shown: ray_engine.run(
+            board,
+            jobs,
+            shown,
+            address=how["address"],
+            retries=how["retries"],
+            split=how["split"],
+            gpus=how["gpus"],
+        )
+    from evar.sweeping.local import Supervisor, layout
+
+    plan = layout(how["device"], workers=how["workers"], gpus_per_job=how["gpus"])
+    options = {"plan": plan, "retries": how["retries"], "device": how["device"]}
+    return lambda board, jobs, shown: Supervisor(board, jobs, shown, **options).run()
+
+
+@contextlib.contextmanager
+def _terminating():
+    """Treats SIGTERM, which a cluster sends before it kills, as Ctrl-C."""
+
+    def interrupt(signum, frame):
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

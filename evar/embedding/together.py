@@ -1,0 +1,113 @@
+"""One decoding for several encoders: clips of a task reach every model that is due on them."""
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import filelock
+
+from evar.embedding.engine import Engine
+from evar.precision import full_precision
+from evar.progress import SILENT
+
+Failed = Callable[[int, Exception], None]
+
+
+@dataclass(frozen=True, eq=False)
+class _Shard:
+    """A shard that is being decoded, and the engines (by number) that hold its lock."""
+
+    number: int
+    locks: dict[int, filelock.FileLock]
+    loading: list[Future]
+
+    def release(self) -> None:
+        for lock in self.locks.values():
+            lock.release()
+
+
+def fill_together(
+    engines: Sequence[Engine],
+    *,
+    part: tuple[int, int] = (0, 1),
+    at: Callable[[int], None] = lambda number: None,
+    failed: Failed,
+) -> None:
+    """Has the shards of several engines in their stores, each clip decoded once for all of them.
+
+    engines: of one sample rate, with equal plans and lengths, so that their shards are the same
+    clips; each writes what it would write alone. part: (I, N) stands for shards I, I + N, ...
+    at: called with an engine's number before it embeds a shard. failed: called with an engine's
+    number and its error; that engine is left out from then on, unless the call itself raises.
+    """
+    first = engines[0]
+    if any(e.plan != first.plan or e.starts != first.starts for e in engines):
+        raise ValueError("these engines do not embed the same clips in the same shards")
+    live = dict(enumerate(engines))
+
+    def attempt(number: int, work: Callable[[], object]) -> None:
+        at(number)
+        try:
+            work()
+        except Exception as error:  # of one encoder: the others go on
+            del live[number]
+            failed(number, error)
+
+    for number, engine in enumerate(engines):
+        attempt(number, engine.prepare)
+    with full_precision():
+        _embed(live, first, range(part[0], first.shards, part[1]), attempt)
+        for number, engine in list(live.items()):  # shards that other processes were at
+            if any(not engine.store.path(n).exists() for n in _mine(first, part)):
+                attempt(number, functools.partial(engine.fill, part))
+
+
+def _mine(engine: Engine, part: tuple[int, int]) -> range:
+    return range(part[0], engine.shards, part[1])
+
+
+def _embed(live: dict[int, Engine], first: Engine, mine: range, attempt: Callable) -> None:
+    """Embeds what is missing of shards `mine`, the next shard decoding while one is embedded."""
+    missing = {i: set(e.store.missing(e.shards)) & set(mine) for i, e in live.items()}
+    wanted = [n for n in mine if any(n in numbers for numbers in missing.values())]
+    total = sum(len(first.views_of(n)) for n in wanted)
+    pool = ThreadPoolExecutor(first.workers)
+    ahead: list[_Shard] = []  # one being embedded, one being decoded
+
+    def embed() -> None:
+        shard = ahead[0]
+        for number in [n for n in shard.locks if n in live]:
+            write, loading = live[number].write, list(shard.loading)  # which `write` empties
+            attempt(number, functools.partial(write, shard.number, loading, SILENT.bar("", "")))
+        ahead.pop(0).release()
+        bar.update(len(shard.loading))
+
+    with first.runtime.progress.bar("decode and embed", "clip", total=total) as bar:
+        try:
+            for shard in _decoding(live, first, wanted, missing, pool):
+                ahead.append(shard)
+                if len(ahead) == 2:
+                    embed()
+            while ahead:
+                embed()
+        finally:
+            pool.shutdown(cancel_futures=True)
+            for shard in ahead:
+                shard.release()
+
+
+def _decoding(
+    live: dict[int, Engine],
+    first: Engine,
+    wanted: list[int],
+    missing: dict[int, set[int]],
+    pool: ThreadPoolExecutor,
+) -> Iterator[_Shard]:
+    """Yields shards whose clips are being decoded, with the engines that could claim them."""
+    for number in wanted:
+        claims = {i: e.store.claim(number) for i, e in live.items() if number in missing[i]}
+        locks = {i: lock for i, lock in claims.items() if lock is not None}
+        if locks:
+            views = [first.plan[v] for v in first.views_of(number)]
+            yield _Shard(number, locks, [pool.submit(first.load, view) for view in views])

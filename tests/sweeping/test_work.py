@@ -1,0 +1,100 @@
+"""What a worker embeds ahead is what the protocols read afterwards."""
+
+import csv
+
+import pytest
+
+from evar import protocol
+from evar.data import audio
+from evar.results import record
+from evar.sweeping.job import Job
+from evar.sweeping.shelf import Shelf
+from evar.sweeping.work import Worker
+
+BOTH = """
+import torch
+from evar import Adapter
+
+
+class Both(Adapter):
+    sample_rate = 16000
+    embed_dim = 4
+    joint_dim = 2
+
+    def embed(self, audio):
+        return self.embed_joint(audio).repeat(1, 2)
+
+    def embed_joint(self, audio):
+        return torch.stack([audio.square().mean(1) + 0.1, audio.abs().amax(1)], 1)
+
+    def embed_text(self, texts):
+        return torch.tensor([[1.0 + len(text), 2.0 + text.count("e")] for text in texts])
+"""
+SMALL = {"hear": {"grid_points": 1}, "linear": {"epochs": 2}}
+AHEAD = [p.name for p in protocol.usable() if p.embeds]
+
+
+@pytest.fixture
+def events():
+    return []
+
+
+@pytest.fixture
+def worker(tmp_path, events):
+    def report(event, job, **details):
+        events.append((event, job, details))
+
+    return Worker(tmp_path / "results", report, Shelf("cpu"))
+
+
+@pytest.fixture
+def captions(clips):
+    """A CSV of the same clips with captions."""
+    path = clips.root / "captions.csv"
+    with path.open("w", newline="", encoding="utf-8") as file:
+        rows = [[row[0], f"a {row[1]} tone, {row[0]}"] for row in clips.rows]
+        csv.writer(file).writerows([["file", "caption"], *rows])
+    return str(path)
+
+
+def test_the_protocols_that_declare_it():
+    assert {"linear", "knn", "fewshot", "hear", "zeroshot", "retrieval"} <= set(AHEAD)
+
+
+@pytest.mark.parametrize("name", AHEAD)
+def test_after_filling_a_protocol_decodes_nothing(
+    name, worker, events, clips, captions, new_adapter, monkeypatch
+):
+    task = captions if protocol.get(name).kinds == {"retrieval"} else clips.csv
+    job = Job.of(new_adapter(BOTH, "Both"), task, name, {"device": "cpu", **SMALL.get(name, {})})
+    worker.fill([job], (0, 1))
+    assert [e for e in events if e[0] == "failed"] == []
+
+    def refuse(*arguments, **options):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(audio, "load_clip", refuse)
+    worker.do([job])
+    kinds = [event for event, _, _ in events]
+    reasons = [details for event, _, details in events if event == "failed"]
+    assert kinds[-1] == "done", reasons
+
+
+def test_a_result_that_is_there_is_not_made_again(worker, events, clips, models):
+    jobs = [Job.of(models("One"), clips.csv, "knn", {"device": "cpu"})]
+    worker.do(jobs)
+    (path,) = (worker.results / "runs").glob("*.json")
+    before = path.stat().st_mtime_ns
+    worker.do(jobs)
+    assert events[-1][2] == {"run": path.stem, "there": True}
+    assert path.stat().st_mtime_ns == before
+    assert len(record.load_runs(worker.results)[0]) == 1
+
+
+def test_a_full_shelf_loads_models_in_turns(worker, events, clips, models):
+    worker.shelf.budget = -1  # every model is too much
+    names = ("One", "Two", "Slow")
+    jobs = [Job.of(models(name), clips.csv, "knn", {"device": "cpu"}) for name in names]
+    worker.do(jobs)
+    assert [job for event, job, _ in events if event == "done"] == jobs
+    assert worker.shelf.bytes >= 0
