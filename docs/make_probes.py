@@ -23,7 +23,7 @@ def read(name: str) -> list[dict]:
 def table(rows: list[dict]) -> str:
     """Returns the scores in percent as Markdown: a line per probe, a column per task and model.
 
-    The better model of a task is bold; the columns of seconds are sums over tasks and models.
+    The better model of a task is bold; a dash is a run that was not made.
     """
     columns = list(dict.fromkeys((row["task"], row["model"]) for row in rows))
     probes = list(dict.fromkeys(row["probe"] for row in rows))

@@ -50,13 +50,13 @@ def _is_of(run: RunRecord, identity: dict) -> bool:
     model = identity.get("model", {})
     same = (model.get("weights"), model.get("source")) == (run.model.weights, run.model.source)
     precision = run.settings.get("precision", "fp32")
-    whole = "space" in identity
+    whole = run.settings.get("reading") == "whole clips"
     return (
         same
         and run.protocol != "finetune"
         and identity.get("manifest") == run.manifest
         and identity.get("precision") == precision
-        and whole == (run.protocol not in ("linear",))
+        and whole == ("space" in identity)
         and (whole or identity.get("crop_seed") == run.settings.get("crop_seed", 42))
     )
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from evar import files
-from evar.pages import charts, clips, details, embedding_map, outcomes, page
+from evar.pages import charts, clips, details, embedding_map, facts, outcomes, page
 from evar.pages.clips import Sounds
 from evar.pages.details import OfClass, Shown
 from evar.results.record import RunRecord
@@ -18,6 +18,7 @@ from evar.scoring.metrics import format_value
 
 _MATRIX = 60  # classes of a confusion matrix that can be read
 _LISTED = 20  # strongest confusions
+_OF_FOLDS = ("clips", "lr", "best_epoch", "epochs", "valid_score")  # where a protocol has them
 _CLIPS = 400  # rows of the table of all clips
 
 
@@ -84,6 +85,7 @@ def _context(run: RunRecord, results, sounds: Sounds, cache) -> dict:
         "classes": [_class_row(of_class) for of_class in listed],
         "confusions": _strongest(matrix),
         "runs": _runs(run),
+        "columns": [n for n in _OF_FOLDS if any(r.get(n) is not None for r in _runs(run))],
         "metrics": _metrics(run),
         "shots": [(p["shots"], value_text(p["mean"], ci95=p.get("ci95"))) for p in _shots(run)],
         "map": drawn if isinstance(drawn, str) else None,
@@ -91,7 +93,7 @@ def _context(run: RunRecord, results, sounds: Sounds, cache) -> dict:
         "methods": [] if isinstance(drawn, str) else list(drawn.places),
         "captions": _captions(run),
         "clips": _clip_table(table, found),
-        "facts": _facts(run),
+        "facts": facts.of_run(run),
         "charts": drawings,
         "finished": datetime.fromisoformat(run.finished).strftime("%Y-%m-%d %H:%M"),
         **shown,
@@ -351,50 +353,3 @@ def _clip_table(table: pd.DataFrame | None, found) -> list[dict]:
         }
         for clip, value in zip(found.clips.tolist(), found.values, strict=True)
     ]
-
-
-def _facts(run: RunRecord) -> dict[str, list[tuple[str, str]]]:
-    """Tables of name and value: what was run, on what, where."""
-    model, task = run.model, run.task
-    what = [
-        ("model", model.name),
-        ("weights (hash)", model.weights),
-        ("code (hash)", model.source),
-        ("parameters", "" if model.parameters is None else f"{model.parameters:,}"),
-        ("embedding width", "" if model.width is None else str(model.width)),
-        *_flat("option", model.options),
-        ("task", f"{task.name}, version {task.version}"),
-        ("unit", "whole clips" if task.seconds is None else f"{task.seconds:g} s"),
-        ("manifest (SHA-256)", run.manifest),
-        ("protocol", f"{run.protocol}, version {run.protocol_version}"),
-        ("seeds", ", ".join(map(str, run.seeds)) or "nothing is random"),
-    ]
-    counted = [(side, f"{count:,}") for side, count in run.clips.sides.items()]
-    counted += [("in use", f"{run.clips.total:,}"), ("skipped", str(len(run.clips.skipped)))]
-    counted += [(s.clip, s.why) for s in run.clips.skipped[:20]]
-    where = [
-        ("device", run.device),
-        ("Python", run.python),
-        ("evar", run.evar),
-        *run.libraries.items(),
-        ("commit", run.git or ""),
-        *((f"seconds: {name}", f"{value:g}") for name, value in run.seconds.items()),
-        ("clips per second", "" if run.clips_per_second is None else f"{run.clips_per_second:g}"),
-    ]
-    tables = {
-        "What was run": what,
-        "Settings": _flat("", run.settings),
-        "Differs from the defaults": _flat("", run.variant),
-        "Clips": counted,
-        "Environment": where,
-    }
-    return {name: [(k, v) for k, v in rows if v != ""] for name, rows in tables.items() if rows}
-
-
-def _flat(prefix: str, values: Mapping[str, object]) -> list[tuple[str, str]]:
-    def shown(value: object) -> str:
-        if isinstance(value, (list, tuple)):
-            return ", ".join(map(str, value)) or "none"
-        return f"{value:g}" if isinstance(value, float) else str(value)
-
-    return [(f"{prefix} {name}".strip(), shown(value)) for name, value in values.items()]
