@@ -74,7 +74,9 @@ class Protocol:
 
     def check(self, given: Mapping[str, object]) -> None:
         """Raises UserError for values that are wrong whatever the model and the task."""
-        if self.defaults().keys() >= {f.name for f in fields(self.settings)}:
+        if self.resolve is None and self.defaults().keys() >= {
+            f.name for f in fields(self.settings)
+        }:
             self.settings(**given)
 
     def settings_for(self, given: Mapping[str, object], model: Model, manifest: Manifest) -> Any:

@@ -105,11 +105,12 @@ def steady(model):
     Some draw from NumPy's global generator; fine-tuning has its own masks, by its seed, and
     several processes need every layer in every step.
     """
-    for holder in (getattr(model, "config", None), model):
-        if hasattr(holder, "layerdrop"):
-            holder.layerdrop = 0.0
-        if hasattr(holder, "apply_spec_augment"):
-            holder.apply_spec_augment = False
+    config = getattr(model, "config", None)
+    if config is not None:  # where it lacks the names, models take masking for granted
+        config.apply_spec_augment, config.layerdrop = False, 0.0
+    for name, value in (("layerdrop", 0.0), ("apply_spec_augment", False)):
+        if hasattr(model, name):
+            setattr(model, name, value)
     return model
 
 

@@ -136,7 +136,7 @@ def test_an_embedding_that_leaves_pytorch_is_a_users_error():
         def embed(self, audio):
             return torch.from_numpy(super().embed(audio).numpy())
 
-    with pytest.raises(UserError, match=r"ThroughNumpy\.embed.*not be fine-tuned"):
+    with pytest.raises(UserError, match=r"ThroughNumpy\.embed.*not fine-tuned"):
         ThroughNumpy().layer_parameters()
 
 
