@@ -162,7 +162,9 @@ def load(model: "str | type[Adapter] | Adapter", *, weights=None, **options) -> 
     _require_attributes(spec, adapter)
     spec = replace(spec, lr=spec.lr or adapter.lr)
     adapter = adapter.eval().requires_grad_(False)
-    return Model(adapter, spec, options, identity_of(adapter, {**spec.options, **options}))
+    known = {**spec.options, **options}
+    identity = identity_of(adapter, known, is_built=isinstance(model, Adapter))
+    return Model(adapter, spec, options, identity)
 
 
 def require_buildable(
