@@ -71,7 +71,7 @@ def _small_shards(monkeypatch):
 )
 def test_a_shard_holds_no_more_than_memory_is_meant_to(lengths, starts):
     """64 MB of float32 samples, or a single clip, or as many clips as there may be."""
-    assert engine._shard_starts(lengths) == starts
+    assert engine.shard_starts(lengths) == starts
 
 
 def manifest_of(made, **more):
