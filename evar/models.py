@@ -103,7 +103,13 @@ def config(model: "str | type[Adapter] | Adapter | Model") -> ModelConfig:
     if isinstance(model, Model):
         return model.config
     if not isinstance(model, str):
+        from evar.adapter import Adapter
+
         cls = model if inspect.isclass(model) else type(model)
+        if not issubclass(cls, Adapter):
+            raise UserError(
+                f"{model!r} is no model: give a name, or a subclass of evar.Adapter or an instance"
+            )
         return ModelConfig(name=cls.__name__, adapter=f"{cls.__module__}:{cls.__qualname__}")
     prefix, colon, source = model.partition(":")
     if colon and prefix in PREFIXES:
@@ -214,7 +220,7 @@ def _build(spec: ModelConfig, cls: type, options: Mapping[str, object]) -> "Adap
     import torch
 
     with torch.random.fork_rng(devices=[]), blaming(f"{spec.name} cannot be built"):
-        torch.manual_seed(0)  # whatever is initialised at random is the same in every run
+        torch.manual_seed(0)  # random initialisation is the same in every run
         return cls(**options)
 
 
