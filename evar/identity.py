@@ -18,7 +18,7 @@ from evar.sources import ModuleSource, canonical, file_of, library_versions, mod
 if TYPE_CHECKING:
     from evar.adapter import Adapter
 
-_as_first_seen: "weakref.WeakKeyDictionary[Adapter, str]" = weakref.WeakKeyDictionary()
+_as_first_seen: "weakref.WeakKeyDictionary[Adapter, bytes]" = weakref.WeakKeyDictionary()
 
 
 def identity_of(
@@ -33,10 +33,11 @@ def identity_of(
     from evar.weights import state_hash
 
     sources = sources_of(type(adapter))
-    attributes = {"attributes": _attributes_hash(adapter)} if is_built else {}
-    return attributes | {
+    attributes = _attributes(adapter) if is_built else b""
+    code = [ModuleSource("", attributes, frozenset())] if attributes else []
+    return {
         "adapter": type(adapter).__name__,
-        "source": source_hash(sources),
+        "source": source_hash([*sources, *code]),
         "options": dict(options),
         "files": _file_options(options, adapter.text_options),
         "weights": state_hash(adapter),
@@ -135,8 +136,8 @@ def _codes(code: CodeType) -> Iterator[CodeType]:
             yield from _codes(value)
 
 
-def _attributes_hash(adapter: "Adapter") -> str:
-    """Returns a hash of the values that an adapter's attributes, and those of its parts, have.
+def _attributes(adapter: "Adapter") -> bytes:
+    """Returns the values that an adapter's attributes, and those of its parts, have.
 
     Parameters and buffers are left out: `state_hash` has them. An adapter that fits statistics
     changes as it is used, so that its attributes count as they were at first.
@@ -145,16 +146,14 @@ def _attributes_hash(adapter: "Adapter") -> str:
         return _as_first_seen[adapter]
     from torch import nn
 
-    from evar.adapter import Adapter
-
     no_option = {*vars(nn.Module()), "weights", "augment", "keep", "lengths"}
     values = []
     for place, module in adapter.named_modules():
         own = {k: v for k, v in vars(module).items() if k not in no_option and v is not None}
         described = sorted((k, ascii(_described(v))) for k, v in own.items())
-        if described or isinstance(module, Adapter):
+        if described:
             values.append((place, type(module).__qualname__, described))
-    found = hashlib.sha256(ascii(values).encode()).hexdigest()[:16]
+    found = ascii(values).encode() if values else b""
     return _as_first_seen.setdefault(adapter, found)
 
 
