@@ -104,7 +104,7 @@ def _score(manifest, metric: Metric, test, fold_of, y, scores) -> Score:
 
 
 def _chance(metric: Metric, truth: list[NDArray]) -> float | None:
-    """The score of a model that hears nothing: the mean over folds, as of scores."""
+    """Returns the score of a constant prediction: the mean over folds, as of scores."""
     if metric.chance is None:
         return None
     return _plain(np.mean([metric.chance(of_fold) for of_fold in truth]))
