@@ -45,7 +45,7 @@ def evaluation(
     `settings`, `runs`, `seconds`, `extra` and `tables` go into the Evaluation.
     Raises ValueError for scores that are not finite.
     """
-    metric = metrics.get(manifest.task.metric)
+    metric = metrics.of_task(manifest.task.metric, manifest.task.kind)
     stacked = np.stack([np.concatenate(list(run)) for run in scores])  # (R, N, C)
     test = np.concatenate([fold.test for fold in folds])
     fold_of = np.repeat(np.arange(len(folds)), [len(fold.test) for fold in folds])
