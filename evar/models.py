@@ -236,7 +236,7 @@ def _require_attributes(spec: ModelConfig, adapter: "Adapter") -> None:
 
 
 def _require_kind(option: str, value, default) -> None:
-    """Refuse text for a number and the like: what an option without a default takes is unknown."""
+    """Refuses text for a number and the like: what an option without a default takes is unknown."""
     kinds = {bool: "True or False", int: "a whole number", float: "a number"}
     allowed = (int, float) if type(default) is float else (type(default),)
     if type(default) in kinds and type(value) not in allowed:

@@ -124,12 +124,12 @@ class Task:
 
     @property
     def multi_label(self) -> bool:
-        """Whether a clip can have several labels."""
+        """Returns whether a clip can have several labels."""
         return KINDS[self.kind].labels == "several"
 
     @property
     def labelled(self) -> bool:
-        """Whether clips have labels at all."""
+        """Returns whether clips have labels at all."""
         return KINDS[self.kind].labels != "none"
 
     @property

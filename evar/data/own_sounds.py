@@ -31,7 +31,7 @@ def has_captions(path) -> bool:
 
 
 def is_csv(name: str) -> bool:
-    """Whether TASK on a command line is a CSV rather than a registered name."""
+    """Returns whether TASK on a command line is a CSV rather than a registered name."""
     return name.lower().endswith(".csv")
 
 

@@ -79,7 +79,7 @@ class Store:
         return Shard(tensors["rows"], {int(row): reason for row, reason in bad.items()})
 
     def write(self, number: int, shard: Shard) -> None:
-        """Write a shard: SHA-256 of what follows (32 bytes), then safetensors."""
+        """Writes a shard: SHA-256 of what follows (32 bytes), then safetensors."""
         from safetensors.numpy import save
 
         bad = np.frombuffer(json.dumps(shard.bad).encode(), dtype=np.uint8)
@@ -205,6 +205,6 @@ def entries(folder) -> list[Entry]:
 
 
 def remove(folder, key: str) -> None:
-    """Remove one key and its shards."""
+    """Removes one key and its shards."""
     with files.writing(folder):
         shutil.rmtree(Path(folder) / key)

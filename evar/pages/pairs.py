@@ -163,7 +163,7 @@ def _of_scores(a: RunRecord, b: RunRecord, results, tables, rng, data) -> tuple[
 
 
 def _right(found: PerClip) -> NDArray:
-    """Whether a clip is right in more than half of the runs, (N,)."""
+    """Returns whether a clip is right in more than half of the runs, (N,)."""
     return found.values > 0.5
 
 

@@ -122,7 +122,7 @@ class RunRecord:
 
     @property
     def reduced(self) -> bool:
-        """Whether clips of the data set were absent or left out."""
+        """Returns whether clips of the data set were absent or left out."""
         return bool(self.clips.partial or self.clips.skipped)
 
     def to_json(self) -> dict[str, object]:
