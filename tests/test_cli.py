@@ -207,9 +207,8 @@ def test_the_package_names_its_two_imports():
 
 
 def test_python_m_evar_is_the_console_command():
-    done = subprocess.run(
-        [sys.executable, "-m", "evar", "--version"], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-m", "evar", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == evar.__version__
 
 
