@@ -54,7 +54,7 @@ def call(
     *,
     check_more: Callable[[list[str], list[str], list[str]], None] | None = None,
 ) -> None:
-    """Run a function as a command: its docstring is the help, its keywords are the options.
+    """Runs a function as a command: its docstring is the help, its keywords are the options.
 
     `check_more(words, keys, options)` raises UserError for keys that neither the function nor
     what its `**` goes to knows; None takes them for options of the model that the first word is.
@@ -123,7 +123,7 @@ def _function(name: str) -> Callable:
 def _checked(
     name: str, function: Callable, arguments: list[str], check_more: Callable
 ) -> list[str]:
-    """The arguments with flags spelt out (`--quiet` -> `--quiet=True`), for Fire.
+    """Returns the arguments with flags spelt out (`--quiet` -> `--quiet=True`), for Fire.
 
     Raises UserError for unknown options, options without a value and a wrong number of words,
     before anything is started.
@@ -179,7 +179,7 @@ def _is_number(text: str) -> bool:
 
 
 def _check_model_options(words: list[str], keys: list[str], options: list[str]) -> None:
-    """What no command knows must be an option of the model's adapter."""
+    """Raises UserError for an option that neither the command nor the model's adapter has."""
     from evar import models
 
     known = models.option_names(words[0])

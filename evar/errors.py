@@ -24,7 +24,7 @@ class BadAudio(UserError):
 
 @contextmanager
 def blaming(what: str):
-    """Re-raise exceptions from third-party code as a UserError with file and line."""
+    """Re-raises exceptions from third-party code as a UserError with file and line."""
     try:
         yield
     except UserError:

@@ -13,7 +13,7 @@ from evar.errors import UserError
 
 @contextmanager
 def writing(path):
-    """Re-raise the operating system's errors while `path` is written as a UserError."""
+    """Re-raises the operating system's errors while `path` is written as a UserError."""
     try:
         yield
     except OSError as error:
@@ -26,7 +26,7 @@ def writing(path):
 
 @contextmanager
 def reading(path):
-    """Re-raise the operating system's errors while `path` is read as a UserError."""
+    """Re-raises the operating system's errors while `path` is read as a UserError."""
     try:
         yield
     except OSError as error:
@@ -40,14 +40,14 @@ def unreadable(path, error: Exception) -> UserError:
 
 
 def make_folder(path) -> Path:
-    """Create a folder and its parents; raises UserError where that is not allowed."""
+    """Creates a folder and its parents; raises UserError where that is not allowed."""
     with writing(path):
         Path(path).mkdir(parents=True, exist_ok=True)
     return Path(path)
 
 
 def write_atomic(path, content: bytes | memoryview | str) -> None:
-    """Write a file whole or not at all: a temporary file in the same folder, synced, then renamed.
+    """Writes a file whole or not at all: a temporary file in the same folder, synced, then renamed.
 
     Temporary files of killed processes in that folder are removed. Raises UserError where the
     folder is not writable or the disk is full; no part of the content is left behind then.
@@ -79,7 +79,7 @@ _cleared: set[tuple[int, str]] = set()  # (process, folder)
 
 
 def clear_stale(folder) -> None:
-    """Remove the temporary files that killed writers left in a folder, once per process.
+    """Removes the temporary files that killed writers left in a folder, once per process.
 
     A file is removed where it has not changed for an hour and no process holds a lock on it.
     """
@@ -106,7 +106,7 @@ def _remove_if_stale(entry: os.DirEntry) -> None:
 
 
 def _try_lock(file) -> bool:
-    """Lock an open file until it is closed; False where another process holds it."""
+    """Locks an open file until it is closed; False where another process holds it."""
     try:
         import fcntl
     except ImportError:  # Windows does not remove files that are open
@@ -121,7 +121,7 @@ def _try_lock(file) -> bool:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut, on systems that can."""
+    """Makes a rename survive a power cut, on systems that can."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -103,7 +103,13 @@ def config(model: "str | type[Adapter] | Adapter | Model") -> ModelConfig:
     if isinstance(model, Model):
         return model.config
     if not isinstance(model, str):
+        from evar.adapter import Adapter
+
         cls = model if inspect.isclass(model) else type(model)
+        if not issubclass(cls, Adapter):
+            raise UserError(
+                f"{model!r} is no model: give a name, or a subclass of evar.Adapter or an instance"
+            )
         return ModelConfig(name=cls.__name__, adapter=f"{cls.__module__}:{cls.__qualname__}")
     prefix, colon, source = model.partition(":")
     if colon and prefix in PREFIXES:
@@ -162,7 +168,9 @@ def load(model: "str | type[Adapter] | Adapter", *, weights=None, **options) -> 
     _require_attributes(spec, adapter)
     spec = replace(spec, lr=spec.lr or adapter.lr)
     adapter = adapter.eval().requires_grad_(False)
-    return Model(adapter, spec, options, identity_of(adapter, {**spec.options, **options}))
+    known = {**spec.options, **options}
+    identity = identity_of(adapter, known, is_built=isinstance(model, Adapter))
+    return Model(adapter, spec, options, identity)
 
 
 def require_buildable(
@@ -212,7 +220,7 @@ def _build(spec: ModelConfig, cls: type, options: Mapping[str, object]) -> "Adap
     import torch
 
     with torch.random.fork_rng(devices=[]), blaming(f"{spec.name} cannot be built"):
-        torch.manual_seed(0)  # whatever is initialised at random is the same in every run
+        torch.manual_seed(0)  # random initialisation is the same in every run
         return cls(**options)
 
 
@@ -228,7 +236,7 @@ def _require_attributes(spec: ModelConfig, adapter: "Adapter") -> None:
 
 
 def _require_kind(option: str, value, default) -> None:
-    """Refuse text for a number and the like: what an option without a default takes is unknown."""
+    """Refuses text for a number and the like: what an option without a default takes is unknown."""
     kinds = {bool: "True or False", int: "a whole number", float: "a number"}
     allowed = (int, float) if type(default) is float else (type(default),)
     if type(default) in kinds and type(value) not in allowed:

@@ -25,7 +25,7 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this is rank 0, the process that writes files."""
+        """Returns whether this is rank 0, the process that writes files."""
         return self.rank == 0
 
     def shard(self, items: NDArray) -> NDArray:

@@ -73,7 +73,7 @@ class Protocol:
         return found
 
     def check(self, given: Mapping[str, object]) -> None:
-        """Raises UserError for values that are wrong whatever the model and the task."""
+        """Raises UserError for values that are wrong for any model and task."""
         if self.resolve is None and self.defaults().keys() >= {
             f.name for f in fields(self.settings)
         }:

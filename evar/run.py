@@ -217,7 +217,7 @@ def prepare(
 
     Arguments and errors are those of `evaluate`. `model` may also be a loaded `evar.models.Model`.
     """
-    chosen = protocol if isinstance(protocol, Protocol) else protocols.of_command(protocol)
+    chosen = protocol if isinstance(protocol, Protocol) else protocols.of_command(str(protocol))
     given, runtime, of_adapter = split_options(chosen, model, options)
     models.require_buildable(model, weights, of_adapter)  # before any work
     chosen.check(given)

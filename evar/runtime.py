@@ -38,7 +38,7 @@ class Runtime:
     device: "cpu", "cuda", "cuda:1", ... precision: "fp32", or "bf16" for mixed precision behind
     the encoder's front end. batch_size: clips per forward pass (None: chosen by device). cache: the
     folder where embeddings are kept (None keeps nothing). skip_bad: leave out clips that cannot
-    be decoded, and say so in the result. progress: where progress is shown.
+    be decoded; the result names them. progress: where progress is shown.
     """
 
     device: str = "cpu"
@@ -52,6 +52,10 @@ class Runtime:
     def __post_init__(self):
         if self.precision not in PRECISIONS:
             raise unknown("precision", str(self.precision), PRECISIONS)
+        if not isinstance(self.skip_bad, bool):
+            raise UserError(f"skip_bad must be True or False, not {self.skip_bad!r}")
+        if not isinstance(self.training, Training):
+            raise UserError(f"training must be an evar.runtime.Training, not {self.training!r}")
         size = self.batch_size
         if size is not None and (type(size) is not int or size < 1):
             raise UserError(f"--batch_size must be a whole number of 1 or more, not {size!r}")

@@ -41,7 +41,7 @@ def module_sources(names: Iterable[str], package: str = "") -> list[ModuleSource
     todo = list(names)
     while todo:
         name = todo.pop()
-        file = _file_of(name)
+        file = file_of(name)
         if name in found or file is None:
             continue
         if not _is_own_code(name, file) and name.partition(".")[0] != package:
@@ -130,18 +130,21 @@ def _imported(tree: ast.AST, package: str) -> Iterator[str]:
             yield from (".".join(parts[:count]) for count in range(1, len(parts) + 1))
 
 
-def _file_of(name: str) -> Path | None:
+def file_of(name: str) -> Path | None:
     """Returns a module's file without importing it; None if there is no such module or file."""
     if name in sys.modules:
         file = getattr(sys.modules[name], "__file__", None)
-        return Path(file) if file else None
+        if not file:
+            return None
+        is_there = Path(file).is_file() or hasattr(sys.modules[name], "EVAR_SOURCE")
+        return Path(file) if is_there else None  # of `python -` it is "<stdin>"
     parent, _, last = name.rpartition(".")
     if not parent:
         with contextlib.suppress(ImportError, ValueError):
             spec = importlib.util.find_spec(name)
             return Path(spec.origin) if spec and spec.has_location and spec.origin else None
         return None
-    inside = _file_of(parent)
+    inside = file_of(parent)
     if inside is None or inside.name != "__init__.py":
         return None
     places = (inside.parent / f"{last}.py", inside.parent / last / "__init__.py")

@@ -79,7 +79,7 @@ class Task:
     folders: tuple[str, ...] = ()  # what its folder is usually called (patterns)
     metadata: str = ""  # the file that lists the clips; error messages name it
     seconds: float | None  # unit length; None: clips are read whole
-    classes: int | None = None  # expected number; None: whatever the data has
+    classes: int | None = None  # expected number; None: as many as the data has
     kind: str = "classification"  # a name in KINDS
     metric: str = ""  # a metric that fits the kind; "": the kind's default
     folds: tuple[str, ...] = ()  # cross-validation folds; empty: train / valid / test
@@ -117,14 +117,21 @@ class Task:
         object.__setattr__(self, "counts", MappingProxyType(dict(self.counts)))
         object.__setattr__(self, "citation", inspect.cleandoc(self.citation))
 
+    def __getstate__(self) -> dict:
+        """Returns the fields, for another process; the read-only view of counts cannot be sent."""
+        return {**vars(self), "counts": dict(self.counts)}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state, counts=MappingProxyType(state["counts"]))
+
     @property
     def multi_label(self) -> bool:
-        """Whether a clip can have several labels."""
+        """Returns whether a clip can have several labels."""
         return KINDS[self.kind].labels == "several"
 
     @property
     def labelled(self) -> bool:
-        """Whether clips have labels at all."""
+        """Returns whether clips have labels at all."""
         return KINDS[self.kind].labels != "none"
 
     @property

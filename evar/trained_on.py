@@ -101,7 +101,7 @@ def _most_serious(
 
 
 def _is_published(config: "ModelConfig") -> bool:
-    """Whether the weights are the published ones; a path counts where it has their name."""
+    """Returns whether the weights are the published ones; a path counts where it has their name."""
     if config.checkpoint in ("", "published"):
         return True
     published = config.weights and Path(config.weights.file).name

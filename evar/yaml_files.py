@@ -88,7 +88,7 @@ def _count(node, known: dict, yaml) -> int:
 
 
 def _check_numbers(value) -> None:
-    """Refuse integers that no setting can hold; values have no cycles by now."""
+    """Refuses integers that no setting can hold; values have no cycles by now."""
     if isinstance(value, dict):
         value = [*value, *value.values()]
     if isinstance(value, list | tuple | set):

@@ -1,7 +1,9 @@
 """Reads AudioSet: segment lists name the clips, folders hold those a user could get."""
 
 import csv
+import functools
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 BALANCED, UNBALANCED, EVAL = (
@@ -63,19 +65,17 @@ def sources(*lists: str):
 
 
 def reader(**splits: tuple[str, ...]):
-    """A `read` for segment lists: reader(train=(BALANCED,), test=(EVAL,))."""
+    """Returns a `read` for segment lists: reader(train=(BALANCED,), test=(EVAL,))."""
+    return functools.partial(_read, splits=splits)
 
-    def read(root: Path):
-        import pandas as pd
 
-        parts = [
-            _found(root, name).assign(split=split)
-            for split, lists in splits.items()
-            for name in lists
-        ]
-        return pd.concat(parts, ignore_index=True)
+def _read(root: Path, *, splits: Mapping[str, tuple[str, ...]]):
+    import pandas as pd
 
-    return read
+    parts = [
+        _found(root, name).assign(split=split) for split, lists in splits.items() for name in lists
+    ]
+    return pd.concat(parts, ignore_index=True)
 
 
 def _found(root: Path, name: str):

@@ -1,5 +1,6 @@
 """Reads NSynth: one JSON a split, 300,000 notes in all."""
 
+import functools
 import json
 from pathlib import Path
 
@@ -38,7 +39,12 @@ def sources():
 
 
 def reader(column: str):
-    """A `read` for one property of the notes: "instrument_family_str", "pitch", "velocity"."""
+    """Returns a `read` of one property: "instrument_family_str", "pitch" or "velocity"."""
+    return functools.partial(_read, column=column)
+
+
+def _read(root: Path, *, column: str):
+    import pandas as pd
 
     def keep(pairs):
         # Called for every JSON object; of a note only what is needed stays in memory.
@@ -47,16 +53,11 @@ def reader(column: str):
             return note["note_str"], str(note[column]), note["instrument_str"]
         return list(note.values())
 
-    def read(root: Path):
-        import pandas as pd
-
-        parts = []
-        for split in SPLITS:
-            with (root / f"nsynth-{split}" / "examples.json").open(encoding="utf-8") as file:
-                notes = json.load(file, object_pairs_hook=keep)
-            part = pd.DataFrame(notes, columns=["note", "label", "group"])
-            part["file"] = f"nsynth-{split}/audio/" + part.note + ".wav"
-            parts.append(part.drop(columns="note").assign(split=split))
-        return pd.concat(parts, ignore_index=True)
-
-    return read
+    parts = []
+    for split in SPLITS:
+        with (root / f"nsynth-{split}" / "examples.json").open(encoding="utf-8") as file:
+            notes = json.load(file, object_pairs_hook=keep)
+        part = pd.DataFrame(notes, columns=["note", "label", "group"])
+        part["file"] = f"nsynth-{split}/audio/" + part.note + ".wav"
+        parts.append(part.drop(columns="note").assign(split=split))
+    return pd.concat(parts, ignore_index=True)

@@ -14,6 +14,7 @@ LINKED = ("tasks", "model_adapters", "pretrain")
 # What contributors import, what everybody stands on and public entry points. A module that only one
 # folder needs belongs into that folder.
 ROOT_MODULES = {
+    "__main__": "python -m evar",
     "adapter": "the base class of encoders",
     "alias": "one module under one name in a checkout",
     "callable_module": "evar.models() and evar.tasks()",

@@ -1,4 +1,4 @@
-"""Command lines: quick to explain themselves, strict about what they are told."""
+"""Command lines: quick to explain themselves, strict about their arguments."""
 
 import inspect
 import os
@@ -12,6 +12,7 @@ import pytest
 
 import evar
 from evar import cli
+from evar.commands import evaluate
 
 ROOT = Path(evar.__file__).resolve().parent.parent
 HEAVY = ["torch", "numpy", "pandas", "scipy", "sklearn", "soundfile", "timm", "transformers"]
@@ -203,3 +204,22 @@ def test_the_package_names_its_two_imports():
     assert evar.Task.__name__ == "Task"
     with pytest.raises(AttributeError, match="Adaptor"):
         evar.Adaptor  # noqa: B018
+
+
+def test_python_m_evar_is_the_console_command():
+    command = [sys.executable, "-m", "evar", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == evar.__version__
+
+
+@pytest.mark.parametrize(
+    ("started", "folder", "expected"),
+    [
+        ("lineareval.py", "results", "python leaderboard.py; python report.py abc"),
+        ("/bin/evar", "a b", "evar leaderboard --results='a b'; evar report abc --results='a b'"),
+        ("/x/evar/__main__.py", "results", "python -m evar leaderboard; python -m evar report abc"),
+    ],
+)
+def test_the_hint_after_a_run_can_be_typed_as_it_stands(started, folder, expected, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [started])
+    assert evaluate._as_pages("abc", folder) == f"as pages: {expected}"

@@ -259,3 +259,9 @@ def test_missing_weights_say_where_to_get_them(tmp_path):
         models.load("byola")
     with pytest.raises(UserError, match="gone: no such weights file"):
         models.load("byola", weights="gone")
+
+
+@pytest.mark.parametrize("model", [3, None, object, len])
+def test_what_is_no_model_is_refused(model):
+    with pytest.raises(UserError, match="is no model"):
+        models.load(model)

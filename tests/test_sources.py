@@ -9,8 +9,10 @@ import sys
 import types
 
 import pytest
+import torch
 
 from evar import identity, models, registry
+from evar.adapter import Adapter
 from evar.sources import canonical, module_sources
 
 CODE = '''
@@ -186,3 +188,92 @@ def test_all_modules_of_a_plug_in_are_part_of_its_models(tmp_path, monkeypatch):
     assert hashes[0] == hashes[1] != hashes[2]
     for name in [n for n in sys.modules if n.startswith("evar_test_plugin")]:
         del sys.modules[name]
+
+
+HELPED = """
+import torch
+import evar
+
+SCALE = {scale}
+def level(audio):
+    return {level}
+class Mine(evar.Adapter):
+    sample_rate, embed_dim = 16000, 1
+    weights = {listed}
+    @staticmethod
+    def scaled(x):
+        return {scaled}
+    def embed(self, audio):
+        return self.scaled(SCALE * level(audio))
+"""
+
+
+@pytest.mark.parametrize("text_is_kept", [True, False])
+def test_what_a_class_in_a_notebook_uses_is_part_of_it(text_is_kept, notebook):
+    """Embeddings of one cell would otherwise be taken for those of an edited other cell."""
+    usual = {"scale": "1", "level": "audio.mean(1, True)", "listed": "[1]", "scaled": "x"}
+
+    def source_hash(**changed) -> str:
+        cls = typed_class(HELPED.format(**{**usual, **changed}), text_is_kept)
+        return identity.source_hash(identity.sources_of(cls))
+
+    edits = [{}, {"scale": "2"}, {"level": "audio.std(1, True)"}, {"listed": "[2]"}]
+    hashes = [source_hash(**edit) for edit in [*edits, {"scaled": "-x"}]]
+    assert len(set(hashes)) == len(hashes)
+    assert source_hash() == hashes[0]
+
+
+def test_a_class_of_a_console_has_no_file(monkeypatch):
+    """`python - <<EOF` calls its file "<stdin>"."""
+    module = types.ModuleType("evar_test_notebook")
+    module.__file__ = "<stdin>"
+    monkeypatch.setitem(sys.modules, "evar_test_notebook", module)
+    text = "import evar\nclass Mine(evar.Adapter):\n    pass\n"
+    assert identity.sources_of(typed_class(text, is_kept=False))
+
+
+class Scaled(Adapter):
+    sample_rate, embed_dim = 16000, 1
+
+    def __init__(self, scale, seen=None):
+        super().__init__()
+        self.scale, self.seen = scale, seen
+
+    def embed(self, audio):
+        return self.scale * audio.mean(1, keepdim=True)
+
+
+def test_an_instance_counts_by_its_attributes():
+    """Nobody knows the options that it was built with."""
+
+    def of(adapter) -> dict:
+        return dict(models.load(adapter).identity)
+
+    assert of(Scaled(1)) == of(Scaled(1)) != of(Scaled(2))
+    assert of(Scaled({"a": [1]})) == of(Scaled({"a": [1]})) != of(Scaled({"a": [2]}))
+    assert of(Scaled(torch.ones(2))) == of(Scaled(torch.ones(2))) != of(Scaled(torch.zeros(2)))
+    endless: list = []
+    endless.append(endless)
+    assert of(Scaled(endless)) == of(Scaled(endless))
+
+
+def test_an_instance_that_fits_statistics_stays_the_same_model():
+    adapter = Scaled(1)
+    adapter.fit_clips = 5
+    before = models.load(adapter).identity
+    adapter.seen = 0.5  # as `fitted` would
+    assert models.load(adapter).identity == before
+
+
+def test_classes_that_a_function_makes_differ_by_what_it_was_given():
+    def made(scale):
+        class Made(Adapter):
+            sample_rate, embed_dim = 16000, 1
+
+            def embed(self, audio):
+                return scale * audio.mean(1, keepdim=True)
+
+        return Made
+
+    one, same, two = (identity.source_hash(identity.sources_of(made(n))) for n in (1, 1, 2))
+    assert one == same != two

@@ -26,9 +26,9 @@ def cache(action, key=None, *, cache=None):
             task = entry.identity.get("task", "?")
             weights = entry.identity.get("model", {}).get("weights", "")[:6]
             options = entry.identity.get("model", {}).get("options", {})
-            told = " ".join([task, *(f"{k}={v}" for k, v in options.items())])
+            shown = " ".join([task, *(f"{k}={v}" for k, v in options.items())])
             print(
-                f"{entry.key[:12]}  {entry.bytes / 1e6:9.1f} MB  {model:<20} {weights:<6}  {told}"
+                f"{entry.key[:12]}  {entry.bytes / 1e6:9.1f} MB  {model:<20} {weights:<6}  {shown}"
             )
         print(f"{len(kept)} keys, {sum(e.bytes for e in kept) / 1e6:,.1f} MB in {folder}")
     elif action == "rm":

@@ -16,7 +16,7 @@ def check(model, *, weights=None, **options):
     --weights=PATH   checkpoint; "random" checks the untrained network
     --NAME=VALUE     an option of the model's adapter
 
-    Prints one line a check: what failed, and how to mend it. Exit code 0, or 2 if any failed.
+    Prints one line a check: what failed, and how to fix it. Exit code 0, or 2 if any failed.
     """
     from evar import check as check_
     from evar import models

@@ -2,6 +2,8 @@
 
 import inspect
 import os
+import shlex
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -197,7 +199,16 @@ def report(evaluated, results) -> None:
     for line in text.notes(evaluated.record):
         print(line)
     print(f"results: {path}, {table}")
-    print(f"as pages: python leaderboard.py; python report.py {evaluated.record.id[:8]}")
+    print(_as_pages(evaluated.record.id[:8], results))
     print(text.summary_line(evaluated.record))
     if failure is not None:
         raise failure
+
+
+def _as_pages(run: str, results) -> str:
+    """Returns the commands that make pages of a run, as this one was started."""
+    started = Path(sys.argv[0])
+    how = "python {}.py" if started.suffix == ".py" else "evar {}"
+    how = "python -m evar {}" if started.name == "__main__.py" else how
+    folder = "" if str(results) == "results" else f" --results={shlex.quote(str(results))}"
+    return f"as pages: {how.format('leaderboard')}{folder}; {how.format('report')} {run}{folder}"

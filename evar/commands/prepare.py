@@ -39,7 +39,7 @@ def prepare(task, *, source=None, data=None, download=False, quiet=False):
     if own_sounds.is_csv(task):
         if source or download:
             given = "--source" if source else "--download"
-            raise UserError(f"{given}: the files of a CSV are beside it; leave it out")
+            raise UserError(f"{given}: the files of a CSV lie next to it; leave it out")
     else:
         registered = tasks.get(task)
         bytes_ = None if quiet else _bytes(f"download {task}")

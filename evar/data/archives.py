@@ -31,7 +31,7 @@ _DAMAGE = (
 
 
 def extract(archive, folder, *, max_bytes: int | None = None, max_files: int | None = None) -> None:
-    """Unpack a zip, tar, tar.gz or tgz file into `folder`, which a second call finds done.
+    """Unpacks a zip, tar, tar.gz or tgz file into `folder`, which a second call finds done.
 
     Only plain files and folders below `folder` are accepted, and the limits (default: by the size
     of the archive) hold for what really comes out. All is unpacked aside first, in a folder on the
@@ -88,7 +88,7 @@ def _stamp(archive: Path) -> dict[str, int]:
 
 
 def _clear_stale(folder: Path, own: str) -> None:
-    """Remove what killed processes unpacked aside, of this archive and of others."""
+    """Removes what killed processes unpacked aside, of this archive and of others."""
     _remove_tree(_aside(folder, own))
     for aside in folder.glob(".extracting-*"):
         name = aside.name.removeprefix(".extracting-")
@@ -128,7 +128,7 @@ def safe_parts(name: str, where) -> list[str]:
 
 
 def _unpack(archive: Path, aside: Path, max_bytes: int, max_files: int) -> dict[str, int]:
-    """Write all members below `aside`; returns the files (path below it: bytes).
+    """Writes all members below `aside`; returns the files (path below it: bytes).
 
     Raises UserError for unsafe, damaged or too large archives.
     """
@@ -171,7 +171,7 @@ def _damaged(archive: Path, error: Exception) -> UserError:
 
 
 def _save(content, path: Path):
-    """Write a stream to a file; yields the size of each chunk before it is written."""
+    """Writes a stream to a file; yields the size of each chunk before it is written."""
     with content:
         with writing(path):
             file = path.open("wb")
@@ -184,7 +184,7 @@ def _save(content, path: Path):
 
 
 def _members(archive: Path, max_bytes: int):
-    """Yield name and stream of each file, name and None of each folder; UserError for the rest."""
+    """Yields name and stream of each file, name and None of each folder; UserError for the rest."""
     name = archive.name.lower()
     if name.endswith(".zip"):
         return _zip_members(archive)
@@ -258,7 +258,7 @@ def _check_mergeable(aside: Path, folder: Path) -> None:
 
 
 def _merge(aside: Path, folder: Path) -> None:
-    """Move every entry into place; folders that exist are added to."""
+    """Moves every entry into place; folders that exist are added to."""
     for new in sorted(aside.iterdir()):
         old = folder / new.name
         if new.is_dir() and old.is_dir():

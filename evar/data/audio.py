@@ -84,7 +84,7 @@ class _Reader(soundfile.SoundFile):
 
 @contextmanager
 def _decoding(path: Path) -> Iterator[None]:
-    """Turn libsndfile's errors into BadAudio, or into UserError where the system is to blame.
+    """Turns libsndfile's errors into BadAudio, or into UserError where the system is to blame.
 
     A disk that fails for a moment must not mark a clip as bad for good.
     """
@@ -122,7 +122,7 @@ def _first_bytes(path: Path) -> bytes:
 
 
 def _inspect(path: Path) -> Stream:
-    """Look at a file's container. Raises Damaged, BadAudio or OSError."""
+    """Looks at a file's container. Raises Damaged, BadAudio or OSError."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
         raise Damaged("not a file: a pipe, a socket or a device")  # opening it might never return
@@ -231,7 +231,7 @@ def _decode(path: Path, stream: Stream) -> tuple[np.ndarray, int]:
 
 
 def _blocks(file: _Reader, size: int, dtype: str) -> Iterator[np.ndarray]:
-    """Yield arrays (up to `size`, channels) until nothing more decodes."""
+    """Yields arrays (up to `size`, channels) until nothing more decodes."""
     while len(block := file.read(size, dtype=dtype, always_2d=True)):
         yield block
         if len(block) < size:

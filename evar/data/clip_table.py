@@ -62,7 +62,7 @@ def _canonical(text: str) -> str:
 
 
 def _check_labels(task: Task, table: pd.DataFrame) -> None:
-    """Refuse clips without a label, with too many, and labels that only look like one class."""
+    """Refuses clips without a label, with too many, and labels that only look like one class."""
     blank = table.file[table.label.str.strip() == ""]
     mark = f" (one without any of the classes is written {NO_LABEL!r})" * task.multi_label
     _refuse(task, blank, f"has no label{mark}")
@@ -95,7 +95,7 @@ def _refuse_lookalikes(task: Task, names: list[str]) -> None:
 
 
 def _refuse_other_separators(task: Task, names: list[str]) -> None:
-    """Refuse labels such as "low;noise" next to "low": one more class, where two are meant."""
+    """Refuses labels such as "low;noise" next to "low": one more class, where two are meant."""
     for sign in ";|":
         joined = [name for name in names if sign in name]
         parts = [part.strip() for name in joined for part in set(name.split(sign))]
@@ -120,7 +120,7 @@ def _refuse(task: Task, offenders: Iterable[str], what: str) -> None:
 
 
 def check_usable(task: Task, root: Path, table: pd.DataFrame) -> None:
-    """Refuse a set on which no honest score is possible: an empty side, a class never trained.
+    """Refuses a set on which no honest score is possible: an empty side, a class never trained.
 
     `table` has all clips; those with a `problem` do not count.
     """

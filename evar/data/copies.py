@@ -12,7 +12,7 @@ from evar.task import Task
 
 
 def check_copies(task: Task, root: Path, good: pd.DataFrame) -> None:
-    """Refuse a user's set in which the same sound is in training and in test.
+    """Refuses a user's set in which the same sound is in training and in test.
 
     Sounds are the same where their decoded mono samples are: a WAV and its copy in FLAC, another
     bit depth that loses nothing, other tags. Lossy copies (MP3 of a WAV) are not noticed.

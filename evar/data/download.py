@@ -39,7 +39,7 @@ def instructions(source, folder) -> str:
 
 
 def verify(path, source) -> None:
-    """Compare a file with the size and the checksums that its record names.
+    """Compares a file with the size and the checksums that its record names.
 
     Raises UserError where the file is missing or differs.
     """
@@ -54,7 +54,7 @@ def verify(path, source) -> None:
 
 
 def fetch(source, folder, *, progress=None) -> Path:
-    """Download one file to its place below `folder`, verified; returns that path.
+    """Downloads one file to its place below `folder`, verified; returns that path.
 
     A file that is there already is verified and kept. A broken download is resumed, by the next
     attempt or the next call. `progress(total=, initial=)` makes a bar with `update(bytes)` and
@@ -123,7 +123,7 @@ def _seen(path: Path) -> dict:
 
 
 def _take(part: Path, source, target: Path, kind: str) -> None:
-    """Note what was fetched without a checksum; UserError where it is no such file, or changed."""
+    """Notes what was fetched without a checksum; UserError where it is no such file, or changed."""
     html = "HTML" in kind and target.suffix.lower() not in (".html", ".htm")
     if html or not part.stat().st_size:
         _discard(target)
@@ -211,7 +211,7 @@ def _discard(target: Path) -> None:
 
 
 def _persist(source, target: Path, progress) -> bool:
-    """Download into the part file, in several attempts; UserError when all have failed.
+    """Downloads into the part file, in several attempts; UserError when all have failed.
 
     Returns whether an earlier part was continued.
     """
@@ -269,7 +269,7 @@ def _transfer(source, target: Path, progress) -> bool:
 
 
 def _begin(response, length, source, target: Path) -> None:
-    """Note what is about to come; UserError where it cannot be the recorded file."""
+    """Notes what is about to come; UserError where it cannot be the recorded file."""
     _discard(target)
     if None not in (length, source.bytes) and length != source.bytes:
         raise UserError(
@@ -303,7 +303,7 @@ def _require_room(length: int, source, target: Path) -> None:
 
 
 def _receive(response, received: int, length, source, part: Path, progress) -> None:
-    """Append what comes to the part file; ConnectionError where it ends early."""
+    """Appends what comes to the part file; ConnectionError where it ends early."""
     progress = progress or _bar(part.name.removesuffix(".part"))
     with closing(progress(total=length or source.bytes, initial=received)) as bar:
         with writing(part):
@@ -369,7 +369,7 @@ class _Redirects(web.HTTPRedirectHandler):
 
 
 def _open(url: str, start: int, known: dict):
-    """Ask for a file from byte `start` on. Raises HTTPError, HTTPException or OSError."""
+    """Asks for a file from byte `start` on. Raises HTTPError, HTTPException or OSError."""
     opener = web.OpenerDirector()  # build_opener would also follow redirections to ftp
     for handler in (
         *(web.ProxyHandler, web.HTTPHandler, web.HTTPSHandler, web.UnknownHandler),
@@ -385,7 +385,7 @@ def _open(url: str, start: int, known: dict):
 
 
 def _continues(response, start: int, known: dict) -> bool:
-    """Whether a partial answer is the rest of the very file that was begun."""
+    """Returns whether a partial answer is the rest of the very file that was begun."""
     found = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("Content-Range", ""))
     same = response.headers.get("ETag", known["etag"]) == known["etag"]
     return bool(found and same and int(found[1]) == start and _number(found[2]) == known["length"])

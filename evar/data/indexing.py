@@ -51,7 +51,7 @@ def _holds(folder: Path, marker: str) -> bool:
 
 
 def build(task: Task, root, *, previous: Manifest | None = None, progress=None) -> Manifest:
-    """Index a data set: read its own metadata, look at every file, check splits and leaks.
+    """Indexes a data set: its own metadata, every file, checks of splits and leaks.
 
     `previous`: an earlier manifest; files with the size and time it saw are not read again.
     `progress(iterable, total=n)` wraps the scanned files, as tqdm does.

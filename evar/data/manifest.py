@@ -133,7 +133,7 @@ class Manifest:
         )
 
     def require_usable(self, *, partial: bool = False, skip_bad: bool = False) -> None:
-        """Refuse an incomplete data set unless `partial`, unreadable clips unless `skip_bad`.
+        """Refuses an incomplete data set unless `partial`, unreadable clips unless `skip_bad`.
 
         Raises UserError or BadAudio that names the first file.
         """

@@ -25,7 +25,7 @@ def _paths(name: str, data) -> tuple[Path, Path, Path]:
 
 
 def save(manifest: Manifest, data, *, name: str | None = None) -> Path:
-    """Write a manifest below the data folder; returns the path of its CSV."""
+    """Writes a manifest below the data folder; returns the path of its CSV."""
     table_path, stamps_path, head_path = _paths(name or manifest.task.name, data)
     files.make_folder(table_path.parent)
     head = {
@@ -111,6 +111,6 @@ def open_task(
 
 
 def _same(a: Manifest, b: Manifest) -> bool:
-    """Whether two manifests would be written alike."""
+    """Returns whether two manifests would be written alike."""
     alike = (a.root, a.sha256, a.altered) == (b.root, b.sha256, b.altered)
     return alike and np.array_equal(a.stamps, b.stamps)

@@ -31,7 +31,7 @@ def has_captions(path) -> bool:
 
 
 def is_csv(name: str) -> bool:
-    """Whether TASK on a command line is a CSV rather than a registered name."""
+    """Returns whether TASK on a command line is a CSV rather than a registered name."""
     return name.lower().endswith(".csv")
 
 
@@ -61,17 +61,23 @@ def task_from_table(table: pd.DataFrame, *, seconds: float | None = None) -> Tas
     Files are absolute, or relative to the current folder. Raises UserError for a table that lacks
     a column, or whose files have no folder in common.
     """
+    if not isinstance(table, pd.DataFrame):
+        raise UserError(
+            f"{table!r} is no task: give a name, the path of a CSV, an evar.Task or a pandas table"
+        )
     table = table.fillna("").astype(str)
     checked = _checked(table[[c for c in table.columns if c in COLUMNS]], "the table")
+    if not len(checked):
+        raise UserError("the table lists no clips")
     paths = [Path(file).absolute() for file in checked.file]
     try:
         root = Path(os.path.commonpath([path.parent for path in paths]))
     except ValueError as error:
         raise UserError(f"the table's files have no folder in common ({error})") from error
     checked["file"] = [path.relative_to(root).as_posix() for path in paths]
-    return _task_of(
-        checked, root, name=root.name or "table", title="a table", marker=".", seconds=seconds
-    )
+    name = root.name or "table"
+    name = f"{name}_table" if name in task_names() else name  # never a published task's
+    return _task_of(checked, root, name=name, title="a table", marker=".", seconds=seconds)
 
 
 def _task_of(

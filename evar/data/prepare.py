@@ -33,14 +33,14 @@ def unverified(task: Task) -> list[str]:
 
 
 def fetch_tables(task: Task, root: Path, progress=None) -> None:
-    """Fetch the split lists and tables that the data set's own archives do not hold."""
+    """Fetches the split lists and tables that the data set's own archives do not hold."""
     for source in task.sources:
         if source.kind == "table" and source.url and not (root / source.path).exists():
             download.fetch(source, root, progress=progress)
 
 
 def fetch_all(task: Task, folder: Path, progress=None) -> None:
-    """Download and unpack all that is openly served, and what a person has put there.
+    """Downloads and unpacks all that is openly served, and what a person has put there.
 
     Raises UserError with what a person has to do where something is not.
     """
@@ -82,7 +82,7 @@ HOPELESS = 20  # so many failures before the first success: the server does not 
 
 
 def _fetch_listed(source: Source, folder: Path) -> str:
-    """Fetch what a list names, four files at a time; says how many could not be had."""
+    """Fetches what a list names, four files at a time; says how many could not be had."""
     from tqdm import tqdm
 
     place = folder / source.into

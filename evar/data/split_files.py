@@ -17,7 +17,7 @@ ZIP64_FROM = FULL_32  # offsets from here on are written into ZIP64 fields
 
 
 def join_parts(parts, target) -> None:
-    """Concatenate the parts of a split file, in the given order, into `target`.
+    """Concatenates the parts of a split file, in the given order, into `target`.
 
     A target of the right size that is newer than its parts is kept. Raises UserError where a part
     is missing or the target cannot be written.
@@ -32,7 +32,7 @@ def join_parts(parts, target) -> None:
 
 
 def join_split_zip(folder, name: str) -> Path:
-    """Turn `name`.z01, `name`.z02, ..., `name`.zip into the ordinary `name`.unsplit.zip.
+    """Turns `name`.z01, `name`.z02, ..., `name`.zip into the ordinary `name`.unsplit.zip.
 
     Returns its path, or that of `name`.zip where that is an ordinary archive already. Raises
     UserError where a part is missing or the archive is damaged.
@@ -92,7 +92,7 @@ def _whole(target: Path):
 
 
 def _copy_parts(parts: list[Path], out, start: int = 0, stop: int | None = None) -> None:
-    """Write bytes `start` to `stop` (None: the end) of the concatenated parts to a file."""
+    """Writes bytes `start` to `stop` (None: the end) of the concatenated parts to a file."""
     for part in parts:
         size = part.stat().st_size
         with part.open("rb") as file:
@@ -134,7 +134,7 @@ class _ZipEnd:
 
 
 def _join_zip(parts: list[Path], end: _ZipEnd, target: Path) -> None:
-    """Write the parts as one archive. Raises ValueError where the directory makes no sense."""
+    """Writes the parts as one archive. Raises ValueError where the directory makes no sense."""
     with parts[0].open("rb") as file:
         # A split archive begins with a signature of its own, which the offsets include.
         drop = 4 if file.read(4) in (b"PK\7\x08", b"PK00") else 0
@@ -151,7 +151,7 @@ def _join_zip(parts: list[Path], end: _ZipEnd, target: Path) -> None:
 
 
 def _entries(listing: bytes, count: int, starts: list[int]):
-    """Yield the central directory (APPNOTE.TXT 4.3.12) with offsets in the joined file."""
+    """Yields the central directory (APPNOTE.TXT 4.3.12) with offsets in the joined file."""
     at = 0
     for _ in range(count):
         if listing[at : at + 4] != b"PK\1\2":

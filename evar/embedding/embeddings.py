@@ -48,7 +48,7 @@ class Embeddings:
 
 
 def views(manifest: Manifest, *, sample_rate: int, crop_seed: int) -> list[View]:
-    """What must be embedded: the first unit of test clips, a random crop of the others.
+    """Returns what must be embedded: the first unit of test clips, a random crop of the others.
 
     (Protocol facts, section 1.) A clip that a fold uses on both sides has both views, a clip no
     longer than the unit has one, whichever side it is on.
@@ -253,7 +253,7 @@ def _key(model: Model, manifest: Manifest, runtime: Runtime) -> dict:
 def _store(
     cache: Path | None, key: dict, kept_in: Callable[[Path, dict], Store] = Store
 ) -> Iterator[Store]:
-    """The store of a key; without a cache one that is gone afterwards."""
+    """Yields the store of a key; without a cache, a temporary one that is removed afterwards."""
     with contextlib.ExitStack() as stack:
         folder = cache or stack.enter_context(tempfile.TemporaryDirectory(prefix="evar-"))
         yield kept_in(Path(folder), key)

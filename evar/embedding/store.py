@@ -1,7 +1,7 @@
-"""Arrays on disk in checksummed shards, shared by processes and safe at any moment.
+"""Arrays on disk in checksummed shards, shared by processes and safe against interruption.
 
 One folder a key; the key is the hash of everything that decides the content. A shard is written
-whole or not at all, carries its own checksum, and is computed by whoever holds its lock.
+whole or not at all, carries its own checksum, and is computed by the process that holds its lock.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ from evar.errors import UserError
 
 
 def cache_folder() -> Path:
-    """Where embeddings are kept: $EVAR_CACHE, else evar/ in the user's cache folder."""
+    """Returns where embeddings are kept: $EVAR_CACHE, else evar/ in the user's cache folder."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(os.environ.get("EVAR_CACHE") or Path(home) / "evar")
 
@@ -39,7 +39,7 @@ class Shard:
 class Store:
     """The shards of one key below `folder`.
 
-    `identity` is anything JSON can hold; its hash is the key, and it is written beside the shards
+    `identity` is anything JSON can hold; its hash is the key, and it is written next to the shards
     so that a person can see what they are.
     """
 
@@ -58,7 +58,7 @@ class Store:
         return self.folder / f"{number:06d}.safetensors"
 
     def read(self, number: int) -> Shard | None:
-        """A shard; None where there is none yet or where it is damaged (then it is removed)."""
+        """Returns a shard; None where there is none or where it is damaged (then it is removed)."""
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
@@ -79,7 +79,7 @@ class Store:
         return Shard(tensors["rows"], {int(row): reason for row, reason in bad.items()})
 
     def write(self, number: int, shard: Shard) -> None:
-        """Write a shard: SHA-256 of what follows (32 bytes), then safetensors."""
+        """Writes a shard: SHA-256 of what follows (32 bytes), then safetensors."""
         from safetensors.numpy import save
 
         bad = np.frombuffer(json.dumps(shard.bad).encode(), dtype=np.uint8)
@@ -87,7 +87,7 @@ class Store:
         files.write_atomic(self.path(number), hashlib.sha256(body).digest() + body)
 
     def _acquire(self, name: str, *, wait: bool) -> filelock.FileLock | None:
-        """Hold a lock file; None where another process holds it and we do not wait."""
+        """Acquires a lock file; returns None where another process holds it, unless `wait`."""
         lock = filelock.FileLock(self.folder / f"{name}.lock")
         with files.writing(self.folder):
             try:
@@ -97,11 +97,11 @@ class Store:
         return lock
 
     def missing(self, total: int) -> list[int]:
-        """Numbers below `total` of shards that are not there or are damaged."""
+        """Returns the numbers below `total` of shards that are missing or damaged."""
         return [n for n in range(total) if self.read(n) is None]
 
     def fill(self, todo: list[int], compute: Callable[[Iterator[int]], None]) -> None:
-        """Have every shard of `todo` on disk, together with other processes doing the same.
+        """Computes the shards of `todo` that are missing, shared with other processes.
 
         `compute` takes an iterator of shard numbers and must write each one before it asks for
         the next but one; a number is ours alone until then. Shards that other processes hold are
@@ -144,7 +144,7 @@ class Store:
         return lock
 
     def once(self, name: str, make: Callable[[], dict]) -> dict:
-        """A small JSON value kept beside the shards: made by one process, read by all."""
+        """A small JSON value kept with the shards: made by one process, read by all."""
         path = self.folder / f"{name}.json"
         damaged = (OSError, ValueError, KeyError, TypeError)
         with suppress(*damaged):  # no lock where it is there: the cache may be read-only
@@ -215,6 +215,6 @@ def entries(folder) -> list[Entry]:
 
 
 def remove(folder, key: str) -> None:
-    """Remove one key and its shards."""
+    """Removes one key and its shards."""
     with files.writing(folder):
         shutil.rmtree(Path(folder) / key)

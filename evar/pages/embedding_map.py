@@ -46,7 +46,7 @@ def of_run(run: RunRecord, manifest: Manifest | None, cache=None) -> Map | str:
 
 
 def _is_of(run: RunRecord, identity: dict) -> bool:
-    """Whether cached embeddings are those of a run's model and clips."""
+    """Returns whether cached embeddings are those of a run's model and clips."""
     model = identity.get("model", {})
     same = (model.get("weights"), model.get("source")) == (run.model.weights, run.model.source)
     precision = run.settings.get("precision", "fp32")

@@ -1,4 +1,4 @@
-"""Two models on the same clips: what is compared, by which test, what stands beside it."""
+"""Two models on the same clips: what is compared, by which test, with which caveats."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ def _require_alike(a: RunRecord, b: RunRecord) -> None:
 
 
 def _notes(a: RunRecord, b: RunRecord) -> list[str]:
-    """What differs beside the model, or stands beside a score, as sentences."""
+    """Returns what differs besides the model, and the caveats of the scores, as sentences."""
     said = [
         f"{run.model.name} ({run.id[:8]}): {caveat}" for run in (a, b) for caveat in caveats(run)
     ]
@@ -163,7 +163,7 @@ def _of_scores(a: RunRecord, b: RunRecord, results, tables, rng, data) -> tuple[
 
 
 def _right(found: PerClip) -> NDArray:
-    """Whether a clip is right in more than half of the runs, (N,)."""
+    """Returns whether a clip is right in more than half of the runs, (N,)."""
     return found.values > 0.5
 
 

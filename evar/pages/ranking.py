@@ -48,7 +48,7 @@ def rank(cells: Sequence[Cell], outcomes: Mapping[str, PerClip]) -> Ranked:
 
 
 def _by_intervals(cells: Sequence[Cell]) -> NDArray:
-    """Whether the intervals of two cells have no value in common, bool (M, M)."""
+    """Returns whether the intervals of two cells have no value in common, bool (M, M)."""
     ends = np.array([interval(cell) for cell in cells]).reshape(-1, 2)
     apart = ends[:, None, 0] > ends[None, :, 1]
     return apart | apart.T

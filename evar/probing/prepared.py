@@ -69,7 +69,7 @@ class Prepared:
     @property
     def metric(self) -> Metric:
         """Returns the metric of the task."""
-        return metrics.get(self.manifest.task.metric)
+        return metrics.of_task(self.manifest.task.metric, self.manifest.task.kind)
 
     def goodness(self, truth: NDArray, scores: NDArray) -> float:
         """Returns the metric of (n, C) scores, the larger the better; -inf where undefined."""
@@ -143,6 +143,7 @@ def prepare(manifest: Manifest, embed: Callable[[], Embeddings]) -> Prepared:
 
     Raises UserError for a set that cannot be trained on, before any work.
     """
+    metrics.of_task(manifest.task.metric, manifest.task.kind)
     targets.folds_of(manifest)
     started = perf_counter()
     embedded = embed()

@@ -1,6 +1,6 @@
 """The record of a run: typed, written as one JSON per run, and read back with every field checked.
 
-results/runs/<id>.json, with <id>.predictions.csv.gz and further tables of the protocol beside it.
+results/runs/<id>.json, with <id>.predictions.csv.gz and further tables of the protocol next to it.
 The leaderboard and pages are rebuilt from the JSONs. docs/results.md documents every field.
 """
 
@@ -122,7 +122,7 @@ class RunRecord:
 
     @property
     def reduced(self) -> bool:
-        """Whether clips of the data set were absent or left out."""
+        """Returns whether clips of the data set were absent or left out."""
         return bool(self.clips.partial or self.clips.skipped)
 
     def to_json(self) -> dict[str, object]:

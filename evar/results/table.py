@@ -29,7 +29,7 @@ class Cell:
 
     value: in `unit`, a fraction or a plain number. ci95: half width of the interval over runs.
     interval: low and high end over test clips. runs: seeds that were run; 0 where nothing is
-    random, None for published figures. caveats: what must be said beside it. run: the id of the
+    random, None for published figures. caveats: what must be shown with it. run: the id of the
     run it is from. digits: decimal places as published.
     """
 

@@ -20,7 +20,7 @@ class Score:
     high end of the interval over test clips; None where there are too few of them
     (`statistics.over_clips`). test_unit: what is independent, "clip" or the task's group
     ("speaker"). test_groups: how many of those there are. test_clips: the clips that were scored.
-    chance: the score of a model that hears nothing (`Metric.chance`). unit: "fraction" is shown in
+    chance: the score of a constant prediction (`Metric.chance`). unit: "fraction" is shown in
     percent, "plain" as it is (a rank).
     """
 

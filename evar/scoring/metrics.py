@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from evar import registry
+from evar.errors import UserError
 from evar.scoring.evaluation import Unit
 
 Statistic = Callable[[NDArray], float]  # of weights (N,): how often each clip is counted
@@ -75,6 +76,14 @@ def get(name: str) -> Metric:
         return METRICS[name]
     registry.require_known("metric", name, names())
     return registry.declared("metrics", name, "METRIC", Metric)
+
+
+def of_task(name: str, kind: str) -> Metric:
+    """Returns the metric of this name; UserError where it cannot score this kind of task."""
+    found = get(name)
+    if kind not in found.kinds:
+        raise UserError(f"{name} is a metric of {' and '.join(sorted(found.kinds))}, not of {kind}")
+    return found
 
 
 def names() -> list[str]:

@@ -45,7 +45,7 @@ def evaluation(
     `settings`, `runs`, `seconds`, `extra` and `tables` go into the Evaluation.
     Raises ValueError for scores that are not finite.
     """
-    metric = metrics.get(manifest.task.metric)
+    metric = metrics.of_task(manifest.task.metric, manifest.task.kind)
     stacked = np.stack([np.concatenate(list(run)) for run in scores])  # (R, N, C)
     test = np.concatenate([fold.test for fold in folds])
     fold_of = np.repeat(np.arange(len(folds)), [len(fold.test) for fold in folds])
@@ -104,7 +104,7 @@ def _score(manifest, metric: Metric, test, fold_of, y, scores) -> Score:
 
 
 def _chance(metric: Metric, truth: list[NDArray]) -> float | None:
-    """The score of a model that hears nothing: the mean over folds, as of scores."""
+    """Returns the score of a constant prediction: the mean over folds, as of scores."""
     if metric.chance is None:
         return None
     return _plain(np.mean([metric.chance(of_fold) for of_fold in truth]))

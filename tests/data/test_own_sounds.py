@@ -1,5 +1,6 @@
 """A user's own CSV as a task."""
 
+import pandas as pd
 import pytest
 
 from evar.data import clip_table, indexing, own_sounds
@@ -212,3 +213,18 @@ def test_prepare_says_what_is_not_heard(new_clips, command):
     assert (
         "4 of 4 clips are longer than the unit of 10 s: 50 % of the audio is not heard" in ran.out
     )
+
+
+def test_a_table_in_the_folder_of_a_registered_task_is_not_that_task(sound, tmp_path):
+    """Its scores would stand in that task's column."""
+    path = str(sound("demo/a.wav"))
+    table = pd.DataFrame({"file": [path], "label": ["x"], "split": ["test"]})
+    assert own_sounds.task_from_table(table).name == "demo_table"
+
+
+@pytest.mark.parametrize(
+    "table", [3, None, ["a.wav"], pd.DataFrame(columns=["file", "label", "fold"])]
+)
+def test_what_is_no_table_of_clips_is_refused(table):
+    with pytest.raises(UserError, match="no task|no clips"):
+        own_sounds.task_from_table(table)

@@ -147,3 +147,9 @@ def test_what_a_metric_leaves_out_is_made_from_its_value():
 )
 def test_a_value_is_printed_in_its_unit(value, unit, expected):
     assert metrics.format_value(value, unit) == expected
+
+
+def test_a_metric_that_cannot_score_a_kind_of_task_is_refused():
+    assert metrics.of_task("mAP", "tagging") is metrics.METRICS["mAP"]
+    with pytest.raises(UserError, match="mAP is a metric of tagging, not of classification"):
+        metrics.of_task("mAP", "classification")

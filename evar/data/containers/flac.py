@@ -43,7 +43,7 @@ def _stream_info(data: bytes) -> _Info | None:
 
 
 def inspect(head: bytes, tail: bytes, load: Callable[[], bytes]) -> Stream | None:
-    """Look at the first and last bytes of a FLAC file; None where its header is not readable.
+    """Looks at the first and last bytes of a FLAC file; None where its header is not readable.
 
     The header's length is believed where the last frame ends there. Otherwise everything is
     decoded, and a length that is neither 0 nor that of the samples must be excused by their MD5;

@@ -60,7 +60,7 @@ def _header(data: bytes, at: int) -> _Header | None:
 
 
 def inspect(data: bytes) -> Stream | None:
-    """Count the frames of an MPEG audio file; None where it is not one.
+    """Counts the frames of an MPEG audio file; None where it is not one.
 
     Raises Damaged for a file with no frame, with bytes between its frames that are none, with a
     last frame that is cut, or with fewer frames than its own header counts.
@@ -130,7 +130,7 @@ def _free_length(data: bytes, at: int, head: _Header) -> int:
 
 
 def _count(data: bytes, at: int, head: _Header) -> tuple[int, int]:
-    """Count frames from `at` on: (number, where the last one ends)."""
+    """Counts frames from `at` on: (number, where the last one ends)."""
     free = _free_length(data, at, head)
     count, size = 0, len(data)
     while at < size:
@@ -188,7 +188,7 @@ def _said(data: bytes, tag: int) -> int:
 
 
 def _tag_is_whole(data: bytes, first: int, tag: int) -> bool:
-    """Whether LAME's checksum of a Xing header is right, where there is one.
+    """Returns whether LAME's checksum of a Xing header is right, where there is one.
 
     Its field stands at the end of LAME's extension, behind the table of contents (LAME's
     "mp3 info tag", revision 1). Other encoders fill it in differently, or not at all.

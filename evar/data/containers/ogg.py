@@ -23,7 +23,7 @@ class Page:
 
 
 def inspect(data: bytes) -> Stream:
-    """Check every page of an Ogg file.
+    """Checks every page of an Ogg file.
 
     Raises Damaged where a page is cut, missing or fails its checksum, which libsndfile skips in
     silence, and where streams follow one another, of which it would read the first.

@@ -15,7 +15,7 @@ _COMMON = {  # Hz; no two of them differ in a single bit
 
 
 def inspect(file, size: int) -> Stream:
-    """Check the header of an open file of `size` bytes; other formats pass.
+    """Checks the header of an open file of `size` bytes; other formats pass.
 
     Raises Damaged where samples are missing at the end, and where fields contradict one another.
     """
@@ -80,7 +80,7 @@ def _aiff_end(file, size: int) -> int:
 
 
 def _chunks(file, size: int, order: str, at: int):
-    """Yield the name, first byte and length of every chunk from byte `at` to the end."""
+    """Yields the name, first byte and length of every chunk from byte `at` to the end."""
     while at + 8 <= size:
         file.seek(at)
         name, length = struct.unpack(f"{order}4sI", file.read(8))
@@ -135,7 +135,7 @@ def _check_rest(file, size: int, data_end: int, at: int, riff_end: int) -> None:
 
 
 def _check_format(fields: bytes) -> None:
-    """Compare the rate with the bytes per second, for samples of a fixed number of bytes."""
+    """Compares the rate with the bytes per second, for samples of a fixed number of bytes."""
     if len(fields) < 16:
         return
     kind, channels, rate, per_second, frame, bits = struct.unpack_from("<HHIIHH", fields)
