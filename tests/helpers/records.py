@@ -63,6 +63,8 @@ def record(name="m", of="esc50", mean=0.5, **more) -> dict:
         "libraries": {"numpy": "2.0"},
         "git": None,
         "request": "",
+        "seen_in_training": None,
+        "unheard": {},
     }
     for key, value in more.items():
         inside = isinstance(value, dict) and isinstance(made.get(key), dict)
