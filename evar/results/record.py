@@ -196,7 +196,7 @@ def _record(data: checks.Fields) -> RunRecord:
         git=data("git", checks.optional(checks.text), None),
         request=data("request", checks.text, ""),
         seen_in_training=data("seen_in_training", checks.optional(checks.text), None),
-        unheard=data("unheard", checks.mapping(checks.anything), {}),
+        unheard=data("unheard", _unheard, {}),
         extra=data.without(known),
     )
 
@@ -206,6 +206,16 @@ def _metric_value(value, where: str):
     if isinstance(value, dict):
         return checks.mapping(checks.optional(checks.number))(value, where)
     return checks.optional(checks.number)(value, where)
+
+
+def _unheard(value, where: str):
+    """Returns what `RunRecord.unheard` holds: nothing, or a note and a share among others."""
+    found = checks.mapping(checks.anything)(value, where)
+    if found:
+        data = checks.Fields.of(value, where)
+        data("note", checks.text)
+        data("share", checks.number)
+    return found
 
 
 def _model(data: checks.Fields) -> ModelRecord:

@@ -8,7 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-LINE = r"{model}  {task}  linear  {metric} (\d+\.\d) ± (\d+\.\d) % \(± over 3 seeds; [^()]*\)(?:  \[.*\])?"
+LINE = (
+    r"{model}  {task}  linear  {metric} (\d+\.\d) ± (\d+\.\d) % \(± over 3 seeds; [^()]*\)"
+    r"(?:  \[.*\])?"  # caveats
+)
 
 
 def last_line(ran, **names):
