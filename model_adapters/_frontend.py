@@ -48,7 +48,7 @@ def zero_pad(audio: Tensor, length: int) -> Tensor:
     return pad(audio, (0, max(0, length - audio.shape[1])))
 
 
-class LogMel(nn.Module):
+class LogMelFrontEnd(nn.Module):
     """Computes log-mel in dB like torchlibrosa: PANNs, HTS-AT, LAION-CLAP, MS-CLAP, WavCaps.
 
     Power spectrogram with a Hann window as long as the FFT, centred frames and reflected edges;

@@ -4,7 +4,7 @@ from evar.adapter import Adapter
 from evar.errors import UserError
 
 from . import _cnn14, _published
-from ._frontend import LogMel
+from ._frontend import LogMelFrontEnd
 
 _FRONT_ENDS = {
     16000: {"n_fft": 512, "hop": 160, "f_max": 8000.0},
@@ -27,7 +27,7 @@ class Cnn14(Adapter):
         if rate not in _FRONT_ENDS:
             raise UserError(f"CNN14 was not published for {rate} Hz; known: 16000, 32000")
         self.sample_rate = rate
-        self.mel = LogMel(rate, **_FRONT_ENDS[rate])
+        self.mel = LogMelFrontEnd(rate, **_FRONT_ENDS[rate])
         self.net = _cnn14.Cnn14Net(width)
         self.embed_dim = self.net.dim
         if weights is not None:

@@ -7,7 +7,7 @@ import torch
 from evar.adapter import Adapter
 
 from . import _htsat, _published
-from ._frontend import LogMel
+from ._frontend import LogMelFrontEnd
 
 WINDOW = 320_000  # samples: 10 s
 
@@ -24,7 +24,7 @@ class Htsat(Adapter):
 
     def __init__(self, weights=None, *, width: int = 96, depths: Sequence[int] = (2, 2, 6, 2)):
         super().__init__(weights)
-        self.mel = LogMel(self.sample_rate)
+        self.mel = LogMelFrontEnd(self.sample_rate)
         self.net = _htsat.build(width, depths)
         self.embed_dim = self.net.config.hidden_size
         if weights is not None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch.nn.functional import normalize
 
 from . import _htsat, _published, _text
-from ._frontend import LogMel, crop, zero_pad
+from ._frontend import LogMelFrontEnd, crop, zero_pad
 
 WINDOW = 480_000  # samples: 10 s
 
@@ -48,7 +48,7 @@ class LaionClap(_text.AudioLanguage):
         super().__init__(weights)
         state = {} if weights is None else _read(Path(weights))
         self.seed = seed
-        self.mel = LogMel(self.sample_rate, hop=480)
+        self.mel = LogMelFrontEnd(self.sample_rate, hop=480)
         self.audio_branch = _htsat.build(width, depths)
         self.audio_projection = _text.mlp(self.audio_branch.config.hidden_size, self.joint_dim)
         self.has_text = weights is None or self.find_text(state)

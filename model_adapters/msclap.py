@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from . import _cnn14, _htsat, _published, _text
-from ._frontend import LogMel, crop, repeat_cut
+from ._frontend import LogMelFrontEnd, crop, repeat_cut
 
 
 class _MsClap(_text.AudioLanguage):
@@ -59,7 +59,7 @@ class Clap2022(_MsClap):
         super().__init__(weights)
         state = {} if weights is None else _published.read(weights, "model")
         self.seed = seed
-        self.mel = LogMel(self.sample_rate)
+        self.mel = LogMelFrontEnd(self.sample_rate)
         net = _cnn14.Cnn14Net(width)
         self.audio_encoder = projected(net, net.dim)
         self.has_text = weights is None or self.find_text(state)
@@ -114,7 +114,7 @@ class Clap2023(_MsClap):
         state = {} if weights is None else _published.read(weights, "model")
         self.seed = seed
         # The model was trained on audio at 44.1 kHz with the mel bands of 32 kHz.
-        self.mel = LogMel(32000)
+        self.mel = LogMelFrontEnd(32000)
         net = _htsat.build(width, depths)
         self.audio_encoder = projected(net, net.config.hidden_size)
         self.has_text = weights is None or self.find_text(state)

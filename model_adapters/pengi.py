@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from evar.adapter import Adapter
 
 from . import _htsat, _published
-from ._frontend import LogMel, crop, repeat_cut
+from ._frontend import LogMelFrontEnd, crop, repeat_cut
 from .msclap import projected
 
 WINDOW = 308_700  # samples: 7 s
@@ -34,7 +34,7 @@ class Pengi(Adapter):
         super().__init__(weights)
         self.seed = seed
         # Audio at 44.1 kHz, mel bands laid out as if it were at 32 kHz: so the model was trained.
-        self.mel = LogMel(32000)
+        self.mel = LogMelFrontEnd(32000)
         net = _htsat.build(width, depths)
         self.audio_encoder = projected(net, net.config.hidden_size)
         if weights is not None:

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from . import _htsat, _published, _text
-from ._frontend import LogMel, zero_pad
+from ._frontend import LogMelFrontEnd, zero_pad
 
 WINDOW = 320_000  # samples: 10 s
 
@@ -37,7 +37,7 @@ class WavCaps(_text.AudioLanguage):
     ):
         super().__init__(weights)
         state = {} if weights is None else _published.read(weights, "model")
-        self.mel = LogMel(self.sample_rate)
+        self.mel = LogMelFrontEnd(self.sample_rate)
         self.audio = _htsat.build(width, depths)
         self.audio_proj = _text.mlp(self.audio.config.hidden_size, self.joint_dim)
         self.has_text = weights is None or self.find_text(state)

@@ -66,7 +66,7 @@ class AttentivePool(nn.Module):
 
 
 class Frames:
-    """Frames of many clips, of different numbers; a source of batches (`autograd.Source`).
+    """Frames of many clips, of different numbers; a source of batches (`autograd.BatchSource`).
 
     clips: for each row its frames (T, D), float16 or float32, in memory or memory-mapped; all
     arithmetic is in float32.

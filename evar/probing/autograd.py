@@ -24,7 +24,7 @@ WEIGHT_DECAY = 1e-8  # L2 inside Adam, as the linear probe's
 USUAL = ProbeSettings()
 
 
-class Source(Protocol):
+class BatchSource(Protocol):
     """Where batches come from: clips of which any rows can be read."""
 
     def scaled_by(self, rows: NDArray) -> Callable[[NDArray], tuple[Tensor, ...]]:
@@ -92,7 +92,7 @@ class _Run:
 
 
 def fit(
-    source: Source,
+    source: BatchSource,
     y: NDArray,
     job: Job,
     make: Callable[[torch.Generator], nn.Module],

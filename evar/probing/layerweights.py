@@ -37,7 +37,7 @@ class WeightedLayers(nn.Module):
 
 
 class Layers:
-    """Embeddings of every layer, x (N, L, D) float32; a source of batches (`autograd.Source`)."""
+    """Embeddings of every layer, x (N, L, D) float32: an `autograd.BatchSource`."""
 
     def __init__(self, x: NDArray, *, device: str = "cpu"):
         self.x, self.device = x, device

@@ -3,7 +3,7 @@ import torch
 import torchaudio
 
 from evar.errors import UserError
-from evar.model_adapters._frontend import LogMel, crop, repeat_cut, zero_pad
+from evar.model_adapters._frontend import LogMelFrontEnd, crop, repeat_cut, zero_pad
 from helpers.golden_cases import noise
 
 
@@ -51,16 +51,16 @@ def test_log_mel_is_torchaudios_in_decibels():
     )  # fmt: skip
     audio = noise(2, 8000)
     expected = torchaudio.functional.amplitude_to_DB(mel(audio), 10, 1e-10, 0)
-    torch.testing.assert_close(LogMel(32000)(audio), expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(LogMelFrontEnd(32000)(audio), expected, rtol=0, atol=1e-4)
 
 
 def test_log_mel_of_silence_and_of_a_single_sample_is_finite():
-    assert LogMel(32000)(torch.zeros(1, 640)).eq(-100).all()
-    assert torch.isfinite(LogMel(32000)(torch.ones(1, 1))).all()
+    assert LogMelFrontEnd(32000)(torch.zeros(1, 640)).eq(-100).all()
+    assert torch.isfinite(LogMelFrontEnd(32000)(torch.ones(1, 1))).all()
 
 
 def test_mel_bands_of_another_model_are_refused():
-    stored = {"audio.logmel_extractor.melW": LogMel(32000).bands}
-    LogMel(32000).check(stored, "file.pt")
+    stored = {"audio.logmel_extractor.melW": LogMelFrontEnd(32000).bands}
+    LogMelFrontEnd(32000).check(stored, "file.pt")
     with pytest.raises(UserError, match=r"file.pt: audio.logmel_extractor.melW holds other mel"):
-        LogMel(44100).check(stored, "file.pt")
+        LogMelFrontEnd(44100).check(stored, "file.pt")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from evar.errors import UserError
-from evar.model_adapters._frontend import LogMel
+from evar.model_adapters._frontend import LogMelFrontEnd
 from evar.model_adapters.htsat import Htsat
 from helpers.golden_cases import EXACT, INDEX, Case, assert_steady, build, published_htsat, tiny
 
@@ -11,7 +11,7 @@ CASE = Case("htsat")
 
 @pytest.fixture(scope="module")
 def htsat(tmp_path_factory):
-    extras = published_htsat("sed_model.", LogMel(32000))
+    extras = published_htsat("sed_model.", LogMelFrontEnd(32000))
     content = {"state_dict": {**CASE.state(), **extras}, "epoch": 1}
     return build(Htsat, content, tmp_path_factory.mktemp("htsat"))
 
@@ -58,6 +58,6 @@ def test_a_checkpoint_of_another_model_is_named(tmp_path):
 
 
 def test_other_mel_bands_are_named(tmp_path):
-    extras = published_htsat("sed_model.", LogMel(48000))
+    extras = published_htsat("sed_model.", LogMelFrontEnd(48000))
     with pytest.raises(UserError, match="sed_model.logmel_extractor.melW holds other mel bands"):
         build(Htsat, {"state_dict": extras}, tmp_path, **Htsat.TINY)

@@ -3,7 +3,7 @@ import torch
 from transformers import ClapConfig, ClapModel
 
 from evar.errors import UserError
-from evar.model_adapters._frontend import LogMel, zero_pad
+from evar.model_adapters._frontend import LogMelFrontEnd, zero_pad
 from evar.model_adapters.laion_clap import WINDOW, LaionClap
 from helpers.golden_cases import (
     EXACT,
@@ -24,7 +24,7 @@ AUDIO, TEXT = Case("laion_clap_audio"), Case("laion_clap_text")
 @pytest.fixture(scope="module")
 def clap(tmp_path_factory):
     extras = {
-        **published_htsat("module.audio_branch.", LogMel(48000, hop=480)),
+        **published_htsat("module.audio_branch.", LogMelFrontEnd(48000, hop=480)),
         "module.text_branch.embeddings.position_ids": torch.arange(514)[None],
         "module.audio_transform.sequential.0.weight": torch.zeros(512, 512),
         "module.text_transform.sequential.0.weight": torch.zeros(512, 512),

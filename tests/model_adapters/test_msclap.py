@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from evar.errors import UserError
-from evar.model_adapters._frontend import LogMel
+from evar.model_adapters._frontend import LogMelFrontEnd
 from evar.model_adapters.msclap import Clap2022, Clap2023
 from helpers.golden_cases import (
     EXACT,
@@ -27,11 +27,11 @@ TEXT = {year: Case(f"msclap_{year}_text") for year in YEARS}
 def year_and_model(request, tmp_path_factory):
     year = request.param
     if year == "2022":
-        extras = published_cnn14("audio_encoder.base.", LogMel(44100))
+        extras = published_cnn14("audio_encoder.base.", LogMelFrontEnd(44100))
         name = "caption_encoder.base.embeddings.position_ids"
         extras[name] = torch.arange(512)[None]
     else:
-        extras = published_htsat("audio_encoder.base.htsat.", LogMel(32000))
+        extras = published_htsat("audio_encoder.base.htsat.", LogMelFrontEnd(32000))
         for layer in range(12):
             name = f"caption_encoder.base.h.{layer}.attn"
             extras[f"{name}.bias"] = torch.ones(1, 1, 1024, 1024, dtype=torch.uint8)

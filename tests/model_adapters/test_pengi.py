@@ -3,7 +3,7 @@ import torch
 from torch.nn.functional import normalize
 
 from evar.errors import UserError
-from evar.model_adapters._frontend import LogMel
+from evar.model_adapters._frontend import LogMelFrontEnd
 from evar.model_adapters.pengi import WINDOW, Pengi
 from helpers.golden_cases import (
     EXACT,
@@ -27,7 +27,7 @@ EXTRAS = {  # the other two parts of the published file
 def pengi(request, tmp_path_factory):
     state = {
         **CASE.state(),
-        **published_htsat("audio_encoder.base.htsat.", LogMel(32000)),
+        **published_htsat("audio_encoder.base.htsat.", LogMelFrontEnd(32000)),
         **EXTRAS,
     }
     state = {request.param + name: value for name, value in state.items()}

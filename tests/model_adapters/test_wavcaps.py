@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from evar.errors import UserError
-from evar.model_adapters._frontend import LogMel
+from evar.model_adapters._frontend import LogMelFrontEnd
 from evar.model_adapters.wavcaps import WavCaps
 from helpers.golden_cases import (
     EXACT,
@@ -21,7 +21,7 @@ AUDIO, TEXT = Case("wavcaps_audio"), Case("wavcaps_text")
 @pytest.fixture(scope="module")
 def wavcaps(tmp_path_factory):
     extras = {
-        **published_htsat("audio_encoder.audio_enc.", LogMel(32000)),
+        **published_htsat("audio_encoder.audio_enc.", LogMelFrontEnd(32000)),
         "text_encoder.text_encoder.embeddings.position_ids": torch.arange(512)[None],
         "temp": torch.tensor(0.07),
     }

@@ -12,7 +12,7 @@ import pytest
 
 from evar import task
 from evar.scoring import ranking
-from helpers import oracle
+from helpers import omniscient
 
 WORDS = ["dog", "rain", "siren", "piano", "laughter", "engine"]
 
@@ -32,7 +32,7 @@ def captioned(new_clips, tmp_path):
         made.rows[-1] = made.rows[-1][:2]
         made.rows.append([f"{word}.wav", f"{word} close by"])
         texts[path] = word
-    made.model = oracle.write(tmp_path / "oracle.py", texts)
+    made.model = omniscient.write(tmp_path / "oracle.py", texts)
     made.texts = texts
     return made
 
@@ -67,7 +67,7 @@ def test_a_clip_heard_as_another_is_missed_in_both_directions(captioned, retriev
     texts = dict(captioned.texts)
     dog, rain = captioned.root / "dog.wav", captioned.root / "rain.wav"
     texts[dog], texts[rain] = "rain", "dog"
-    retrieval_(oracle.write(tmp_path / "swapped.py", texts), captioned.csv)
+    retrieval_(omniscient.write(tmp_path / "swapped.py", texts), captioned.csv)
     metrics = record_of(tmp_path)["metrics"]
     assert metrics["text_to_audio"]["R@1"] == pytest.approx(8 / 12)
     assert metrics["audio_to_text"]["R@1"] == pytest.approx(4 / 6)
@@ -176,7 +176,7 @@ def clotho(tmp_path, monkeypatch, sound):
 
 def test_captions_altered_after_preparing_are_said(clotho, command, retrieval_, tmp_path, refused):
     files = [clotho / "evaluation" / f"None evaluation {i}.wav" for i in range(3)]
-    model = oracle.write(tmp_path / "o.py", dict(zip(files, WORDS, strict=False)))
+    model = omniscient.write(tmp_path / "o.py", dict(zip(files, WORDS, strict=False)))
     assert "complete" in command("prepare", "clotho", f"--source={clotho}").out
     ran = retrieval_(model, "clotho", f"--results={tmp_path}/first/results")
     assert ran.code == 0, ran.err

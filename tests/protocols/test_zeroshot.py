@@ -15,7 +15,7 @@ from evar.errors import UserError
 from evar.protocols import retrieval, zeroshot
 from evar.runtime import Runtime
 from evar.scoring import ranking
-from helpers import oracle
+from helpers import omniscient
 from helpers.registered import tiny
 
 LABELS = ["low", "high", "siren"]
@@ -51,7 +51,7 @@ def hears(clips, tmp_path):
     """MODEL that hears the right label, but one "low" test clip as a high siren."""
     texts = {clips.root / file: label for file, label, *_ in clips.rows}
     texts[clips.root / "test/low0.wav"] = "high siren siren"
-    return oracle.write(tmp_path / "oracle.py", texts)
+    return omniscient.write(tmp_path / "oracle.py", texts)
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def demo(tmp_path):
     rows = made.read(made.bundled)
     files = [made.bundled / file for file in rows.file]
     words = rows.label.str.replace("_", " ")
-    return oracle.write(tmp_path / "knows.py", dict(zip(files, words, strict=True))), rows
+    return omniscient.write(tmp_path / "knows.py", dict(zip(files, words, strict=True))), rows
 
 
 def test_a_model_that_knows_is_right_on_the_demo_task(zeroshot_, demo, record, table):
@@ -132,7 +132,7 @@ def test_folds_are_pooled(new_clips, zeroshot_, tmp_path, record):
             for label, hertz in (("low", 300), ("high", 3000)):
                 path = made.add(f"{fold}{label}{i}.wav", label, fold, hertz=hertz + i)
                 texts[path] = "high" if fold == "1" else label  # one of two, six of six are right
-    zeroshot_(oracle.write(tmp_path / "o.py", texts), made.csv)
+    zeroshot_(omniscient.write(tmp_path / "o.py", texts), made.csv)
     assert record()["score"]["mean"] == 7 / 8, "not the mean of 1/2 and 6/6"
 
 
@@ -143,7 +143,7 @@ def test_several_labels_give_map(new_clips, zeroshot_, tmp_path, record, table):
         for i, label in enumerate(("dog", "rain", "dog,rain", "siren")):
             path = made.add(f"{side}{i}.wav", label, side, hertz=300 * (i + 1))
             texts[path] = label.replace(",", " ")
-    ran = zeroshot_(oracle.write(tmp_path / "o.py", texts), made.csv)
+    ran = zeroshot_(omniscient.write(tmp_path / "o.py", texts), made.csv)
     assert "mAP 100.0" in ran.out
     assert record()["score"]["metric"] == "mAP"
     assert table("predictions").predicted.isin(["dog", "rain", "siren"]).all()
@@ -155,7 +155,7 @@ def test_a_set_without_training_side_serves_zero_shot_alone(
     made = new_clips()
     texts = {made.add(f"{n}.wav", n, "test", hertz=h): n for n, h in (("low", 300), ("high", 900))}
     refused(lineareval("logmel", made.csv), "zero-shot classification")
-    assert "100.0" in zeroshot_(oracle.write(tmp_path / "o.py", texts), made.csv).out
+    assert "100.0" in zeroshot_(omniscient.write(tmp_path / "o.py", texts), made.csv).out
 
 
 def test_clips_are_read_whole(new_clips, zeroshot_, tmp_path):
@@ -165,7 +165,7 @@ def test_clips_are_read_whole(new_clips, zeroshot_, tmp_path):
         label = ("low", "high")[i % 2]
         path = made.add(f"{i}.wav", label, "test", hertz=300 + i, seconds=seconds)
         texts[path] = label  # known by all of their samples: a cut or padded clip is not
-    assert "100.0" in zeroshot_(oracle.write(tmp_path / "o.py", texts), made.csv).out
+    assert "100.0" in zeroshot_(omniscient.write(tmp_path / "o.py", texts), made.csv).out
 
 
 def test_templates_are_averaged_and_part_of_the_run(zeroshot_, hears, clips, tmp_path):
@@ -230,7 +230,7 @@ def test_labels_that_the_tables_have_for_columns(
         made.add(f"{name}.wav", name, "test", hertz=hertz): name
         for name, hertz in ((label, 300), ("rain", 900))
     }
-    model = oracle.write(tmp_path / "o.py", texts)
+    model = omniscient.write(tmp_path / "o.py", texts)
     assert "100.0" in zeroshot_(model, made.csv).out
     assert set(table("similarities").columns) >= {"clip", "rain"}
     ran = zeroshot_(model, made.root, f"--labels={label},rain")
@@ -245,7 +245,7 @@ def test_classes_are_those_of_the_whole_data_set(zeroshot_, new_clips, tmp_path,
         for label, hertz in (("low", 300), ("high", 900), ("siren", 2000)):
             path = made.add(f"{side}/{label}.wav", label, side, hertz=hertz)
             texts[path] = "siren" if label == "low" else label
-    model = oracle.write(tmp_path / "o.py", texts)
+    model = omniscient.write(tmp_path / "o.py", texts)
     for label in ("low", "high", "siren"):
         (made.root / f"train/{label}.wav").unlink()
     (made.root / "test/siren.wav").unlink()
@@ -279,7 +279,7 @@ def test_a_single_class_is_refused(zeroshot_, new_clips, refused, tmp_path):
     made = new_clips()
     for i in range(2):
         made.add(f"{i}.wav", "low", "test")
-    refused(zeroshot_(oracle.write(tmp_path / "o.py", {}), made.csv), "a single class")
+    refused(zeroshot_(omniscient.write(tmp_path / "o.py", {}), made.csv), "a single class")
 
 
 def test_a_folder_of_a_tasks_name_does_not_hide_the_task(zeroshot_, demo, tmp_path):
@@ -338,7 +338,7 @@ def test_an_audio_only_model_is_refused_with_those_that_read(zeroshot_, simple, 
     ],
 )
 def test_mistakes_are_named(words, says, zeroshot_, refused, tmp_path):
-    model = oracle.write(tmp_path / "o.py", {})
+    model = omniscient.write(tmp_path / "o.py", {})
     if words[0] == ".":
         (tmp_path / "empty").mkdir()
         words = [str(tmp_path / "empty"), *words[1:]]
