@@ -47,7 +47,7 @@ class Tokenizer:
             "give their folder with --tokenizer=DIR."
         )
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except Exception as error:  # no network, missing or damaged files: many kinds of errors
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"{source}: no tokenizer could be read ({reason}) {remedy}") from error
@@ -108,7 +108,7 @@ class SentenceEncoder:
         try:
             model = self._network(source)
             model.eval().requires_grad_(False)
-            tokenizer = AutoTokenizer.from_pretrained(source)
+            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         except Exception as error:  # no network, missing or damaged files: many kinds of errors
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(

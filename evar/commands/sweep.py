@@ -147,6 +147,7 @@ def _jobs(models: str, tasks: str | None, protocols: str | None, options: dict) 
 
 def _run(folder, why: dict, how: dict) -> bool:
     """Runs what can run and prints the end; returns whether any job failed."""
+    from evar.pages import board as page
     from evar.sweeping import ending
     from evar.sweeping.display import display
     from evar.sweeping.state import BLOCKED, FAILED, Board
@@ -163,6 +164,7 @@ def _run(folder, why: dict, how: dict) -> bool:
     finally:
         for line in ending.lines(board):
             print(line)
+        print(f"page: {page.write(folder.results)}")
     return bool(board.of(FAILED))
 
 

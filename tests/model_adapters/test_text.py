@@ -104,3 +104,26 @@ def test_a_sentence_encoder_that_is_not_whole_is_refused(tmp_path):
     bert.save_pretrained(tmp_path / "part", state_dict=kept)
     with pytest.raises(UserError, match="word_embeddings"):
         SentenceEncoder(tmp_path / "part")(["rain"], "cpu")
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        lambda d: Tokenizer(d, 30522, max_length=30)(["rain"]),
+        lambda d: SentenceEncoder(d)(["rain"], device="cpu"),
+    ],
+)
+def test_code_in_a_folder_never_runs(tmp_path, monkeypatch, load):
+    """transformers asks "Do you wish to run the custom code? [y/N]" unless it is told not to."""
+    marker = tmp_path / "ran"
+    folder = tmp_path / "hostile"
+    folder.mkdir()
+    (folder / "mine.py").write_text(f"open({str(marker)!r}, 'w')\nclass Mine: pass\n")
+    auto = '{"auto_map": {"AutoTokenizer": ["mine.Mine", null], "AutoModel": "mine.Mine", '
+    auto += '"AutoConfig": "mine.Mine"}, "model_type": "mine", "tokenizer_class": "Mine"}'
+    for name in ("tokenizer_config.json", "config.json"):
+        (folder / name).write_text(auto)
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(UserError):
+        load(str(folder))
+    assert not marker.exists()
