@@ -16,10 +16,12 @@ def _answer(model: str, task: str, options: dict) -> bool:
         _require_task(task)
         return False
     from evar import models, run
-    from evar.data import opening, prompts
+    from evar.data import opening, own_sounds, prompts
     from evar.protocols import zeroshot
     from evar.runtime import usable_device
 
+    if own_sounds.is_csv(task):
+        raise UserError(f"{task}: --labels is for sounds; a CSV has its labels: leave --labels out")
     names = _labels(options["labels"])
     models.require_text(model)
     if not Path(task).exists():
