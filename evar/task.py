@@ -109,8 +109,6 @@ class Task:
         require(self.kind in KINDS, f"unknown kind {self.kind!r}, not one of {', '.join(KINDS)}")
         kind = KINDS[self.kind]
         object.__setattr__(self, "metric", self.metric or kind.metrics[0])
-        fits = self.metric in kind.metrics or self.metric in registry.plugins("metrics")
-        require(fits, f"metric {self.metric!r} does not fit a {self.kind} task")
         require(kind.captions == bool(self.read_captions), f"{self.kind} and captions disagree")
         expected = self.folds or SPLITS
         require(set(self.counts) <= set(expected), f"counts must name {expected}")

@@ -94,5 +94,5 @@ def test_prepare_downloads_before_it_indexes(served, tmp_path, monkeypatch, caps
 
 
 @pytest.mark.parametrize("option", ["--source=elsewhere", "--download"])
-def test_the_files_of_a_csv_are_beside_it(option, clips, command, refused):
-    refused(command("prepare", clips.csv, option), option.split("=")[0], "beside it")
+def test_the_files_of_a_csv_are_next_to_it(option, clips, command, refused):
+    refused(command("prepare", clips.csv, option), option.split("=")[0], "next to it")
