@@ -77,19 +77,20 @@ class Browser:
         return [f"{line['level']} {line['message']}" for line in self.driver.get_log("browser")]
 
     def requests(self) -> list[str]:
-        """Returns addresses asked for since the last call, but for data: and blob:."""
+        """Returns addresses asked for since the last call, but for data: and blob:.
+
+        Nor do those of Chromium's own first tab count, which may still be loading (chrome:).
+        """
         found = []
         for line in self.driver.get_log("performance"):
             message = json.loads(line["message"])["message"]
             if message["method"] == "Network.requestWillBeSent":
                 found.append(message["params"]["request"]["url"])
-        return [url for url in found if not url.startswith(("data:", "blob:"))]
+        return [url for url in found if not url.startswith(("data:", "blob:", "chrome:"))]
 
     def require_sound(self, path) -> None:
         """A page asks for nothing but itself, complains about nothing, and fits its width."""
-        # Chromium's own first tab may still be loading its chrome:// resources.
-        asked = {url for url in self.requests() if not url.startswith("chrome://")}
-        assert asked <= {path.resolve().as_uri()}
+        assert set(self.requests()) <= {path.resolve().as_uri()}
         assert self.console() == []
         width = self.js("return [document.documentElement.scrollWidth, innerWidth]")
         assert width[0] <= width[1], f"the page scrolls sideways: {width}"
