@@ -55,14 +55,14 @@ def views(manifest: Manifest, *, sample_rate: int, crop_seed: int) -> list[View]
     """
     task, table = manifest.task, manifest.good
     unit = task.unit_samples(sample_rate)
-    columns = (table.file, table[task.column], table.frames, table.sample_rate)
+    columns = (manifest.clips[table.index], table[task.column], table.frames, table.sample_rate)
     plan = []
-    for row, file, side, frames, rate in zip(table.index, *columns, strict=True):
+    for row, clip, side, frames, rate in zip(table.index, *columns, strict=True):
         longer = audio.resampled_length(int(frames), int(rate), sample_rate) > unit
         if not longer or task.folds or side == "test":
             plan.append(View(row, 0))
         if longer and (task.folds or side != "test"):
-            plan.append(View(row, audio.random_start(crop_seed, file)))
+            plan.append(View(row, audio.random_start(crop_seed, clip)))
     return plan
 
 

@@ -119,6 +119,7 @@ class Engine:
                 sample_rate=self.encoder.adapter.sample_rate,
                 samples=self.samples,
                 start=view.start,
+                span=self.manifest.span(view.row),
                 silence=self.manifest.task.silence,
             )
         except BadAudio as error:
