@@ -121,8 +121,7 @@ def _usual_seconds(manifest: "Manifest") -> float | None:
     from evar.data import own_sounds
 
     task, table = manifest.task, manifest.good
-    own = task.bundled is not None and not task.counts and task.name not in tasks.names()
-    if task.seconds is None or not own or not len(table):
+    if task.seconds is None or not tasks.is_own(task) or not len(table):
         return task.seconds
     longest = float((table.frames / table.sample_rate).max())
     return min(own_sounds.LONGEST, max(round(longest + 0.0005, 3), 0.001))  # as own_sounds does
