@@ -54,7 +54,8 @@ def _digest(path: Path, function) -> str:
 
 
 def _refuse_across(task: Task, good: pd.DataFrame, sides: pd.Series, digests: pd.Series) -> None:
-    for _, rows in good.index.to_series().groupby(digests):
+    crossing = sides.loc[good.index].groupby(digests).transform("nunique") > 1
+    for _, rows in good.index.to_series()[crossing].groupby(digests[crossing]):
         first = rows.iloc[0]
         for row in rows:
             if sides[row] != sides[first]:
