@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 
 from evar import files
-from evar.data import audio
 from evar.errors import UserError, unknown
 from evar.task import SPLITS, Task
 from evar.task import names as task_names
@@ -40,9 +39,9 @@ def task_from_csv(path, *, seconds: float | None = None) -> Task:
 
     Files are relative to the folder of the CSV. A label with "," makes the task multi-label; "-" is
     then a clip without any of the labels.
-    `seconds` is the unit length; None takes the longest clip, at most 10 s. Sets of less than 500
-    training clips are probed at a learning rate of 1e-2. Raises UserError for a file that is no
-    such table.
+    `seconds` is the unit length; None takes the longest clip, at most 10 s, when clips are indexed
+    (no sound file is opened here). Sets of less than 500 training clips are probed at a learning
+    rate of 1e-2. Raises UserError for a file that is no such table.
     """
     path = Path(path)
     return _task_of(
@@ -94,7 +93,8 @@ def _task_of(
         metadata=title,
         read=lambda _: table,
         marker=marker,
-        seconds=seconds or _longest(root, table.file),
+        seconds=seconds,
+        longest=LONGEST,
         lr=SMALL_LR if training < SMALL else None,
         trains=bool(folds) or set(table.split) != {"test"},
         kind="tagging" if multi_label else "classification",
@@ -245,16 +245,3 @@ def _as_on_disk(root: Path, cell: str) -> str:
     if others and not (root / name).exists():  # else: the usual case, without a look at the disk
         return next((other for other in others if (root / other).exists()), name)
     return name
-
-
-def _longest(root: Path, names) -> float:
-    """Seconds of the longest readable clip, rounded up to milliseconds, at most LONGEST."""
-    longest = 0.0
-    for name in names:
-        try:
-            longest = max(longest, audio.duration(root / name))
-        except UserError:
-            continue  # indexing names it
-        if longest >= LONGEST:
-            return LONGEST
-    return max(round(longest + 0.0005, 3), 0.001)
