@@ -83,7 +83,8 @@ def _refuse_overlaps(task: Task, good: pd.DataFrame) -> None:
 
 
 def _refuse_across(task: Task, good: pd.DataFrame, sides: pd.Series, digests: pd.Series) -> None:
-    for _, rows in good.index.to_series().groupby(digests):
+    crossing = sides.loc[good.index].groupby(digests).transform("nunique") > 1
+    for _, rows in good.index.to_series()[crossing].groupby(digests[crossing]):
         first = rows.iloc[0]
         for row in rows:
             if sides[row] != sides[first]:

@@ -68,6 +68,10 @@ class Manifest:
     stamps: np.ndarray  # (N, 3) size in bytes and times of change in ns, as seen on this disk
     altered: tuple[str, ...] = ()  # tables of the data set that are not the published ones
 
+    def __post_init__(self):
+        if self.task.seconds is None and self.task.longest is not None:
+            object.__setattr__(self, "task", replace(self.task, seconds=self.usual_seconds()))
+
     @property
     def good(self) -> pd.DataFrame:
         """Returns the clips that can be read; the row numbers of `table` stay as index."""
@@ -116,6 +120,17 @@ class Manifest:
         """Counts the clips on this disk in each split or fold, readable or not."""
         here = self.table[self.table.problem != MISSING]
         return {str(k): int(n) for k, n in here[self.task.column].value_counts().items()}
+
+    def usual_seconds(self) -> float | None:
+        """Returns the unit length by default: the task's own, or the longest readable clip.
+
+        The latter is rounded up to milliseconds, and at most `task.longest`.
+        """
+        if self.task.longest is None:
+            return self.task.seconds
+        good = self.good
+        longest = float((good.frames / good.sample_rate).max()) if len(good) else 0.0
+        return min(self.task.longest, max(round(longest + 0.0005, 3), 0.001))
 
     def unheard(self) -> Unheard:
         """Returns how many clips are longer than the task's unit, and how much is left out."""

@@ -53,6 +53,8 @@ def open_task(
             found = own_sounds.captions_from_csv(name)
         else:
             found = own_sounds.task_from_csv(name, seconds=seconds)
+        if found.notes:  # what was understood of a table that is not in our own dialect
+            progress.note(f"{name}: {'; '.join(found.notes)}")
         stored = own_sounds.manifest_name(name)
         return _open(found, data, found.bundled, reindex, progress, stored)
     if Path(name).is_dir() and name not in tasks.names():
