@@ -35,6 +35,10 @@ _OPTIONS = {  # those that all protocols share, in the order of the help text
                weights/; "random" evaluates the untrained network""",
     "data": "--data=DIR     where data sets and manifests are; default: $EVAR_DATA or data/",
     "seconds": "--seconds=S    unit length of a CSV task; default: its longest clip, at most 10",
+    "windows": """--windows=S    hear the recordings of a CSV by windows of S seconds, each with its
+               label; scores are of whole recordings, and so are intervals""",
+    "hop": "--hop=S        seconds from one window to the next; default: a window",
+    "pool": "--pool=mean    or max: of the class scores of a recording's windows",
     "device": "--device=auto  cpu, cuda, cuda:1, mps, ...",
     "precision": "--precision=fp32  or bf16: mixed precision in the encoder, behind its front end",
     "batch_size": "--batch_size=N clips per forward pass (no effect on the protocol)",
@@ -55,7 +59,7 @@ _DEFAULTS = {
     **dict.fromkeys(("no_cache", "no_resume", "eval_only", "tensorboard"), False),
     **dict.fromkeys(("partial", "skip_bad", "quiet"), False),
 }
-_TEXT = ("model", "task", "weights", "data", "cache", "results", "device", "precision")
+_TEXT = ("model", "task", "weights", "data", "cache", "results", "device", "precision", "pool")
 
 
 @dataclass(frozen=True)
@@ -135,7 +139,8 @@ def _help(protocol: Protocol, command: str, shared: list[str], extra: Extra | No
     if protocol.seeds:
         lines.append(_SEEDS.format(first=protocol.seeds[0], second=protocol.seeds[0] + 1))
     lines += [protocol.help.strip("\n"), extra.help.strip("\n") if extra else ""]
-    lines += [_OPTIONS[name] for name in shared]
+    of_windows = () if protocol.windows else ("windows", "hop", "pool")  # refused with a reason
+    lines += [_OPTIONS[name] for name in shared if name not in of_windows]
     lines.append("--NAME=VALUE   an option of the model's adapter (`evar list models MODEL`)")
     return "\n".join(line for line in lines if line)
 
@@ -166,8 +171,14 @@ def _require_one_process(protocol: Protocol) -> None:
 def _how(protocol: Protocol, given: dict, results: Path) -> dict:
     """Returns the options of `evar.evaluate` from those of the command line."""
     from evar.runtime import Training
+    from evar.task import Windows
 
     how = {k: v for k, v in given.items() if v is not None}
+    own = {key: how.pop(key) for key in ("hop", "pool") if key in how}
+    if own:
+        if "windows" not in how:
+            raise UserError(f"--{next(iter(own))} is of --windows=SECONDS, which is not given")
+        how["windows"] = Windows(how["windows"], **own)
     if how.pop("no_cache", False):
         how["cache"] = None
     if "gradients" in protocol.needs:

@@ -28,10 +28,14 @@ _IN_FLIGHT = 2  # batches that wait for a GPU while the next ones are decoded an
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at a clip: its row in the manifest, and where a longer clip is cropped."""
+    """One way to look at a clip: its row in the manifest, and where a longer clip is cropped.
+
+    span: a window of it, [first, last) in frames of its file; None: the whole clip.
+    """
 
     row: int
     start: int  # 0: its first unit
+    span: tuple[int, int] | None = None
 
 
 class Engine:
@@ -124,14 +128,15 @@ class Engine:
 
     def load(self, view: View) -> NDArray | BadAudio:
         """Returns a decoded clip (S,), or why there is none where `runtime.skip_bad`."""
+        task = self.manifest.task
         try:
             return audio.load_clip(
                 self._path(view),
                 sample_rate=self.encoder.adapter.sample_rate,
                 samples=self.samples,
                 start=view.start,
-                span=self.manifest.span(view.row),
-                silence=self.manifest.task.silence,
+                span=view.span or self.manifest.span(view.row),
+                silence=task.silence or task.windows is not None,  # a recording may pause
             )
         except BadAudio as error:
             if not self.runtime.skip_bad:

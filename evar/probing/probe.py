@@ -47,6 +47,7 @@ class Job:
     `valid=None` holds out a random tenth of `train`. `stream` (the fold) gives jobs with the same
     seed random numbers of their own. `lr` overrides that of the settings. `features` is the number
     of the job's embedding matrix, where there are several (the layers of an encoder, say).
+    `recordings` (n_train,) says which training rows are of one recording and held out together.
     """
 
     train: NDArray
@@ -56,6 +57,7 @@ class Job:
     stream: int = 0
     lr: float | None = None
     features: int = 0
+    recordings: NDArray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -246,7 +248,7 @@ class _Draws:
         rng = np.random.default_rng([job.seed, job.stream])
         train, valid, self.held_out = job.train, job.valid, "valid split"
         if valid is None:
-            kept, held, self.held_out = holdout.random_tenth(y[job.train], rng)
+            kept, held, self.held_out = _random_tenth(job, y, rng)
             train, valid = job.train[kept], job.train[held]
         self.train = torch.from_numpy(np.asarray(train, np.int64))
         self.valid = np.asarray(valid, np.int64)
@@ -270,6 +272,16 @@ class _Draws:
         """Returns (H, rows): 0 where a unit is dropped, else 1 / (1 - DROPOUT)."""
         kept = torch.rand(rows, width, generator=self.generator) >= DROPOUT
         return kept.T / (1 - DROPOUT)
+
+
+def _random_tenth(job: Job, y: NDArray, rng: np.random.Generator) -> holdout.Sides:
+    """Holds out a tenth of the training rows, or of the recordings that they are of."""
+    if job.recordings is None:
+        return holdout.random_tenth(y[job.train], rng)
+    recordings, first = np.unique(job.recordings, return_index=True)
+    _, held, how = holdout.random_tenth(y[job.train[first]], rng)
+    is_held = np.isin(job.recordings, recordings[held])
+    return np.flatnonzero(~is_held), np.flatnonzero(is_held), f"{how} of the recordings"
 
 
 @dataclass(eq=False)

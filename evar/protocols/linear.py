@@ -92,7 +92,15 @@ def _fit(
 
     grid = rates.rates_of(settings.lr)
     jobs = [
-        probe.Job(sides.train, sides.valid, sides.test, seed, stream, lr=rate)
+        probe.Job(
+            sides.train,
+            sides.valid,
+            sides.test,
+            seed,
+            stream,
+            lr=rate,
+            recordings=sides.recordings,
+        )
         for seed in seeds
         for stream, sides in enumerate(task.sides)
         for rate in grid
@@ -127,6 +135,7 @@ PROTOCOL = Protocol(
     resolve=resolve,
     evaluate=evaluate,
     embeds="units",
+    windows=True,
     seeds=(42, 43, 44),
     averaged=("esc50", "us8k", "spcv2", "vc1", "voxforge", "cremad", "gtzan", "nsynth", "surge"),
     command="lineareval",
