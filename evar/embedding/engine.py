@@ -14,6 +14,7 @@ from torch import Tensor
 
 from evar.data import audio
 from evar.data.manifest import Manifest
+from evar.embedding.allocator import reused_buffers
 from evar.embedding.encoder import Encoder
 from evar.embedding.store import Shard, Store
 from evar.errors import BadAudio, UserError, blaming
@@ -103,7 +104,7 @@ class Engine:
         """Computes shards, of so many views with those that are kept already."""
         self.store.announce(missing)
         bar = self.runtime.progress.bar("decode and embed", "clip", total=views)
-        with full_precision(), bar as shown:
+        with full_precision(), reused_buffers(), bar as shown:
             shown.update(views - sum(len(self.views_of(n)) for n in missing))
             started = perf_counter()
             self.store.fill(missing, lambda claims: self._compute(claims, shown))
