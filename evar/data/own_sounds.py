@@ -72,7 +72,7 @@ def task_from_table(table: pd.DataFrame, *, seconds: float | None = None) -> Tas
         raise UserError(
             f"{table!r} is no task: give a name, the path of a CSV, an evar.Task or a pandas table"
         )
-    table = table.fillna("").astype(str)
+    table = table.astype(object).fillna("").astype(str)
     table = table[[c for c in table.columns if c in COLUMNS]]
     checked = _checked(table, "the table", list(table.columns))
     if not len(checked):

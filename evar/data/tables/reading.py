@@ -156,7 +156,7 @@ def _relative(root: Path, name: str) -> str:
     """The path below `root` of an absolute one, also where links lead there; else the same."""
     for path in (Path(name), Path(os.path.realpath(name))):
         for top in (root, Path(os.path.realpath(root))):
-            if path.is_relative_to(top):
+            if path.is_relative_to(top) and ".." not in path.parts:
                 return path.relative_to(top).as_posix()
     return name
 
