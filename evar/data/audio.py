@@ -193,7 +193,7 @@ def digest(path) -> str:
 
     Equal sounds have equal digests in any lossless container.
     """
-    return _hashed(decode(path)[0])
+    return digest_of(decode(path)[0])
 
 
 def head_digest(path) -> str:
@@ -201,10 +201,11 @@ def head_digest(path) -> str:
     path = Path(path)
     with _decoding(path), _Reader(_native(path)) as file:
         samples = file.read(_HEAD, dtype="float32", always_2d=True)
-    return _hashed(samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)) or "silence"
+    return digest_of(samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)) or "silence"
 
 
-def _hashed(mono: np.ndarray) -> str:
+def digest_of(mono: np.ndarray) -> str:
+    """Returns a hash of decoded mono samples (S,); "" for digital silence."""
     if not mono.any():
         return ""
     return hashlib.blake2b((mono + np.float32(0)).data, digest_size=16).hexdigest()  # -0 becomes 0

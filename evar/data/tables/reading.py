@@ -102,7 +102,7 @@ def table_of(
     _require_filled(where, columns, {*blank, *TIMES})
     notes = [*cells.notes, *head.notes]
     if "split" in columns:
-        columns["split"], said = _splits(columns["split"])
+        columns["split"], said = splits(columns["split"])
         notes += said
     if "file" in columns:
         columns["file"] = _files([row[head.at["file"]] for row in raw], where, find)
@@ -128,8 +128,8 @@ def _require_filled(where: Sequence[str], columns: Mapping, blank: set[str]) -> 
                 raise UserError(f"{place} has no {name}{mark * (name == 'label')}")
 
 
-def _splits(values: list[str]) -> tuple[list[str], list[str]]:
-    """Brings the usual words for splits into ours: Training is train, val is valid."""
+def splits(values: list[str]) -> tuple[list[str], list[str]]:
+    """Returns splits in our words (Training is train, val is valid), and what to say of it."""
     small = {value: value.casefold() for value in set(values)}
     meant = {value: _SPLITS.get(word, word) for value, word in small.items()}
     meant = {v: m if m in ("train", "valid", "test") else v for v, m in meant.items()}
