@@ -146,6 +146,11 @@ class Task:
         return int(sample_rate * self.seconds)
 
 
+def is_own(task: Task) -> bool:
+    """Returns whether a task is a user's own sounds, whose unit is a default, not published."""
+    return task.bundled is not None and not task.counts and task.name not in names()
+
+
 def names() -> list[str]:
     """All registered tasks, by the names of their files."""
     return registry.names("tasks")

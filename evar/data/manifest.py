@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from evar.data import segments
 from evar.data.clip_table import MISSING, check_usable
 from evar.data.missing import explain
 from evar.errors import BadAudio, UserError
@@ -55,7 +56,9 @@ class Manifest:
 
     `table` has one row a clip, sorted by `file`: file, label, split or fold, group, sample_rate
     (Hz), frames (samples per channel), bytes, fingerprint (of the content), problem ("" for a good
-    clip, "missing", or why it cannot be read). `sha256` identifies its content on any machine.
+    clip, "missing", or why it cannot be read). Where clips are segments of recordings, `start` and
+    `end` (seconds) follow the group, `frames` are those of the segment, and `file_frames` those of
+    the file. `sha256` identifies its content on any machine.
     """
 
     task: Task
@@ -73,6 +76,18 @@ class Manifest:
     def good(self) -> pd.DataFrame:
         """Returns the clips that can be read; the row numbers of `table` stay as index."""
         return self.table[self.table.problem == ""]
+
+    @property
+    def clips(self) -> pd.Series:
+        """Returns what each row of `table` is called: its file, with the times of a segment."""
+        return segments.names(self.table)
+
+    def span(self, row: int) -> tuple[int, int] | None:
+        """Returns the frames of its file that a clip is, [first, last); None for a whole file."""
+        if not segments.are_in(self.table):
+            return None
+        columns = (self.table[c][row] for c in ("start", "sample_rate", "frames"))
+        return segments.span(*columns)
 
     @property
     def missing(self) -> pd.DataFrame:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from evar import files
+from evar.data import segments
 from evar.data.indexing import ABSENT, build, find_root, stamp_of
 from evar.data.manifest import Manifest, to_csv
 from evar.errors import UserError
@@ -61,8 +62,15 @@ def load(task: Task, data, *, name: str | None = None) -> Manifest | None:
         return None
     if known != (_FORMAT, task.version, task.name, hashlib.sha256(content).hexdigest()):
         return None
-    text = dict.fromkeys(("file", "label", task.column, "group", "fingerprint", "problem"), str)
-    table = pd.read_csv(io.BytesIO(content), dtype=text, keep_default_na=False)
+    words = ("file", "label", task.column, "group", "fingerprint", "problem")
+    text = dict.fromkeys((*words, *segments.COLUMNS), str)  # pandas' floats are not exact
+    table = pd.read_csv(
+        io.BytesIO(content),
+        dtype=text,
+        keep_default_na=False,
+    )
+    times = {c: table[c].map(lambda cell: float(cell or "nan")) for c in segments.times_in(table)}
+    table = table.assign(**times)
     if stamps.shape != (len(table), 3):
         return None
     return Manifest(task, root, table, head["sha256"], stamps, altered)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from evar.data import audio
 from evar.data.manifest import Manifest
+from evar.embedding.allocator import reused_buffers
 from evar.embedding.encoder import Encoder
 from evar.embedding.store import Shard, Store
 from evar.errors import BadAudio, UserError, blaming
@@ -66,8 +67,15 @@ class Engine:
         Reads what the store has. Raises BadAudio for a clip that cannot be decoded, unless
         `runtime.skip_bad`.
         """
-        self.fill()
-        values, bad = self.store.gather(self.shards)
+        self.prepare()
+        gathering = self.store.gathering(self.starts, self.encoder.dim)
+        there = self.store.present(self.shards)
+        damaged = set(gathering.add(there))  # what is kept is checked as it is read, once
+        missing = sorted(damaged | (set(range(self.shards)) - set(there)))
+        self._fill(missing, len(self.plan))
+        for number in gathering.add(missing):
+            raise self.store.vanished(number)
+        values, bad = gathering.result()
         if bad and not self.runtime.skip_bad:
             number, reason = next(iter(bad.items()))
             raise BadAudio(self._path(self.plan[number]), reason)
@@ -89,14 +97,18 @@ class Engine:
         self.prepare()
         mine = range(part[0], self.shards, part[1])
         views = sum(len(self.views_of(n)) for n in mine)
+        self._fill([n for n in self.store.missing(self.shards) if n in mine], views)
+        return views
+
+    def _fill(self, missing: list[int], views: int) -> None:
+        """Computes shards, of so many views with those that are kept already."""
+        self.store.announce(missing)
         bar = self.runtime.progress.bar("decode and embed", "clip", total=views)
-        with full_precision(), bar as shown:
-            missing = [n for n in self.store.missing(self.shards) if n in mine]
+        with full_precision(), reused_buffers(), bar as shown:
             shown.update(views - sum(len(self.views_of(n)) for n in missing))
             started = perf_counter()
             self.store.fill(missing, lambda claims: self._compute(claims, shown))
             self.seconds += perf_counter() - started
-        return views
 
     @property
     def clips_per_second(self) -> float | None:
@@ -119,6 +131,7 @@ class Engine:
                 sample_rate=self.encoder.adapter.sample_rate,
                 samples=self.samples,
                 start=view.start,
+                span=self.manifest.span(view.row),
                 silence=self.manifest.task.silence,
             )
         except BadAudio as error:

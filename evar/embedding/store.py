@@ -8,9 +8,9 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ import filelock
 import numpy as np
 
 from evar import files
+from evar.embedding.gathering import DamagedShard, Gathering, layout, verify
 from evar.errors import UserError
 
 
@@ -96,9 +97,40 @@ class Store:
                 return None
         return lock
 
+    def present(self, total: int) -> list[int]:
+        """Returns the numbers below `total` of shards that are there, intact or not."""
+        with files.reading(self.folder), os.scandir(self.folder) as entries:
+            there = {entry.name for entry in entries}  # not a look at every file
+        return [n for n in range(total) if self.path(n).name in there]
+
     def missing(self, total: int) -> list[int]:
-        """Returns the numbers below `total` of shards that are missing or damaged."""
-        return [n for n in range(total) if self.read(n) is None]
+        """Returns the numbers below `total` of shards that are missing or damaged.
+
+        Every byte of every shard is read and checked. A damaged one is removed.
+        """
+        there = self.present(total)
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # reading and hashing in parallel
+            checked = zip(there, pool.map(self.bad_rows, there), strict=True)
+            intact = {number for number, bad in checked if bad is not None}
+        return [n for n in range(total) if n not in intact]
+
+    def announce(self, missing: Sequence[int]) -> None:
+        """Is called with the shards that are about to be computed."""
+
+    def bad_rows(self, number: int) -> dict[int, str] | None:
+        """Checks a shard; returns its bad rows (row: reason), None where it is missing or damaged.
+
+        A damaged one is removed.
+        """
+        path = self.path(number)
+        with files.reading(path):
+            try:
+                return verify(path)
+            except FileNotFoundError:
+                return None
+            except DamagedShard:
+                path.unlink(missing_ok=True)
+                return None
 
     def fill(self, todo: list[int], compute: Callable[[Iterator[int]], None]) -> None:
         """Computes the shards of `todo` that are missing, shared with other processes.
@@ -170,26 +202,38 @@ class Store:
             raise ValueError(f"{path} is damaged")
         return content["value"]
 
-    def gather(self, total: int) -> tuple[np.ndarray, dict[int, str]]:
-        """All shards as one (N, D) float32 array, and the bad rows among them (row: reason).
+    def gathering(self, starts: Sequence[int], width: int) -> Gathering:
+        """Returns what reads shards of known sizes into one (N, width) array.
 
-        The array lies in an unlinked temporary file, in the cache where that can be written to, so
-        that the system can put it out of memory; it is the caller's own and may be written to.
+        starts: the row at which each shard begins, and the end, N.
         """
-        bad: dict[int, str] = {}
-        count = 0
-        place = self.folder if os.access(self.folder, os.W_OK) else None
-        with files.writing(self.folder), tempfile.TemporaryFile(dir=place) as file:
-            for number in range(total):
-                shard = self.read(number)
-                if shard is None:
-                    raise UserError(f"{self.path(number)}: vanished while in use; run again")
-                bad |= {count + row: reason for row, reason in shard.bad.items()}
-                count += len(shard.rows)
-                file.write(shard.rows.tobytes())
-                dim = shard.rows.shape[1]
-            file.flush()
-            return np.memmap(file, np.float32, "r+", shape=(count, dim)), bad
+        return Gathering(self.path, starts, width, self.folder)
+
+    def gather(self, total: int) -> tuple[np.ndarray, dict[int, str]]:
+        """Returns all shards as one (N, D) float32 array, and the bad rows (row: reason).
+
+        The array is the caller's own and may be written to. Raises UserError for a shard that is
+        missing or damaged.
+        """
+        starts, width = [0], 0
+        for number in range(total):
+            rows, width = self._shape(number)
+            starts.append(starts[-1] + rows)
+        gathering = self.gathering(starts, width)
+        for number in gathering.add(range(total)):
+            raise self.vanished(number)
+        return gathering.result()
+
+    def _shape(self, number: int) -> tuple[int, ...]:
+        try:
+            with files.reading(self.path(number)), self.path(number).open("rb") as file:
+                return layout(file)[0].shape
+        except (UserError, DamagedShard) as error:
+            raise self.vanished(number) from error
+
+    def vanished(self, number: int) -> UserError:
+        """Returns the error for a shard that was there and is not, or no more as it was."""
+        return UserError(f"{self.path(number)}: vanished while in use; run again")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import filelock
 
+from evar.embedding.allocator import reused_buffers
 from evar.embedding.engine import Engine
 from evar.precision import full_precision
 from evar.progress import SILENT
@@ -56,7 +57,7 @@ def fill_together(
 
     for number, engine in enumerate(engines):
         attempt(number, engine.prepare)
-    with full_precision():
+    with full_precision(), reused_buffers():
         _embed(live, first, range(part[0], first.shards, part[1]), attempt)
         for number, engine in list(live.items()):  # shards that other processes were at
             if any(not engine.store.path(n).exists() for n in _mine(first, part)):

@@ -238,16 +238,21 @@ def _alike(ready: Mapping[Job, Request]) -> dict[tuple, list[Job]]:
             continue
         how = (runtime.device, runtime.precision, runtime.batch_size, runtime.cache)
         seed = getattr(request.settings, "crop_seed", None)
+        read = getattr(request.settings, "clips", None)
         task = (request.manifest.sha256, request.whole.task.seconds, runtime.skip_bad)
         rate = request.model.adapter.sample_rate
-        found.setdefault((request.protocol.embeds, rate, seed, *task, *how), []).append(job)
+        what = (request.protocol.embeds, rate, seed, read)
+        found.setdefault((*what, *task, *how), []).append(job)
     return found
 
 
 def engine_of(request: Request):
     """Returns the context of the engine that embeds what a request needs."""
-    if request.protocol.embeds == "whole":
-        return embeddings.engine_for_test_side(request.model, request.whole, request.runtime)
+    if request.protocol.embeds == "joint":
+        unit = getattr(request.settings, "clips", "whole") == "unit"
+        return embeddings.engine_for_test_side(
+            request.model, request.whole, request.runtime, unit=unit
+        )
     return embeddings.engine_for_task(
         request.model, request.whole, request.runtime, request.settings.crop_seed
     )
