@@ -30,7 +30,7 @@ def require_same(model: Model, engine: Engine, values: NDArray) -> None:
             if isinstance(clip, BadAudio):
                 continue
             difference = _difference(engine.encoder, clip, values[number])
-            if difference > _DIFFERENT[engine.runtime.precision]:
+            if not difference <= _DIFFERENT[engine.runtime.precision]:
                 raise UserError(_problem(model, engine, number, difference))
 
 
