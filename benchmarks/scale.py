@@ -166,11 +166,12 @@ def simulated(name: str, folder: Path, clips: int, width: int, roots: list[Path]
 def real(folder: Path, clips: int, roots: list[Path]) -> None:
     task = linear.make_set(folder, clips, clips)
     for root in roots:
+        command = [*lineareval(root, "logmel", task), f"--cache={folder}/cache-{root.name}"]
         for name, options in (
-            (f"{clips:,} clips of 5 s, raw files", (f"--cache={folder}/cache-{root.name}",)),
-            ("again with another --lr, cached", (f"--cache={folder}/cache-{root.name}", "--lr=1e-3")),
+            (f"{clips:,} clips of 5 s, raw files", []),
+            ("again with another --lr, cached", ["--lr=1e-3"]),
         ):
-            found, last = cost([*lineareval(root, "logmel", task), *options])
+            found, last = cost([*command, *options])
             print(f"{name:<34} {root.name:<8} {found}\n    {last}", flush=True)
 
 

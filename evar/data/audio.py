@@ -97,7 +97,7 @@ def digest(path, span: Span | None = None) -> str:
 
     Equal sounds have equal digests in any lossless container.
     """
-    return _hashed(decode(path, span)[0])
+    return digest_of(decode(path, span)[0])
 
 
 def head_digest(path, span: Span | None = None) -> str:
@@ -110,10 +110,11 @@ def head_digest(path, span: Span | None = None) -> str:
             mono = decoding.mono(samples)
         else:
             mono, _ = excerpts.read(path, span[0], min(span[1], span[0] + decoding.HEAD))
-    return _hashed(mono) or "silence"
+    return digest_of(mono) or "silence"
 
 
-def _hashed(mono: np.ndarray) -> str:
+def digest_of(mono: np.ndarray) -> str:
+    """Returns a hash of decoded mono samples (S,); "" for digital silence."""
     if not mono.any():
         return ""
     return hashlib.blake2b((mono + np.float32(0)).data, digest_size=16).hexdigest()  # -0 becomes 0

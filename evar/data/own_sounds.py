@@ -3,12 +3,14 @@
 import hashlib
 import os
 import posixpath
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from evar.data.tables import reading
+from evar.data.manifest import Manifest
+from evar.data.tables import advice, reading
 from evar.data.tables.headers import COLUMNS
 from evar.errors import UserError
 from evar.task import SPLITS, Task
@@ -72,7 +74,7 @@ def task_from_table(table: pd.DataFrame, *, seconds: float | None = None) -> Tas
         raise UserError(
             f"{table!r} is no task: give a name, the path of a CSV, an evar.Task or a pandas table"
         )
-    table = table.fillna("").astype(str)
+    table = table.astype(object).fillna("").astype(str)
     table = table[[c for c in table.columns if c in COLUMNS]]
     checked = _checked(table, "the table", list(table.columns))
     if not len(checked):
@@ -191,6 +193,17 @@ def task_from_sounds(path) -> Task:
         trains=False,
         bundled=root,
     )
+
+
+def advice_on(manifest: Manifest) -> str:
+    """Returns one line on what a small set of clips can tell; "" for one that is not small."""
+    task, good = manifest.task, manifest.good
+    if not task.trains or task.kind != "classification":
+        return ""
+    sides = {side: Counter(rows.label) for side, rows in good.groupby(task.column)}
+    tested = good if task.folds else good[good.split == "test"]
+    groups = tested.group[tested.group != ""].nunique() or None
+    return advice.of_small_set(sides, folds=bool(task.folds), groups=groups)
 
 
 def manifest_name(path) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from evar.data import audio
 from evar.data.manifest import Manifest
+from evar.embedding.allocator import reused_buffers
 from evar.embedding.encoder import Encoder
 from evar.embedding.store import Shard, Store
 from evar.errors import BadAudio, UserError, blaming
@@ -62,6 +63,7 @@ class Engine:
         self.starts = shard_starts(lengths)
         self.workers = os.cpu_count() or 1
         self.computed, self.seconds = 0, 0.0  # views embedded by this process, and how long it took
+        self.waited = 0.0  # of these, seconds for clips that were still being decoded
         self.steady = runtime.precision != "fp32"  # bfloat16 rounds by the size of a batch
 
     def run(self) -> tuple[NDArray, dict[int, str]]:
@@ -107,7 +109,7 @@ class Engine:
         """Computes shards, of so many views with those that are kept already."""
         self.store.announce(missing)
         bar = self.runtime.progress.bar("decode and embed", "clip", total=views)
-        with full_precision(), bar as shown:
+        with full_precision(), reused_buffers(), bar as shown:
             shown.update(views - sum(len(self.views_of(n)) for n in missing))
             started = perf_counter()
             self.store.fill(missing, lambda claims: self._compute(claims, shown))
@@ -115,9 +117,14 @@ class Engine:
 
     @property
     def clips_per_second(self) -> float | None:
-        """Returns the speed of decoding and embedding; None unless all was computed here."""
+        """Returns the speed of decoding and embedding.
+
+        None unless all was computed here, or by a pass of several encoders that kept it.
+        """
         whole = self.computed == len(self.plan) > 0 and self.seconds > 0
-        return self.computed / self.seconds if whole else None
+        if whole:
+            return self.computed / self.seconds
+        return self.store.speed(self.runtime.device)
 
     def views_of(self, shard: int) -> range:
         """Returns the numbers of the views in a shard."""
@@ -217,16 +224,17 @@ class Engine:
         self.computed += len(rows)
         self.store.write(number, Shard(rows, bad))
 
-    @staticmethod
     def _of_equal_length(
-        loading: list, numbers: range, bad: dict[int, str]
+        self, loading: list, numbers: range, bad: dict[int, str]
     ) -> list[tuple[list[int], NDArray]]:
         """Returns batches of decoded clips, each of one length, since no clip is padded."""
         alike: dict[int, list[tuple[int, NDArray]]] = {}
         for i in numbers:
             if i >= len(loading):
                 break
+            started = perf_counter()
             clip = loading[i].result()
+            self.waited += perf_counter() - started
             loading[i] = None  # its samples are not needed any more
             if isinstance(clip, BadAudio):
                 bad[i] = clip.reason

@@ -1,7 +1,5 @@
 """Shards read into one array: every byte is checked, nothing else is written or kept."""
 
-import os
-
 import numpy as np
 import pytest
 
@@ -70,7 +68,7 @@ def test_a_shard_of_other_rows_is_damaged(kept):
 
 
 def test_more_than_half_of_the_free_memory_lies_in_a_file(kept, monkeypatch):
-    before = sorted(os.listdir(kept.folder))
+    before = sorted(kept.folder.iterdir())
     needed = 4 * 9 * 4
     for free, in_file in ((2 * needed, False), (2 * needed - 1, True), (None, True)):
         monkeypatch.setattr(gathering, "free_memory", lambda free=free: free)
@@ -80,7 +78,7 @@ def test_more_than_half_of_the_free_memory_lies_in_a_file(kept, monkeypatch):
         assert isinstance(values, np.memmap) == in_file
         assert values.tobytes() == np.concatenate([rows_of(n) for n in range(3)]).tobytes()
         values[:] = 7  # the caller's own
-        assert sorted(os.listdir(kept.folder)) == before
+        assert sorted(kept.folder.iterdir()) == before
     assert kept.gather(3)[0].tobytes() == np.concatenate([rows_of(n) for n in range(3)]).tobytes()
 
 

@@ -102,12 +102,12 @@ def test_a_window_is_embedded_as_the_same_audio_in_a_file(csv, tmp_path, simple)
 
 
 def test_a_recording_is_held_out_with_all_of_its_windows(csv, tmp_path):
-    from evar.probing import probe
+    from evar.probing import probe, training
 
     recordings = np.repeat(np.arange(20), 7)
     y = np.repeat(np.arange(20) % 2, 7)
     job = probe.Job(np.arange(140), None, np.arange(2), 42, recordings=recordings)
-    draws = probe._Draws(job, y)
+    draws = training._Draws(job, y)
     held = set(recordings[draws.valid])
     assert len(held) == 2
     assert not held & set(recordings[draws.train.numpy()])

@@ -6,6 +6,7 @@ separator is the one under which the head of the table has names of columns.
 
 import csv
 import io
+import re
 import zipfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ _MARKS = (  # byte-order marks; that of UTF-32 begins like that of UTF-16
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
+_STATED = re.compile('"?sep=([^\r\n])"?(?:\r\n|\r|\n|$)', re.IGNORECASE)
 _ALLOWED = "\t\n\r\f"  # control characters that a text may have
 _INFLATED = 1 << 29  # bytes that a workbook may unpack to
 _CELL = 1 << 20  # characters of a cell; the csv module's own limit is 128 KiB
@@ -115,11 +117,8 @@ def _plain(text: str) -> str:
 
 def _announced(text: str) -> tuple[str | None, str, int]:
     """The separator that Excel's first line "sep=;" names, the rest, and the lines skipped."""
-    first, _, rest = text.partition("\n")
-    stated = first.rstrip("\r").strip('"')
-    if len(stated) == 5 and stated[:4].lower() == "sep=":
-        return stated[4], rest, 1
-    return None, text, 0
+    stated = _STATED.match(text)
+    return (stated.group(1), text[stated.end() :], 1) if stated else (None, text, 0)
 
 
 def _separator(path: Path, text: str, known: Callable[[str], bool]) -> str:

@@ -64,7 +64,7 @@ def _normal(title: str) -> tuple[str, str]:
 def understand(titles: Sequence[str], where, *, chosen: Mapping[str, str] | None = None) -> Head:
     """Returns which columns of a table are which.
 
-    chosen: title by name, as a person says with --columns. A column of exactly one of our own
+    chosen: title by name, as a person says with --column. A column of exactly one of our own
     names goes before its synonyms. Raises UserError where two columns could be meant, a title is
     misspelt, given twice, or in another unit than seconds.
     """
@@ -113,7 +113,7 @@ def _which(titles: list[str], found: list[int], name: str, where) -> UserError:
         return UserError(f"{where}: needs each column once; it has {', '.join(titles)}")
     return UserError(
         f"{where}: which column is the {name}: {' or '.join(names)}? Rename one of them to "
-        f"{name!r}, or choose with `evar table FOLDER --labels=TABLE --columns={name}={names[0]}`"
+        f"{name!r}, or choose with `evar table FOLDER --labels=TABLE --column={name}={names[0]}`"
     )
 
 

@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,37 +38,57 @@ def is_table(name: str) -> bool:
     return name.lower().endswith(ENDINGS)
 
 
-def read_head(path, **how) -> tuple[Cells, Head]:
-    """Returns the cells of a table and the meaning of its columns; the head is the first row.
-
-    how: `chosen` and `sheet` of `read_table`. Raises UserError for what is no table.
-    """
+def read_cells_of(path, *, sheet: str | None = None) -> Cells:
+    """Returns the cells of a table without empty rows and columns; UserError for what is none."""
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such file (TASK is a name or the path of a CSV)")
-    cells = read_cells(path, lambda cell: bool(meaning(cell)), sheet=how.get("sheet"))
+    cells = read_cells(path, lambda cell: bool(meaning(cell)), sheet=sheet)
     if not cells.rows:
         raise UserError(f"{path}: not a CSV: it is empty")
-    cells = _without_empty_columns(cells)
-    return cells, understand(cells.rows[0], path, chosen=how.get("chosen"))
+    return _without_empty_columns(cells)
+
+
+def read_head(
+    path, *, chosen: Mapping[str, str] | None = None, sheet: str | None = None
+) -> tuple[Cells, Head]:
+    """Returns the cells of a table and the meaning of its columns; the first row is the head."""
+    cells = read_cells_of(path, sheet=sheet)
+    return cells, understand(cells.rows[0], path, chosen=chosen)
 
 
 def read_table(
     path,
     *,
     blank: Collection[str] = (),
-    root: Path | None = None,
     chosen: Mapping[str, str] | None = None,
     sheet: str | None = None,
 ) -> Table:
     """Returns the table of clips in a CSV, a TSV or a workbook, in any dialect of spreadsheets.
 
-    blank: columns in which cells may be empty. root: the folder that files are relative to;
-    default: that of the table. chosen: titles of columns by what they mean.
+    Files are relative to the table's folder. blank: columns in which cells may be empty. chosen:
+    titles of columns by what they mean. sheet: of a workbook.
     Raises UserError that names the line for what is missing, ambiguous or leads elsewhere.
     """
     path = Path(path)
     cells, head = read_head(path, chosen=chosen, sheet=sheet)
+    root = path.parent.resolve()
+    return table_of(path, cells, head, lambda name: _below(root, name), blank=blank)
+
+
+def table_of(
+    path: Path,
+    cells: Cells,
+    head: Head,
+    find: Callable[[str], str],
+    *,
+    blank: Collection[str] = (),
+) -> Table:
+    """Returns the table that cells hold, the first row of which is the head.
+
+    find: returns the file that a cell names, or raises UserError; other arguments and errors are
+    those of `read_table`.
+    """
     titles, raw, lines = cells.rows[0], cells.rows[1:], cells.lines[1:]
     for row, line in zip(raw, lines, strict=True):
         if len(row) > len(titles):
@@ -76,21 +96,17 @@ def read_table(
         row.extend([""] * (len(titles) - len(row)))
     if not raw:
         raise UserError(f"{path}: lists no clips")
+    where = [f"{path}: line {line}" for line in lines]
     rows = trimmed(raw)
     columns = {name: [row[at] for row in rows] for name, at in head.at.items()}
-    _require_filled(path, columns, lines, {*blank, *TIMES})
+    _require_filled(where, columns, {*blank, *TIMES})
     notes = [*cells.notes, *head.notes]
     if "split" in columns:
-        columns["split"], said = _splits(columns["split"])
+        columns["split"], said = splits(columns["split"])
         notes += said
     if "file" in columns:
-        names = [row[head.at["file"]] for row in raw]
-        columns["file"] = _files(path, (root or path.parent).resolve(), names, lines)
-    frame = with_times(
-        pd.DataFrame(columns, dtype=str),
-        [f"{path}: line {line}" for line in lines],
-        cells.separator,
-    )
+        columns["file"] = _files([row[head.at["file"]] for row in raw], where, find)
+    frame = with_times(pd.DataFrame(columns, dtype=str), where, cells.separator)
     return Table(frame, tuple(title.strip() for title in titles), tuple(notes))
 
 
@@ -104,16 +120,16 @@ def _without_empty_columns(cells: Cells) -> Cells:
     return Cells(rows, cells.lines, cells.separator, cells.notes)
 
 
-def _require_filled(path: Path, columns: Mapping, lines: list[int], blank: set[str]) -> None:
-    for at, line in enumerate(lines):
+def _require_filled(where: Sequence[str], columns: Mapping, blank: set[str]) -> None:
+    for at, place in enumerate(where):
         for name, values in columns.items():
             if not values[at] and name not in blank:
                 mark = " (a clip without any of several labels is written '-')"
-                raise UserError(f"{path}: line {line} has no {name}{mark * (name == 'label')}")
+                raise UserError(f"{place} has no {name}{mark * (name == 'label')}")
 
 
-def _splits(values: list[str]) -> tuple[list[str], list[str]]:
-    """Brings the usual words for splits into ours: Training is train, val is valid."""
+def splits(values: list[str]) -> tuple[list[str], list[str]]:
+    """Returns splits in our words (Training is train, val is valid), and what to say of it."""
     small = {value: value.casefold() for value in set(values)}
     meant = {value: _SPLITS.get(word, word) for value, word in small.items()}
     meant = {v: m if m in ("train", "valid", "test") else v for v, m in meant.items()}
@@ -121,14 +137,22 @@ def _splits(values: list[str]) -> tuple[list[str], list[str]]:
     return [meant[value] for value in values], said
 
 
-def _files(path: Path, root: Path, names: list[str], lines: list[int]) -> list[str]:
-    found = []
-    for name, line in zip(names, lines, strict=True):
-        found.append(as_on_disk(root, name))
-        if problem := files.path_problem(found[-1]):
-            shown = files.printable(found[-1])
-            raise UserError(f"{path}: line {line}: {shown}: {problem}")
+def _files(names: list[str], where: Sequence[str], find: Callable[[str], str]) -> list[str]:
+    found, last = [], (None, "")
+    for name, place in zip(names, where, strict=True):
+        try:
+            last = last if last[0] == name else (name, find(name))
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from error
+        found.append(last[1])
     return found
+
+
+def _below(root: Path, cell: str) -> str:
+    name = as_on_disk(root, cell)
+    if problem := files.path_problem(name):
+        raise UserError(f"{files.printable(name)}: {problem}")
+    return name
 
 
 def as_on_disk(root: Path, cell: str) -> str:
@@ -156,7 +180,7 @@ def _relative(root: Path, name: str) -> str:
     """The path below `root` of an absolute one, also where links lead there; else the same."""
     for path in (Path(name), Path(os.path.realpath(name))):
         for top in (root, Path(os.path.realpath(root))):
-            if path.is_relative_to(top):
+            if path.is_relative_to(top) and ".." not in path.parts:
                 return path.relative_to(top).as_posix()
     return name
 
@@ -175,12 +199,12 @@ def with_times(frame: pd.DataFrame, where: Sequence[str], separator: str = "") -
         raise UserError(f"{where[0]}: {what}")
     times = {name: numbers.seconds(frame[name].tolist(), where, name, separator) for name in TIMES}
     frame = frame.assign(**{name: pd.Series(times[name], frame.index, float) for name in TIMES})
-    _check_times(frame, where)
+    check_times(frame, where)
     return frame
 
 
-def _check_times(frame: pd.DataFrame, where: Sequence[str]) -> None:
-    """Refuses rows but those with 0 <= start < end, or neither."""
+def check_times(frame: pd.DataFrame, where: Sequence[str]) -> None:
+    """Refuses rows but those with 0 <= start < end, or neither; `where` says where each is."""
     start, end = frame.start.to_numpy(float), frame.end.to_numpy(float)
     whole = pd.isna(start) & pd.isna(end)
     for at in (~(whole | ((start >= 0) & (start < end) & (end < float("inf"))))).nonzero()[0]:
