@@ -6,12 +6,13 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 from fire.decorators import SetParseFns
 
 from evar.errors import UserError
-from evar.protocol import Protocol
+from evar.protocol import Protocol, require_windows
 
 _HEAD = """{title}
 
@@ -62,6 +63,9 @@ _DEFAULTS = {
 _TEXT = ("model", "task", "weights", "data", "cache", "results", "device", "precision", "pool")
 
 
+_OF_WINDOWS = ("windows", "hop", "pool")
+
+
 @dataclass(frozen=True)
 class Extra:
     """Options that only one protocol's command line has: presentation, not measurement.
@@ -107,12 +111,22 @@ def command_of(protocol: Protocol, extra: Extra | None = None) -> Callable:
     rest = inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD)
     signature = inspect.Signature([*words, *keywords, rest])
     vars(run)["__signature__"] = signature  # which Fire and `cli` read
+    vars(run)["check_more"] = partial(_check_more, protocol)
     run.__name__ = run.__qualname__ = command
     run.__doc__ = _help(protocol, command, shared, extra)
     text = {name for name in _TEXT if name in options} | {"model", "task"}
     text |= {f.name for f in settings if str(f.type).startswith(("str", "<class 'str'"))}
     text |= set(extra.text) if extra else set()
     return SetParseFns(**dict.fromkeys(text, str))(run)
+
+
+def _check_more(protocol: Protocol, words: list[str], keys: list[str], options: list[str]) -> None:
+    """Raises UserError for options that neither the command nor the model's adapter has."""
+    from evar import cli
+
+    if any(key.removeprefix("--") in _OF_WINDOWS for key in keys):
+        require_windows(protocol)
+    cli.check_model_options(words, keys, options)
 
 
 def _shared(protocol: Protocol) -> list[str]:
@@ -122,6 +136,8 @@ def _shared(protocol: Protocol) -> list[str]:
     left_out |= set(protocol.options())
     if not protocol.trains:
         left_out.add("seconds")
+    if not protocol.windows:
+        left_out |= set(_OF_WINDOWS)
     return [name for name in _OPTIONS if name not in left_out]
 
 
@@ -139,8 +155,7 @@ def _help(protocol: Protocol, command: str, shared: list[str], extra: Extra | No
     if protocol.seeds:
         lines.append(_SEEDS.format(first=protocol.seeds[0], second=protocol.seeds[0] + 1))
     lines += [protocol.help.strip("\n"), extra.help.strip("\n") if extra else ""]
-    of_windows = () if protocol.windows else ("windows", "hop", "pool")  # refused with a reason
-    lines += [_OPTIONS[name] for name in shared if name not in of_windows]
+    lines += [_OPTIONS[name] for name in shared]
     lines.append("--NAME=VALUE   an option of the model's adapter (`evar list models MODEL`)")
     return "\n".join(line for line in lines if line)
 

@@ -39,7 +39,8 @@ class Embeddings:
     `cropped[i]` that of its random crop (-1: this clip has none). `owner` (V,) is the clip of each
     row where clips are heard by windows, each a row; then the other two are empty. `bad`: clips
     left out because they cannot be decoded (row in the manifest: reason). `clips_per_second`: speed
-    of decoding and embedding, where nothing was cached.
+    of decoding and embedding, where nothing was cached. `statistics`: what the adapter has learnt
+    from training clips (`Adapter.fit`).
     """
 
     values: np.ndarray
@@ -48,6 +49,7 @@ class Embeddings:
     bad: dict[int, str]
     clips_per_second: float | None = None
     owner: np.ndarray | None = None
+    statistics: dict | None = None
 
 
 def views(manifest: Manifest, *, sample_rate: int, crop_seed: int) -> list[View]:
@@ -93,12 +95,15 @@ def embed_task(
     bad = {engine.plan[number].row: reason for number, reason in bad_views.items()}
     if manifest.task.windows:
         owner, none = np.array([view.row for view in engine.plan]), np.zeros(0, np.int64)
-        return Embeddings(values, none, none, bad, engine.clips_per_second, owner)
+        return Embeddings(
+            values, none, none, bad, engine.clips_per_second, owner, engine.statistics
+        )
     first = np.full(len(manifest.table), -1)
     cropped = np.full(len(manifest.table), -1)
     for number, view in enumerate(engine.plan):
         (cropped if view.start else first)[view.row] = number
-    return Embeddings(values, first, cropped, bad, engine.clips_per_second)
+    speed = engine.clips_per_second
+    return Embeddings(values, first, cropped, bad, speed, statistics=engine.statistics)
 
 
 def fill_task(

@@ -64,6 +64,7 @@ class Engine:
         self.workers = os.cpu_count() or 1
         self.computed, self.seconds = 0, 0.0  # views embedded by this process, and how long it took
         self.waited = 0.0  # of these, seconds for clips that were still being decoded
+        self.statistics: dict | None = None  # what the adapter has learnt from training clips
         self.steady = runtime.precision != "fp32"  # bfloat16 rounds by the size of a batch
 
     def run(self) -> tuple[NDArray, dict[int, str]]:
@@ -95,7 +96,8 @@ class Engine:
         """Fits an adapter that learns from training clips, or reads what an earlier run learnt."""
         adapter = self.encoder.adapter
         if adapter.fit_clips:
-            adapter.fitted(self.store.once("fit", self._fit))
+            self.statistics = self.store.once("fit", self._fit)
+            adapter.fitted(self.statistics)
 
     def fill(self, part: tuple[int, int] = (0, 1)) -> int:
         """Has shards I, I + N, ... of `part` (I, N) in the store; returns their number of views."""

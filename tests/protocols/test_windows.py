@@ -136,6 +136,13 @@ def test_other_protocols_refuse_windows_in_one_line(protocol, csv):
         evar.evaluate("logmel", csv, protocol, windows=1)
 
 
+def test_their_command_lines_say_so(csv, command):
+    done = command("fewshot", "logmel", str(csv), "--windows=1")
+    assert done.code == 2
+    assert "fewshot does not score recordings by windows" in done.err
+    assert len(done.err.splitlines()) == 1
+
+
 def test_registered_tasks_have_a_published_unit():
     with pytest.raises(UserError, match="--windows is for CSV tasks"):
         evar.evaluate("logmel", "demo", windows=1)
