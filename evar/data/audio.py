@@ -12,7 +12,7 @@ import numpy as np
 import soxr
 
 from evar import files
-from evar.data import decoding, excerpts
+from evar.data import decoding, excerpts, tracks
 from evar.errors import BadAudio
 
 Span = tuple[int, int]  # first frame of a part of a file, and the frame behind its last
@@ -22,10 +22,14 @@ LOUDEST = 1e10  # full scale is 1, and 2**31 where integers were stored as float
 
 @dataclass(frozen=True)
 class Header:
-    """Sample rate in Hz and frames (samples per channel) of a sound file."""
+    """Sample rate in Hz and frames (samples per channel) of a sound file.
+
+    decoder: name and version of what decodes it; "" for soundfile.
+    """
 
     sample_rate: int
     frames: int
+    decoder: str = ""
 
 
 def read_header(path) -> Header:
@@ -50,6 +54,8 @@ def _header(path: Path) -> Header:
         if stream.trusted:
             with decoding.Reader(stream.source(decoding.native(path))) as file:
                 rate, frames = file.samplerate, stream.frames or file.frames
+        elif stream.track:
+            frames, rate = decoding.length(path, stream)
         else:
             samples, rate = decoding.decode(path, stream)
             frames = len(samples)
@@ -58,7 +64,7 @@ def _header(path: Path) -> Header:
         raise BadAudio(path, "holds no samples")
     if frames < MIN_SAMPLES:
         raise BadAudio(path, "holds a single sample")
-    return Header(rate, frames)
+    return Header(rate, frames, tracks.decoder() if stream.track else "")
 
 
 def fingerprint(path) -> str:
@@ -105,7 +111,7 @@ def head_digest(path, span: Span | None = None) -> str:
     path = Path(path)
     with decoding.named_errors(path):
         if span is None:
-            with decoding.Reader(decoding.native(path)) as file:
+            with decoding.opened_quickly(path) as file:
                 samples = file.read(decoding.HEAD, dtype="float32", always_2d=True)
             mono = decoding.mono(samples)
         else:

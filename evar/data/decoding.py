@@ -15,6 +15,7 @@ import numpy as np
 import soundfile
 
 from evar import files
+from evar.data import tracks
 from evar.data.containers import flac, kinds, mpeg, ogg, riff
 from evar.data.containers.stream import PLAIN, Damaged, Stream, id3_length
 from evar.errors import BadAudio
@@ -86,6 +87,9 @@ def inspect(path: Path) -> Stream:
         tags = id3_length(head)
         if tags + 64 > len(head) and tags:
             head += file.read()
+        if tracks.is_one(head):
+            tracks.require(head)
+            return Stream(trusted=False, track=True)
         match head[tags : tags + 4]:
             case b"fLaC":
                 return flac.inspect(head, flac.tail_of(path), path.read_bytes) or PLAIN
@@ -111,6 +115,30 @@ def _inspect_mpeg(path: Path, head: bytes, tags: int) -> Stream:
     return replace(stream, content=None) if enough else stream
 
 
+def opened(path: Path, stream: Stream) -> "Reader | tracks.Track":
+    """Returns the open file, to read from its beginning to its end."""
+    if stream.track:
+        return tracks.Track(str(path), _first_bytes(path))
+    return Reader(stream.source(native(path)))
+
+
+def opened_quickly(path: Path) -> "Reader | tracks.Track":
+    """Returns the open file, without a look at how long it is."""
+    return opened(path, Stream(track=is_track(path)))
+
+
+def is_track(path: Path) -> bool:
+    """Returns whether PyAV decodes a file."""
+    return tracks.is_one(_first_bytes(path))
+
+
+def length(path: Path, stream: Stream) -> tuple[int, int]:
+    """Returns the frames and the rate (Hz) of a sound track, decoded in flat memory."""
+    with opened(path, stream) as file:
+        check_rate(file.samplerate)
+        return sum(len(block) for block in _blocks(file, BLOCK, "float32")), file.samplerate
+
+
 def check_rate(rate: int) -> None:
     """Raises Damaged for a sample rate that no recorder has."""
     if not RATES[0] <= rate <= RATES[1]:
@@ -123,12 +151,13 @@ def decode(path: Path, stream: Stream) -> tuple[np.ndarray, int]:
 
     Raises Damaged, or what soundfile does.
     """
-    with Reader(stream.source(native(path))) as file:
+    with opened(path, stream) as file:
         expected, rate, channels = stream.frames, file.samplerate, file.channels
         if expected is None and stream.trusted:
             expected = file.frames
         check_rate(rate)
-        size = max(1, min(BLOCK // channels, file.frames + 1))
+        at_most = BLOCK if stream.track else file.frames + 1
+        size = max(1, min(BLOCK // channels, at_most))
         if stream.md5:
             samples, digest = _read_and_hash(file, size, stream.bits)
         else:
@@ -146,7 +175,7 @@ def mono(samples: np.ndarray) -> np.ndarray:
     return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
 
 
-def _blocks(file: Reader, size: int, dtype: str) -> Iterator[np.ndarray]:
+def _blocks(file: "Reader | tracks.Track", size: int, dtype: str) -> Iterator[np.ndarray]:
     """Yields arrays (up to `size`, channels) until nothing more decodes."""
     while len(block := file.read(size, dtype=dtype, always_2d=True)):
         yield block
