@@ -46,6 +46,12 @@ def make_folder(path) -> Path:
     return Path(path)
 
 
+def cache_folder() -> Path:
+    """Returns where embeddings are kept: $EVAR_CACHE, else evar/ in the user's cache folder."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(os.environ.get("EVAR_CACHE") or Path(home) / "evar")
+
+
 def write_atomic(path, content: bytes | memoryview | str) -> None:
     """Writes a file whole or not at all: a temporary file in the same folder, synced, then renamed.
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evar import files
 from evar import task as tasks
 from evar.data import indexing, manifests, own_sounds
 from evar.data.manifest import Manifest
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
 def data_folder(given=None) -> Path:
     """Returns where data sets and manifests are: as given, else $EVAR_DATA, else data/."""
     return Path(given or os.environ.get("EVAR_DATA", "data"))
+
+
+def own_folder(given=None) -> Path:
+    """Returns where manifests of a user's own recordings are: as given, else $EVAR_DATA.
+
+    Else in the user's cache folder: no folder appears beside the recordings.
+    """
+    return Path(given or os.environ.get("EVAR_DATA") or files.cache_folder() / "own")
 
 
 def open_task(
@@ -48,7 +57,8 @@ def open_task(
     if windows is not None and seconds is not None:
         raise UserError("--windows sets the unit length: leave --seconds out")
     if isinstance(task, Task):
-        return _open(_by(windows, task), data, source, reindex, progress)
+        kept = own_folder(data) if tasks.is_own(task) else data
+        return _open(_by(windows, task), kept, source, reindex, progress)
     if not isinstance(task, (str, Path)):
         found = _by(windows, own_sounds.task_from_table(task, seconds=seconds))
         return indexing.build(found, found.bundled, progress=_wrap(found, progress))
@@ -61,7 +71,8 @@ def open_task(
         if found.notes:  # what was understood of a table that is not in our own dialect
             progress.note(f"{name}: {'; '.join(found.notes)}")
         stored = own_sounds.manifest_name(name)
-        manifest = _open(_by(windows, found), data, found.bundled, reindex, progress, stored)
+        kept = own_folder(data)
+        manifest = _open(_by(windows, found), kept, found.bundled, reindex, progress, stored)
         if advice := own_sounds.advice_on(manifest):
             progress.note(f"{name}: {advice}")
         return manifest
