@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evar import files, models
+from evar import options as values
 from evar import protocol as protocols
 from evar.errors import unknown
 from evar.progress import SILENT, Progress, Terminal
@@ -247,6 +248,7 @@ def open_for(
     """Returns the manifest of a task that a protocol can score; UserError for any other."""
     from evar.data import opening
 
+    data = values.existing_folder("data", data)
     captioned = all(KINDS[kind].captions for kind in chosen.kinds)
     manifest = opening.open_task(
         task,
@@ -309,9 +311,9 @@ def _runtime(given: dict, model: "AnyModel") -> Runtime:
 
     given = {"device": "auto", "cache": cache_folder(), **given}
     if given["cache"] is not None:
-        given["cache"] = Path(given["cache"])
+        given["cache"] = values.path("cache", given["cache"])
     if given.get("progress") is True:
         given["progress"] = Terminal(str(model) if isinstance(model, str) else "")
-    elif not given.get("progress"):
+    elif given.get("progress") in (None, False):
         given["progress"] = SILENT
     return Runtime(**given)
