@@ -23,8 +23,8 @@ _SECONDS = (1.0, 10.0)  # of the sounds; the longer ones where the shorter are r
 _DIRECTIONS = 32
 _WIDTH = 8192  # values that the directions are drawn for
 # Steps in which directions are read. Rounding differs between processors by 1e-7 to 1e-5 of the
-# embedding, which moves one direction in 2,000 to 50 runs over an edge (then the clips are embedded
-# again); a change of 1e-3 shows in 88 %, one of 1e-2 always.
+# embedding, which takes up to one model in 50 over an edge (its clips are then embedded again);
+# a change of 1e-3 shows in 7 of 10 cases, one of 1e-2 always (tests/test_fingerprint.py).
 _STEP = 1 / 64
 _CAPTIONS = ["a dog barks", "rain on a tin roof"]
 

@@ -270,16 +270,25 @@ def load_for(
     given: Mapping[str, object],
     of_adapter: Mapping[str, object],
 ) -> "Model":
-    """Returns the model, built with the options that the protocol wants for this task."""
+    """Returns the model, built with the options that the protocol wants for this task.
+
+    Where the protocol embeds captions, what they go through is part of the model's identity.
+    """
     if isinstance(model, models.Model):
-        return model
+        return _with_text(model) if "text" in chosen.needs else model
     wanted: dict = {}
     if chosen.adapter_options is not None:
         known = models.option_names(model)
         wanted = chosen.adapter_options(manifest.task, {**of_adapter, **given}, known)
     loaded = models.load(model, weights=weights, **{**wanted, **of_adapter})
     usual = replace(loaded.config, options={**loaded.config.options, **wanted})
-    return replace(loaded, config=usual, options=dict(of_adapter))
+    loaded = replace(loaded, config=usual, options=dict(of_adapter))
+    return _with_text(loaded) if "text" in chosen.needs else loaded
+
+
+def _with_text(model: "Model") -> "Model":
+    text = model.adapter.text_identity()
+    return replace(model, identity={**model.identity, "text": text}) if text else model
 
 
 def is_first_process() -> bool:

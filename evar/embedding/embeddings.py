@@ -258,10 +258,10 @@ def embed_captions(
 
 
 def _content(model: Model) -> dict:
-    """Returns the identity without options whose content `text_identity` has: places of files."""
+    """Returns the identity without the text tower, and without options that `text_identity` has."""
     known = model.adapter.text_options
     kept = {k: v for k, v in model.identity["options"].items() if k not in known}
-    return {**model.identity, "options": kept}
+    return {k: v for k, v in model.identity.items() if k != "text"} | {"options": kept}
 
 
 def _key(model: Model, manifest: Manifest, runtime: Runtime) -> dict:
