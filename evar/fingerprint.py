@@ -35,7 +35,8 @@ def of(adapter: "Adapter") -> str:
     It runs in float32 on the CPU, without gradients; random numbers are the same in each call.
     The part of a method that fails is empty: the run will show its error.
     """
-    adapter.cpu()
+    with contextlib.suppress(Exception):  # quantised networks stay where they are
+        adapter.cpu()
     parts = [_first_that_works(adapter.embed, adapter.sample_rate)]
     if adapter.reads_text:
         parts.append(_first_that_works(adapter.embed_joint, adapter.sample_rate))
