@@ -83,8 +83,7 @@ def embed_task(
     """
     with engine_for_task(model, manifest, runtime, crop_seed, kept_in) as engine:
         values, bad_views = engine.run()
-        if kept_in is Store:  # frames differ in number
-            spot_check.require_same(model, engine, values)
+        spot_check.require_same(model, engine, values)
     first = np.full(len(manifest.table), -1)
     cropped = np.full(len(manifest.table), -1)
     for number, view in enumerate(engine.plan):

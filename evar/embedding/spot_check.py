@@ -1,5 +1,7 @@
 """Checks embeddings from the cache: some clips are embedded again and compared."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,12 +17,12 @@ _CLIPS = 3
 _DIFFERENT = {"fp32": 1e-2, "bf16": 5e-2}
 
 
-def require_same(model: Model, engine: Engine, values: NDArray) -> None:
+def require_same(model: Model, engine: Engine, values: NDArray | Sequence[NDArray]) -> None:
     """Raises UserError where cached embeddings are not what the model computes now.
 
-    values: (V, D) of the engine's plan, which has just run. The shortest clips are embedded again
-    and compared. Nothing is done where all were computed by this process, and for verified models
-    (`ModelConfig.is_verified`).
+    values: (V, D) of the engine's plan, which has just run, or V arrays of frames (T, D). The
+    shortest clips are embedded again and compared. Nothing is done where all were computed by this
+    process, and for verified models (`ModelConfig.is_verified`).
     """
     if model.config.is_verified or engine.computed == len(engine.plan):
         return
@@ -34,7 +36,7 @@ def require_same(model: Model, engine: Engine, values: NDArray) -> None:
                 raise UserError(_problem(model, engine, number, difference))
 
 
-def _shortest(engine: Engine, values: NDArray) -> list[int]:
+def _shortest(engine: Engine, values: NDArray | Sequence[NDArray]) -> list[int]:
     """Returns the numbers of the shortest clips that have an embedding."""
     seconds = engine.manifest.table.frames / engine.manifest.table.sample_rate
     length = np.array([seconds[view.row] for view in engine.plan])
@@ -44,8 +46,12 @@ def _shortest(engine: Engine, values: NDArray) -> list[int]:
 
 
 def _difference(encoder: Encoder, clip: NDArray, kept: NDArray) -> float:
-    """Returns the relative difference ||now - kept|| / ||kept|| of a clip's embedding."""
-    now = encoder(clip[None])[0]
+    """Returns the relative difference ||now - kept|| / ||kept|| of a clip's embedding.
+
+    Of frames, (T, D), only those are kept that are the clip's own.
+    """
+    kept = np.asarray(kept, np.float32).reshape(-1)
+    now = encoder(clip[None])[0][: kept.size]
     return float(np.linalg.norm(now - kept) / max(float(np.linalg.norm(kept)), 1e-12))
 
 
