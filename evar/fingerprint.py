@@ -66,7 +66,9 @@ def read(embeddings: np.ndarray) -> str:
     if not math.isfinite(norm):
         return "not finite"
     folded = _folded(flat)
-    along = _signs(_DIRECTIONS, len(folded)) @ folded / max(norm, 1e-30)  # of variance 1 each
+    norm = max(norm, 1e-30)
+    along = _signs(_DIRECTIONS, len(folded)) @ folded / norm  # of variance 1 each
+    along = np.append(along, math.log(norm))
     # The offset: sums that cancel to nothing would lie on an edge.
     return f"{embeddings.shape} {np.floor(along / _STEP + 0.37).astype(int).tolist()}"
 

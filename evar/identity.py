@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import weakref
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from evar import opened_files
@@ -40,7 +40,7 @@ def identity_of(
     """
     from evar.weights import state_hash
 
-    weights = weights or getattr(adapter, "weights", None)
+    weights = weights or _own_weights(adapter)
     sources = sources_of(type(adapter))
     read = opened_files.of_modules(source.name for source in sources) | dict(opened or {})
     files = _file_options(options, adapter.text_options)
@@ -61,6 +61,12 @@ def identity_of(
         "libraries": library_versions(sources),
         **{name: value for name, value in more.items() if value},
     }
+
+
+def _own_weights(adapter: "Adapter") -> Path | None:
+    """Returns the attribute `weights`, unless a class uses it for something else than a path."""
+    own = getattr(adapter, "weights", None)
+    return Path(own) if isinstance(own, (str, PurePath)) and Path(own).exists() else None
 
 
 def _without(files: Mapping[str, str], known: Iterable) -> dict[str, str]:

@@ -27,6 +27,11 @@ def test_rounding_seldom_shows_and_changes_do(size, offset):
     assert share_that_differs(1e-2, size, offset) == 1
 
 
+def test_the_size_of_embeddings_shows():
+    values = np.random.default_rng(0).standard_normal((2, 5))
+    assert fingerprint.read(values) != fingerprint.read(1.05 * values)
+
+
 def test_many_values_are_folded():
     values = np.random.default_rng(0).standard_normal((2, 100_000))
     assert fingerprint.read(values) == fingerprint.read(values * (1 + 1e-9))
