@@ -90,8 +90,7 @@ def embed_task(
     """
     with engine_for_task(model, manifest, runtime, crop_seed, kept_in) as engine:
         values, bad_views = engine.run()
-        if kept_in is Store:  # frames differ in number
-            spot_check.require_same(model, engine, values)
+        spot_check.require_same(model, engine, values)
     bad = {engine.plan[number].row: reason for number, reason in bad_views.items()}
     if manifest.task.windows:
         owner, none = np.array([view.row for view in engine.plan]), np.zeros(0, np.int64)
@@ -272,10 +271,10 @@ def embed_captions(
 
 
 def _content(model: Model) -> dict:
-    """Returns the identity without options whose content `text_identity` has: places of files."""
+    """Returns the identity without the text tower, and without options that `text_identity` has."""
     known = model.adapter.text_options
     kept = {k: v for k, v in model.identity["options"].items() if k not in known}
-    return {**model.identity, "options": kept}
+    return {k: v for k, v in model.identity.items() if k != "text"} | {"options": kept}
 
 
 def _key(model: Model, manifest: Manifest, runtime: Runtime) -> dict:
