@@ -104,9 +104,9 @@ def test_notes_name_what_makes_a_score_uncertain():
     assert notes(clips=many) == ""
     assert "8 training clips are few for linear: the score depends on the seed" in notes()
     assert "training clips" not in notes(seeds=[])
-    assert "7 speakers are few" in notes(score={"test_unit": "speaker", "test_groups": 7})
+    assert "12 speakers are few" in notes(score={"test_unit": "speaker", "test_groups": 12})
     said = notes(clips=many, score={"test95": None, "test_unit": "speaker", "test_groups": 3})
-    assert "needs 5 or more independent speakers" in said
+    assert "needs 10 or more independent speakers" in said
     assert "without any" in notes(clips=many, config={"checkpoint": "none given"})
 
 
