@@ -78,7 +78,7 @@ def _read(entry: store.Entry, manifest: Manifest, folder) -> tuple[list[str], ND
     values, bad = kept.gather(shards)
     if len(values) != len(plan):
         return None
-    table, side = manifest.table, manifest.table[manifest.task.column]
+    clips, side = manifest.clips, manifest.table[manifest.task.column]
     test = [
         number
         for number, view in enumerate(plan)
@@ -86,7 +86,7 @@ def _read(entry: store.Entry, manifest: Manifest, folder) -> tuple[list[str], ND
         and number not in bad
         and (manifest.task.folds or side[view.row] == "test")
     ]
-    return [table.file[plan[number].row] for number in test], np.array(values[test])
+    return [clips[plan[number].row] for number in test], np.array(values[test])
 
 
 def _plan(identity: dict, manifest: Manifest) -> list[View] | None:

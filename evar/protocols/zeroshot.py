@@ -84,8 +84,8 @@ class Classified:
         import pandas as pd
 
         table = pd.DataFrame(self.similarity.round(5), columns=self.names)
-        files = self.manifest.table.file.to_numpy()[self.rows]
-        table.insert(0, "clip", files, allow_duplicates=True)  # a class may have this name
+        clips = self.manifest.clips.to_numpy()[self.rows]
+        table.insert(0, "clip", clips, allow_duplicates=True)  # a class may have this name
         return table
 
 
