@@ -42,7 +42,7 @@ def over_runs(scores: ArrayLike) -> Summary:
 
 
 def _quantile(freedom: ArrayLike) -> NDArray:
-    """The two-sided 95 % quantile of Student's t; of the normal distribution for infinity."""
+    """Returns the two-sided 95 % quantile of Student's t; the normal one for infinity."""
     from scipy.special import ndtri, stdtrit
 
     upper = (1 + CONFIDENCE) / 2
@@ -135,7 +135,7 @@ def over_clips(
 
 
 def _joined(strata: Sequence[Stratum]) -> Sequence[Stratum]:
-    """The strata; a single one of all clips where a group has clips in several of them."""
+    """Returns the strata; a single one of all clips where a group has clips in several of them."""
     seen = [set(np.unique(stratum.groups).tolist()) for stratum in strata]
     if sum(map(len, seen)) == len(set().union(*seen)):
         return strata
@@ -162,7 +162,7 @@ class _Jackknife:
 
 
 def _jackknife(stratum: Stratum, between, *, replicates: int) -> _Jackknife:
-    """The jackknife of a stratum's statistic; `between` is its variance where it has one group.
+    """Computes a stratum's jackknife; `between` is its variance where it has one group.
 
     Replicates in which the statistic is undefined say nothing and are left out.
     """
@@ -190,7 +190,7 @@ def _leaving_out(stratum: Stratum, groups: NDArray, most: int) -> _Jackknife:
 
 
 def _wilson(share: NDArray, variance: NDArray, groups: int, quantile: NDArray) -> NDArray:
-    """Wilson's interval of a share, of as many independent clips as the variance amounts to.
+    """Computes Wilson's interval of a share, of as many clips as the variance amounts to.
 
     Where the variance is 0 (all right, or all groups alike), each group counts as one clip.
     """
