@@ -130,11 +130,11 @@ def _alone(out: Path):
 
 
 def _bar(trainer, stack):
-    from tqdm import tqdm
+    from evar.progress import bar_class
 
     bar = stack.enter_context(
         # Remaining time by the mean of all steps: those that write a state take longer.
-        tqdm(
+        bar_class()(
             total=trainer.steps,
             initial=trainer.step,
             unit="step",
