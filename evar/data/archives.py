@@ -248,7 +248,7 @@ class _Guarded:
 
 
 def _check_mergeable(aside: Path, folder: Path) -> None:
-    """UserError where a file would replace a folder, or the reverse, or go through a link."""
+    """Raises UserError where a file would replace a folder, the reverse, or go through a link."""
     for new in aside.iterdir():
         old = folder / new.name
         if old.is_symlink() or (old.exists() and old.is_dir() != new.is_dir()):

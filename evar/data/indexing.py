@@ -112,7 +112,7 @@ def altered_tables(task: Task, root: Path) -> tuple[str, ...]:
 
 
 def _scan(root: Path, names: list[str], previous, progress) -> tuple[pd.DataFrame, np.ndarray]:
-    """Header and fingerprint of every file, in parallel: (table, (N, 3) stamps)."""
+    """Reads header and fingerprint of every file, in parallel: (table, (N, 3) stamps)."""
     known, columns = {}, []
     if previous is not None and previous.root == root:
         known = {name: row for row, name in enumerate(previous.table.file)}

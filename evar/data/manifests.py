@@ -114,13 +114,20 @@ def open_task(
             raise UserError(
                 f"{task.name} is not prepared and not in {source} (--data): get it (see "
                 f"{task.homepage or 'docs/tasks.md'}), "
-                f"then run `python prepare.py {task.name} --source=DIR`"
+                f"then run `python prepare.py {task.name} --source=DIR`{_fetched(task)}"
             )
     root = find_root(source, task.marker).resolve()
     manifest = build(task, root, previous=previous, progress=progress)
     if previous is None or not _same(manifest, previous):  # its folder may be read-only
         save(manifest, data, name=name)
     return manifest
+
+
+def _fetched(task: Task) -> str:
+    """Returns what a message says of --download, where some of a data set is openly served."""
+    if not any(source.url for source in task.sources):
+        return ""
+    return " (or --download, for what is openly served of it)"
 
 
 def _same(a: Manifest, b: Manifest) -> bool:

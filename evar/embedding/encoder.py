@@ -80,8 +80,19 @@ class Encoder:
             )
 
 
+class NotFinite(UserError):
+    """An embedding with NaN or infinity in it; `row` is the first such row of its batch."""
+
+    def __init__(self, text: str, row: int):
+        self.row = row
+        super().__init__(text)
+
+
 def checked(out: object, expected: tuple[int, int], adapter: Adapter, method: str) -> NDArray:
-    """Returns what an adapter gave as an array; UserError where it is not what was promised."""
+    """Returns what an adapter gave as an array; UserError where it is not what was promised.
+
+    NotFinite is raised for values that are NaN or infinite.
+    """
     name = f"{type(adapter).__name__}.{method}"
     remedy = "`python -m evar.check MODEL` shows where"
     if not isinstance(out, Tensor):
@@ -90,6 +101,11 @@ def checked(out: object, expected: tuple[int, int], adapter: Adapter, method: st
         raise UserError(f"{name} gave shape {tuple(out.shape)}, not {expected}; {remedy}")
     if out.dtype != torch.float32:
         raise UserError(f"{name} gave {out.dtype}, not torch.float32; {remedy}")
-    if not torch.isfinite(out).all():
-        raise UserError(f"{name} gave values that are not finite (NaN or inf); {remedy}")
+    if out.layout is not torch.strided or out.is_meta:
+        kind = "meta" if out.is_meta else "sparse"
+        raise UserError(f"{name} gave a {kind} tensor, not one with values; {remedy}")
+    finite = torch.isfinite(out).all(dim=1)
+    if not finite.all():
+        what = f"{name} gave values that are not finite (NaN or inf); {remedy}"
+        raise NotFinite(what, int(finite.logical_not().nonzero()[0]))
     return out.detach().cpu().numpy()

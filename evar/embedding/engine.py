@@ -15,7 +15,7 @@ from torch import Tensor
 from evar.data import audio
 from evar.data.manifest import Manifest
 from evar.embedding.allocator import reused_buffers
-from evar.embedding.encoder import Encoder
+from evar.embedding.encoder import Encoder, NotFinite
 from evar.embedding.store import Shard, Store
 from evar.errors import BadAudio, UserError, blaming
 from evar.precision import full_precision
@@ -208,7 +208,11 @@ class Engine:
 
         def finish() -> None:
             where, out = started.pop(0)
-            rows[where] = self.encoder.finish(out, len(where))
+            try:
+                rows[where] = self.encoder.finish(out, len(where))
+            except NotFinite as error:
+                clip = self._path(self.plan[self.views_of(number)[where[error.row]]])
+                raise UserError(f"{clip}: {error}") from error
 
         for at in range(0, len(loading), self.batch_size):
             alike = self._of_equal_length(loading, range(at, at + self.batch_size), bad)
