@@ -153,7 +153,10 @@ class Trainer:
         )
         size = len(batch.clips)
         own = noise[self.world.rank * size : (self.world.rank + 1) * size]
-        shuffled, kept = shuffle(own.to(self.device), self.config.mask_ratio)
+        if self.device != "cpu":
+            own = own.pin_memory()  # so that the copy does not wait for what the GPU is doing
+        own = own.to(self.device, non_blocking=True)
+        shuffled, kept = shuffle(own, self.config.mask_ratio)
         return Share(
             self.standardised(batch.inputs),
             shuffled,
