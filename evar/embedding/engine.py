@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,8 +29,7 @@ _SHARD_CLIPS = 512
 _IN_FLIGHT = 2  # batches that wait for a GPU while the next ones are decoded and sent
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):  # there may be millions
     """One way to look at a clip: its row in the manifest, and where a longer clip is cropped."""
 
     row: int
