@@ -159,6 +159,10 @@ def canonical_json(value) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+_PART = r"[\w \-+,()][\w \-+,().]*"  # of a path: not empty, and no dot to begin with
+_PLAIN = re.compile(f"{_PART}(/{_PART})*", re.ASCII)
+
+
 def path_problem(name: str) -> str:
     """Says why a path that a file names may not be followed; "" where it leads down.
 
@@ -166,6 +170,8 @@ def path_problem(name: str) -> str:
     through "..", nor with a drive letter, in either system's notation. Links in that folder are
     followed, as its owner made them: archives are unpacked without links.
     """
+    if _PLAIN.fullmatch(name):  # nearly all of perhaps millions
+        return ""
     parts = name.replace("\\", "/").split("/")
     if "\0" in name:
         return "holds a NUL character"
