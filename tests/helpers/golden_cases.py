@@ -136,13 +136,21 @@ INDEX = _relative_positions()
 def write_tokenizer(folder: Path, kind: str) -> Path:
     """A tokenizer of single characters with as many tokens as bert, roberta, gpt2 or clip has.
 
-    CLIP's also knows the merges, 65 of the published 48,894 (MIT licence), that the captions of its
-    golden cases need.
+    Of nllb and xlm-roberta, whose vocabularies are large, it has 1,100 tokens. CLIP's also knows
+    the merges, 65 of the published 48,894 (MIT licence), that the captions of its golden cases
+    need.
     """
     import string
 
     from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import BertTokenizer, CLIPTokenizer, GPT2Tokenizer, RobertaTokenizer
+    from transformers import (
+        BertTokenizer,
+        CLIPTokenizer,
+        GPT2Tokenizer,
+        NllbTokenizer,
+        RobertaTokenizer,
+        XLMRobertaTokenizer,
+    )
 
     # In the order of GPT-2, where "!" comes first.
     characters = sorted(ByteLevel.alphabet(), key=lambda c: (ord(c) >= 256, ord(c)))
@@ -154,6 +162,12 @@ def write_tokenizer(folder: Path, kind: str) -> Path:
     elif kind == "roberta":
         vocabulary = _fill(["<s>", "<pad>", "</s>", "<unk>", *characters, "<mask>"], 50265)
         tokenizer = RobertaTokenizer(vocab=vocabulary, merges=[])
+    elif kind == "nllb":  # and its 202 languages and the mask
+        vocabulary = _fill(["<s>", "<pad>", "</s>", "<unk>", "▁", *letters], 1100 - 203)
+        tokenizer = NllbTokenizer(vocab=vocabulary)
+    elif kind == "xlm-roberta":
+        vocabulary = _fill(["<s>", "<pad>", "</s>", "<unk>", "▁", *letters], 1099)
+        tokenizer = XLMRobertaTokenizer(vocab=[(t, -float(i)) for t, i in vocabulary.items()])
     elif kind == "clip":
         tokenizer = CLIPTokenizer(*_clip_vocabulary(characters))
     else:
