@@ -35,7 +35,10 @@ class Perch2(Adapter):
     def __init__(self, weights=None):
         super().__init__(weights)
         if weights is None:
-            raise UserError("perch2: its network is in the weights file; it has no random one")
+            raise UserError(
+                "perch2: the network is in its weights file, so that none can be random: leave out "
+                "--weights=random, or give the file"
+            )
         self.session = _session(Path(weights))
         self.embed_dim = int(_output(self.session, weights).shape[-1])
 

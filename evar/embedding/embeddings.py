@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soxr
@@ -38,7 +39,7 @@ class Embeddings:
     `values` (V, D) float32, one row a view. `first[i]` is the row of clip i's first unit,
     `cropped[i]` that of its random crop (-1: this clip has none). `bad`: clips left out because
     they cannot be decoded (row in the manifest: reason). `clips_per_second`: speed of decoding and
-    embedding, where nothing was cached.
+    embedding, now or when they were computed (`Engine.clips_per_second`).
     """
 
     values: np.ndarray
@@ -46,6 +47,14 @@ class Embeddings:
     cropped: np.ndarray
     bad: dict[int, str]
     clips_per_second: float | None = None
+
+
+class WholeClips(NamedTuple):
+    """Embeddings of whole clips, values (N, E); the rest as in `Embeddings`."""
+
+    values: np.ndarray
+    bad: dict[int, str]
+    clips_per_second: float | None
 
 
 def views(manifest: Manifest, *, sample_rate: int, crop_seed: int) -> list[View]:
@@ -135,8 +144,8 @@ def embed_whole(
     *,
     joint: bool = True,
     unit: bool = False,
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Returns embeddings of whole clips (N, E), and the bad ones among them (row: reason).
+) -> WholeClips:
+    """Returns embeddings of whole clips (N, E), the bad ones among them, and the speed.
 
     `rows` are rows of the manifest's table. Clips are read from beginning to end; how an encoder
     treats long ones is the adapter's business. `joint`: in the space shared with captions, else
@@ -149,7 +158,8 @@ def embed_whole(
         spot_check.require_same(model, engine, sorted_values)
     values = np.empty(sorted_values.shape, np.float32)
     values[order] = sorted_values
-    return values, {engine.plan[number].row: reason for number, reason in bad.items()}
+    bad = {engine.plan[number].row: reason for number, reason in bad.items()}
+    return WholeClips(values, bad, engine.clips_per_second)
 
 
 def fill_whole(

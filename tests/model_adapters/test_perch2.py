@@ -72,7 +72,7 @@ def test_conforms(network):
 
 
 def test_what_is_missing_is_named(network, tmp_path, monkeypatch):
-    with pytest.raises(UserError, match="has no random one"):
+    with pytest.raises(UserError, match="none can be random"):
         Perch2()
     other = tmp_path / "other.onnx"
     other.write_bytes(b"no network")
