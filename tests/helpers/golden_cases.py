@@ -30,6 +30,13 @@ class Case:
         """The stand-in weights, under the names of the published file."""
         return {k: torch.from_numpy(v) for k, v in standin.state_dict(self.name, self.seed).items()}
 
+    def blank(self) -> dict[str, Tensor]:
+        """Zeros of the published names and shapes, made at once: a file that must be refused."""
+        spec = json.loads((standin.GOLDEN / f"{self.name}.json").read_text())
+        spec = {k: v for k, v in spec.items() if v != "sincos"}
+        shapes = {k: v if isinstance(v, list) else np.shape(v["const"]) for k, v in spec.items()}
+        return {name: torch.zeros(()).expand(*shape) for name, shape in shapes.items()}
+
     def audio(self, seconds: float, sample_rate: int) -> Tensor:
         """(2, S): the waveforms that the original heard."""
         return torch.from_numpy(standin.audio(seconds, sample_rate, self.seed))

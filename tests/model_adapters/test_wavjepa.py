@@ -46,4 +46,4 @@ def test_positions_are_those_that_the_file_holds(tmp_path):
 
 def test_a_checkpoint_of_another_model_is_named(tmp_path):
     with pytest.raises(UserError, match=r"not a checkpoint of WavJepa"):
-        build(WavJepa, Case("byola_2048").state(), tmp_path, **WavJepa.TINY)
+        build(WavJepa, Case("byola_2048").blank(), tmp_path, **WavJepa.TINY)
