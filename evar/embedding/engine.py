@@ -129,17 +129,21 @@ class Engine:
             started = perf_counter()
             self.store.fill(missing, lambda claims: self._compute(claims, shown))
             self.seconds += perf_counter() - started
+        if measured := self._measured():
+            self.store.keep_speed(self.runtime.device, measured)
 
     @property
     def clips_per_second(self) -> float | None:
-        """Returns the speed of decoding and embedding.
+        """Returns the speed of decoding and embedding: measured here, or kept beside the shards.
 
-        None unless all was computed here, or by a pass of several encoders that kept it.
+        None where they were computed in parts, or on another device.
         """
+        return self._measured() or self.store.speed(self.runtime.device)
+
+    def _measured(self) -> float | None:
+        """Returns the views per second of this process; None unless it computed them all."""
         whole = self.computed == len(self.plan) > 0 and self.seconds > 0
-        if whole:
-            return self.computed / self.seconds
-        return self.store.speed(self.runtime.device)
+        return self.computed / self.seconds if whole else None
 
     def views_of(self, shard: int) -> range:
         """Returns the numbers of the views in a shard."""
