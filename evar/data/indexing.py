@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evar.data import audio
+from evar.data import audio, segments
 from evar.data.clip_table import MISSING, check_table, check_usable, label_set
 from evar.data.copies import check_copies
 from evar.data.download import verify
@@ -59,9 +59,13 @@ def build(task: Task, root, *, previous: Manifest | None = None, progress=None) 
     raise: the manifest names them.
     """
     root = Path(root)
-    table = check_table(task, own_table(task, task.read, root))
-    scanned, stamps = _scan(root, table.file.tolist(), previous, progress)
-    table = pd.concat([table, scanned], axis=1)
+    given = own_table(task, task.read, root)
+    table = check_table(task, given)
+    names = pd.Index(table.file.unique())  # segments share a file
+    scanned, stamps = _scan(root, names.tolist(), previous, progress)
+    at = names.get_indexer(table.file)
+    table = pd.concat([table, scanned.iloc[at].reset_index(drop=True)], axis=1)
+    table, stamps = segments.cut(table, task.metadata or task.name, given), stamps[at]
     altered = altered_tables(task, root)
     manifest = Manifest(task, root, table, table_hash(table), stamps, altered)
     if manifest.good.empty and len(manifest.bad):
@@ -110,7 +114,8 @@ def _scan(root: Path, names: list[str], previous, progress) -> tuple[pd.DataFram
     known, columns = {}, []
     if previous is not None and previous.root == root:
         known = {name: row for row, name in enumerate(previous.table.file)}
-        columns = [previous.table[column].to_numpy() for column in _SCANNED]
+        whole = segments.whole_files(previous.table)
+        columns = [whole[column].to_numpy() for column in _SCANNED]
 
     def look(name: str):
         try:

@@ -5,7 +5,10 @@ together (`evar.probing.stacked`); each probe keeps its own order of samples, op
 early stopping. Letters: M probes, N rows, D embedding, C classes, B batch.
 """
 
+import os
+from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +20,9 @@ from evar.probing.stacked import InputScale
 from evar.probing.training import CHUNK, Fitted, Selection, Training
 from evar.scoring.metrics import METRICS, Metric
 
+_CORES = os.cpu_count() or 1
+_COLUMNS = 1024  # of the embeddings that a thread sums at a time, at most
+_NUMBERS = 2**18  # that a thread standardises at a time: 2 MB of float64 stay in its cache
 Scaler = tuple[NDArray, NDArray]  # mean and scale, (D,) float64
 
 
@@ -114,14 +120,27 @@ def scaler(x: NDArray, rows: NDArray) -> Scaler:
     count = len(rows)
     offset = x[rows[0]].astype(np.float64)  # so that squares of large values do not cancel
     total, squares = np.zeros_like(offset), np.zeros_like(offset)
-    for at in range(0, count, CHUNK):
-        part = x[rows[at : at + CHUNK]].astype(np.float64) - offset
-        total += part.sum(axis=0)
-        squares += np.square(part).sum(axis=0)
+
+    def add(columns: slice) -> None:  # columns are independent: threads share them, not rows
+        for at in range(0, count, CHUNK):
+            part = x[:, columns][rows[at : at + CHUNK]].astype(np.float64)
+            part -= offset[columns]
+            total[columns] += part.sum(axis=0)
+            squares[columns] += np.square(part, out=part).sum(axis=0)
+
+    share = -(-x.shape[1] // _CORES)  # threads then walk over the rows together
+    _in_threads(add, x.shape[1], min(_COLUMNS, share))
     shift = total / count
     mean = offset + shift
     variance = np.maximum(squares / count - shift**2, 0.0)
     return mean, deviation(mean, variance, count)
+
+
+def _in_threads(work: Callable[[slice], None], total: int, most: int) -> None:
+    """Does `work` on all of range(total), in parts of `most`, on every core."""
+    parts = [slice(at, min(at + most, total)) for at in range(0, total, most)]
+    with ThreadPoolExecutor(_CORES) as pool:
+        deque(pool.map(work, parts), maxlen=0)
 
 
 def deviation(mean: NDArray, variance: NDArray, count: int) -> NDArray:
@@ -230,9 +249,13 @@ def _rate(job: Job, settings: ProbeSettings) -> float:
 def _standardised(x: NDArray, by: Scaler, overwrite: bool) -> Tensor:
     mean, scale = by
     out = x if overwrite else np.empty_like(x)
-    for at in range(0, len(x), CHUNK):
-        part = slice(at, at + CHUNK)
-        out[part] = (x[part] - mean) / scale  # float64 in between
+
+    def work(part: slice) -> None:
+        values = x[part] - mean  # float64 in between
+        values /= scale
+        out[part] = values
+
+    _in_threads(work, len(x), max(1, _NUMBERS // x.shape[1]))
     return torch.from_numpy(out)
 
 

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from evar import models
 from evar.errors import UserError
 from evar.probing import rates
 
@@ -13,6 +14,30 @@ def probes(*scores):
     return {
         r: SimpleNamespace(valid_score=s, goodness=s) for r, s in zip(grid, scores, strict=True)
     }
+
+
+def usual(model: str, name: str) -> float:
+    spec = models.config(model)
+    loaded = SimpleNamespace(config=spec, adapter=SimpleNamespace(lr=spec.lr))
+    return rates.usual_rate(loaded, SimpleNamespace(task=SimpleNamespace(name=name, lr=None)))
+
+
+@pytest.mark.parametrize(
+    ("model", "name", "rate"),
+    [
+        ("ast", "surge", 1e-4),
+        ("byola", "surge", 1e-4),
+        ("byola", "gtzan", 1e-3),
+        ("byola_v2", "us8k", 3e-5),
+        ("cnn14", "nsynth", 1e-5),
+        ("vggish", "vc1", 5e-4),
+        ("vggish", "esc50", 3e-3),
+        ("vggish", "gtzan", 3e-4),
+        ("m2d", "esc50", 3e-5),
+    ],
+)
+def test_rates_are_those_of_the_reference(model, name, rate):
+    assert usual(model, name) == rate
 
 
 def test_five_rates_or_one():
