@@ -200,7 +200,7 @@ def advice_on(manifest: Manifest) -> str:
     task, good = manifest.task, manifest.good
     if not task.trains or task.kind != "classification":
         return ""
-    sides = {side: Counter(rows.label) for side, rows in good.groupby(task.column)}
+    sides = {str(side): Counter(rows.label) for side, rows in good.groupby(task.column)}
     tested = good if task.folds else good[good.split == "test"]
     groups = tested.group[tested.group != ""].nunique() or None
     return advice.of_small_set(sides, folds=bool(task.folds), groups=groups)

@@ -187,7 +187,8 @@ def _of_table(path: Path, recordings: Recordings, wishes: Wishes):
 
 
 def _of_cells(path: Path, cells: Cells, recordings: Recordings, wishes: Wishes):
-    columns, notes = dict(wishes.columns), []
+    columns = dict(wishes.columns)
+    notes: list[str] = []
     if raven.is_raven(cells.rows[0]):
         cells, columns, notes = raven.as_table(path, cells, columns)
     head = understand(cells.rows[0], path, chosen=columns)

@@ -35,7 +35,8 @@ def list_sounds(folder, endings: Collection[str]) -> Listing:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    names, hidden, foreign = [], 0, Counter()
+    names, hidden = [], 0
+    foreign: Counter = Counter()
     for place, folders, files in os.walk(folder, followlinks=False):
         hidden += sum(name.startswith(".") for name in [*folders, *files])
         folders[:] = sorted(n for n in folders if not n.startswith(".") and n != "__MACOSX")

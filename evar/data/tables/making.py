@@ -96,7 +96,8 @@ def make_table(folder, endings: Collection[str], choices: Choices, progress=None
 
 def _labelled(folder: Path, names: list[str], choices: Choices, left: _Left):
     """The clips with their labels, and what was understood of annotations."""
-    by_name, notes = None, ()
+    by_name = None
+    notes: tuple[str, ...] = ()
     if choices.pattern:
         by_name, others = folders.by_pattern(names, choices.pattern)
         left.add("sounds that the pattern does not fit", len(others), *others[:1])
@@ -125,9 +126,12 @@ def _joined(frame: pd.DataFrame) -> pd.DataFrame:
     """Brings several labels of one interval, or of one file, into one row: "a,b"."""
     same = [column for column in ("file", "start", "end") if column in frame]
     others = {c: "first" for c in frame.columns if c not in (*same, "label")}
-    return frame.groupby(same, sort=False, as_index=False, dropna=False).agg(
-        {"label": lambda labels: ",".join(dict.fromkeys(labels)), **others}
-    )
+    how: dict = {"label": _several, **others}
+    return frame.groupby(same, sort=False, as_index=False, dropna=False).agg(how)
+
+
+def _several(labels: pd.Series) -> str:
+    return ",".join(dict.fromkeys(labels))
 
 
 def _without(frame: pd.DataFrame, labels: Collection[str], left: _Left) -> pd.DataFrame:
@@ -207,8 +211,8 @@ def _split(frame: pd.DataFrame, choices: Choices) -> tuple[pd.DataFrame, str]:
         there = ", ".join(f"{side} {count:,}" for side, count in counts.items())
         return frame, f"split: that of the annotations or names ({there})"
     frame = frame.drop(columns=own)
-    groups = frame.group if "group" in frame else pd.Series(map(str, range(len(frame))))
-    groups = [group or f"\0{i}" for i, group in enumerate(groups)]  # a blank one is of its own
+    given = frame.group.tolist() if "group" in frame else [""] * len(frame)
+    groups = [group or f"\0{i}" for i, group in enumerate(given)]  # a blank one is of its own
     split = make_split(frame.label.tolist(), groups, seed=choices.seed, folds=choices.folds)
     frame = frame.assign(**{split.column: split.sides})
     counts = frame[split.column].value_counts()
@@ -238,10 +242,10 @@ def _facts(frame: pd.DataFrame, sounds: Mapping[str, Sound]) -> list[str]:
     lines = [
         f"{len(frame):,} clips of {len(classes):,} classes, {_hours(lengths.sum())}{of}{several}",
         "classes:",
-        *(f"  {line}" for line in surveys.class_lines(frame.label)),
+        *(f"  {line}" for line in surveys.class_lines(frame.label.tolist())),
         "rates: " + ", ".join(f"{rate:,} Hz {count:,}" for rate, count in rates),
         f"lengths: {lengths.min():.2f} to {lengths.max():.2f} s, median {lengths.median():.2f} s",
-        *(f"  {line}" for line in surveys.histogram(lengths)),
+        *(f"  {line}" for line in surveys.histogram(lengths.tolist())),
     ]
     clipped = [name for name, sound in sounds.items() if sound.clipped]
     if clipped:

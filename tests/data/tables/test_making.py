@@ -146,6 +146,8 @@ def test_annotations_of_long_recordings(sound, command, tmp_path):
         ["field/rec0.wav", "5", "6", "owl"],
     ]
     assert made.groupby("group").fold.nunique().tolist() == [1] * 4
+    good = opening.open_task(tmp_path / "field.csv").good
+    assert (good.frames / good.sample_rate).tolist() == [1.5, 1, 1] * 4
 
 
 def test_a_spreadsheet_of_labels(folder, command, tmp_path):
