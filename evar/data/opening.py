@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evar import files
 from evar import task as tasks
 from evar.data import indexing, manifests, own_sounds
 from evar.data.manifest import Manifest
@@ -21,6 +22,18 @@ if TYPE_CHECKING:
 def data_folder(given=None) -> Path:
     """Returns where data sets and manifests are: as given, else $EVAR_DATA, else data/."""
     return Path(given or os.environ.get("EVAR_DATA", "data"))
+
+
+def own_folder(given=None) -> Path:
+    """Returns where manifests of a user's own tables are: as data sets', if one says where.
+
+    Else they are in the cache: no folder data/ appears among recordings by surprise.
+    """
+    if given or os.environ.get("EVAR_DATA"):
+        return data_folder(given)
+    folder = files.cache_folder()
+    there = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    return folder if os.access(there, os.W_OK) else data_folder()
 
 
 def open_task(
@@ -56,7 +69,8 @@ def open_task(
         if found.notes:  # what was understood of a table that is not in our own dialect
             progress.note(f"{name}: {'; '.join(found.notes)}")
         stored = own_sounds.manifest_name(name)
-        manifest = _open(found, data, found.bundled, reindex, progress, stored)
+        own = own_folder(data)
+        manifest = _open(found, own, found.bundled, reindex, progress, stored)
         if advice := own_sounds.advice_on(manifest):
             progress.note(f"{name}: {advice}")
         return manifest

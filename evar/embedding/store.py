@@ -21,12 +21,7 @@ import numpy as np
 from evar import files
 from evar.embedding.gathering import DamagedShard, Gathering, layout, verify
 from evar.errors import UserError
-
-
-def cache_folder() -> Path:
-    """Returns where embeddings are kept: $EVAR_CACHE, else evar/ in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("EVAR_CACHE") or Path(home) / "evar")
+from evar.files import cache_folder as cache_folder
 
 
 @dataclass(frozen=True)
