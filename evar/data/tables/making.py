@@ -73,9 +73,9 @@ def make_table(folder, endings: Collection[str], choices: Choices, progress=None
     folder, left = Path(folder), _Left()
     listing = folders.list_sounds(folder, endings)
     left.add("hidden files or folders", listing.hidden)
-    kinds = ", ".join(f"{name} {count:,}" for name, count in listing.foreign.items())
-    left.add("other files", sum(listing.foreign.values()), kinds)
-    frame, notes = _labelled(folder, listing.files, choices, left)
+    frame, notes, read = _labelled(folder, listing.files, choices, left)
+    others = [name for name in listing.others if (folder / name).resolve() not in read]
+    left.add("other files", len(others), folders.by_ending(others))
     frame = _without(frame, choices.without, left)
     names = list(dict.fromkeys(frame.file))
     sounds = surveys.survey(folder, names, progress)
@@ -95,9 +95,10 @@ def make_table(folder, endings: Collection[str], choices: Choices, progress=None
 
 
 def _labelled(folder: Path, names: list[str], choices: Choices, left: _Left):
-    """The clips with their labels, and what was understood of annotations."""
+    """The clips with their labels, and what was understood of which files of annotations."""
     by_name = None
     notes: tuple[str, ...] = ()
+    used: set[Path] = set()
     if choices.pattern:
         by_name, others = folders.by_pattern(names, choices.pattern)
         left.add("sounds that the pattern does not fit", len(others), *others[:1])
@@ -109,6 +110,7 @@ def _labelled(folder: Path, names: list[str], choices: Choices, left: _Left):
         silent = sorted(set(names) - set(read.frame.file))
         left.add("recordings without annotations", len(silent), *silent[:1])
         frame, notes = _joined(read.frame), read.notes
+        used = {path.resolve() for path in read.files}
         extra = None if by_name is None else by_name.drop(columns="label", errors="ignore")
         frame = frame if extra is None else frame.merge(extra, on="file")
     elif by_name is not None and "label" in by_name:
@@ -119,7 +121,7 @@ def _labelled(folder: Path, names: list[str], choices: Choices, left: _Left):
         frame = frame if by_name is None else frame.merge(by_name, on="file")
     if frame.empty:
         raise UserError(f"{folder}: no clip has a label")
-    return frame, notes
+    return frame, notes, used
 
 
 def _joined(frame: pd.DataFrame) -> pd.DataFrame:
@@ -208,7 +210,7 @@ def _split(frame: pd.DataFrame, choices: Choices) -> tuple[pd.DataFrame, str]:
         if "split" in frame:
             frame = frame.assign(split=splits(frame.split.tolist())[0])
         counts = frame[own[0]].value_counts().sort_index()
-        there = ", ".join(f"{side} {count:,}" for side, count in counts.items())
+        there = ", ".join(f"{side}: {count:,}" for side, count in counts.items())
         return frame, f"split: that of the annotations or names ({there})"
     frame = frame.drop(columns=own)
     given = frame.group.tolist() if "group" in frame else [""] * len(frame)
@@ -217,7 +219,7 @@ def _split(frame: pd.DataFrame, choices: Choices) -> tuple[pd.DataFrame, str]:
     frame = frame.assign(**{split.column: split.sides})
     counts = frame[split.column].value_counts()
     order = sorted(counts.index) if split.column == "fold" else ["train", "valid", "test"]
-    there = ", ".join(f"{side} {counts[side]:,}" for side in order)
+    there = ", ".join(f"{side}: {counts[side]:,}" for side in order)
     what = f"{len(order)} folds" if split.column == "fold" else "train, valid and test"
     apart = ", no group on two sides" * ("group" in frame)
     tested = frame if split.column == "fold" else frame[frame.split == "test"]
