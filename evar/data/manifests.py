@@ -6,11 +6,10 @@ import json
 import os
 from pathlib import Path
 
-import filelock
 import numpy as np
 import pandas as pd
 
-from evar import files
+from evar import files, locks
 from evar.data import segments
 from evar.data.indexing import ABSENT, build, find_root, stamp_of
 from evar.data.manifest import Manifest, to_csv
@@ -42,7 +41,7 @@ def save(manifest: Manifest, data, *, name: str | None = None) -> Path:
     }
     stamps = io.BytesIO()
     np.save(stamps, manifest.stamps)
-    with files.writing(head_path), filelock.FileLock(head_path.with_suffix(".lock")):
+    with files.writing(head_path), locks.lock(head_path.with_suffix(".lock")):
         files.write_atomic(table_path, to_csv(manifest.table))
         files.write_atomic(stamps_path, stamps.getvalue())
         files.write_atomic(head_path, json.dumps(head, indent=1) + "\n")

@@ -18,6 +18,7 @@ import torch
 from evar.adapter import Adapter
 from evar.data import audio
 from evar.data.manifest import Manifest
+from evar.embedding import spot_check
 from evar.embedding.encoder import Encoder, checked
 from evar.embedding.engine import Engine, View
 from evar.embedding.store import Shard, Store
@@ -82,6 +83,8 @@ def embed_task(
     """
     with engine_for_task(model, manifest, runtime, crop_seed, kept_in) as engine:
         values, bad_views = engine.run()
+        if kept_in is Store:  # frames differ in number
+            spot_check.require_same(model, engine, values)
     first = np.full(len(manifest.table), -1)
     cropped = np.full(len(manifest.table), -1)
     for number, view in enumerate(engine.plan):
@@ -143,6 +146,7 @@ def embed_whole(
     chosen = engine_for_whole(model, manifest, rows, runtime, joint=joint, unit=unit)
     with chosen as (engine, order):
         sorted_values, bad = engine.run()
+        spot_check.require_same(model, engine, sorted_values)
     values = np.empty(sorted_values.shape, np.float32)
     values[order] = sorted_values
     return values, {engine.plan[number].row: reason for number, reason in bad.items()}

@@ -59,6 +59,7 @@ class Engine:
         self.starts = shard_starts(lengths)
         self.workers = os.cpu_count() or 1
         self.computed, self.seconds = 0, 0.0  # views embedded by this process, and how long it took
+        self.waited = 0.0  # of these, seconds for clips that were still being decoded
         self.steady = runtime.precision != "fp32"  # bfloat16 rounds by the size of a batch
 
     def run(self) -> tuple[NDArray, dict[int, str]]:
@@ -112,9 +113,14 @@ class Engine:
 
     @property
     def clips_per_second(self) -> float | None:
-        """Returns the speed of decoding and embedding; None unless all was computed here."""
+        """Returns the speed of decoding and embedding.
+
+        None unless all was computed here, or by a pass of several encoders that kept it.
+        """
         whole = self.computed == len(self.plan) > 0 and self.seconds > 0
-        return self.computed / self.seconds if whole else None
+        if whole:
+            return self.computed / self.seconds
+        return self.store.speed(self.runtime.device)
 
     def views_of(self, shard: int) -> range:
         """Returns the numbers of the views in a shard."""
@@ -213,16 +219,17 @@ class Engine:
         self.computed += len(rows)
         self.store.write(number, Shard(rows, bad))
 
-    @staticmethod
     def _of_equal_length(
-        loading: list, numbers: range, bad: dict[int, str]
+        self, loading: list, numbers: range, bad: dict[int, str]
     ) -> list[tuple[list[int], NDArray]]:
         """Returns batches of decoded clips, each of one length, since no clip is padded."""
         alike: dict[int, list[tuple[int, NDArray]]] = {}
         for i in numbers:
             if i >= len(loading):
                 break
+            started = perf_counter()
             clip = loading[i].result()
+            self.waited += perf_counter() - started
             loading[i] = None  # its samples are not needed any more
             if isinstance(clip, BadAudio):
                 bad[i] = clip.reason

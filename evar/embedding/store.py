@@ -18,7 +18,7 @@ from pathlib import Path
 import filelock
 import numpy as np
 
-from evar import files
+from evar import files, locks
 from evar.embedding.gathering import DamagedShard, Gathering, layout, verify
 from evar.errors import UserError
 from evar.files import cache_folder as cache_folder
@@ -84,7 +84,7 @@ class Store:
 
     def _acquire(self, name: str, *, wait: bool) -> filelock.FileLock | None:
         """Acquires a lock file; returns None where another process holds it, unless `wait`."""
-        lock = filelock.FileLock(self.folder / f"{name}.lock")
+        lock = locks.lock(self.folder / f"{name}.lock")
         with files.writing(self.folder):
             try:
                 lock.acquire(blocking=wait)
@@ -166,7 +166,8 @@ class Store:
         if self.path(number).exists():
             lock.release()
             return None
-        for left in self.folder.glob(f".{self.path(number).name}.*"):
+        stale = self.folder.glob(f".{self.path(number).name}.*") if locks.in_use() else ()
+        for left in stale:
             left.unlink(missing_ok=True)  # by a process that was killed as it wrote
         return lock
 
@@ -181,13 +182,28 @@ class Store:
             return self._intact(path)
         except damaged:
             value = make()
-            text = files.canonical_json(value)
-            digest = hashlib.sha256(text.encode()).hexdigest()
-            files.write_atomic(path, json.dumps({"sha256": digest, "value": value}) + "\n")
+            self._keep(path, value)
             return value
         finally:
             if lock is not None:
                 lock.release()
+
+    def speed(self, device: str) -> float | None:
+        """Returns the clips per second that `keep_speed` kept, of the same device."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            kept = self._intact(self.folder / "speed.json")
+            return float(kept["clips_per_second"]) if kept["device"] == device else None
+        return None
+
+    def keep_speed(self, device: str, clips_per_second: float) -> None:
+        """Keeps how fast all shards were computed, for runs that find them here."""
+        value = {"device": device, "clips_per_second": clips_per_second}
+        self._keep(self.folder / "speed.json", value)
+
+    def _keep(self, path: Path, value: dict) -> None:
+        text = files.canonical_json(value)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        files.write_atomic(path, json.dumps({"sha256": digest, "value": value}) + "\n")
 
     def _intact(self, path: Path) -> dict:
         """The value of a small file, as it was written; ValueError where it was damaged."""

@@ -11,7 +11,9 @@ from evar.probing import rates
 
 def probes(*scores):
     grid = rates.RATES[: len(scores)]
-    return {r: SimpleNamespace(valid_score=s) for r, s in zip(grid, scores, strict=True)}
+    return {
+        r: SimpleNamespace(valid_score=s, goodness=s) for r, s in zip(grid, scores, strict=True)
+    }
 
 
 def usual(model: str, name: str) -> float:
@@ -62,5 +64,29 @@ def test_a_fold_records_the_grid_and_nothing_of_a_single_rate():
     }
 
 
+def test_a_rate_that_diverged_is_recorded_as_such():
+    assert rates.record(probes(0.1, float("-inf"), 0.2)) == {
+        "lr": 1e-3,
+        "valid_by_lr": {"3e-05": 0.1, "0.0003": None, "0.001": 0.2},
+        "diverged": ["0.0003"],
+    }
+
+
+def test_of_errors_the_smallest_is_the_best():
+    tried = {
+        rate: SimpleNamespace(valid_score=error, goodness=-error)
+        for rate, error in ((1e-3, 0.4), (1e-2, 0.3))
+    }
+    assert rates.best(tried) == 1e-2
+    assert rates.record(tried)["valid_by_lr"] == {"0.001": 0.4, "0.01": 0.3}
+
+
 def test_probes_are_grouped_job_by_job():
-    assert rates.grouped([1, 2, 3, 4], (0.1, 0.2)) == [{0.1: 1, 0.2: 2}, {0.1: 3, 0.2: 4}]
+    a, b, c, d = (SimpleNamespace(goodness=g) for g in (1.0, 2.0, float("-inf"), 4.0))
+    assert rates.grouped([a, b, c, d], (0.1, 0.2)) == [{0.1: a, 0.2: b}, {0.1: c, 0.2: d}]
+
+
+def test_a_job_that_diverged_at_every_rate_is_an_error():
+    a, b = (SimpleNamespace(goodness=g) for g in (1.0, float("-inf")))
+    with pytest.raises(ValueError, match="smaller --lr"):
+        rates.grouped([a, a, b, b], (0.1, 0.2))
