@@ -8,9 +8,11 @@ import csv
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 from evar import files
 from evar.errors import UserError
@@ -27,6 +29,10 @@ _MARKS = (  # byte-order marks; that of UTF-32 begins like that of UTF-16
 _STATED = re.compile('"?sep=([^\r\n])"?(?:\r\n|\r|\n|$)', re.IGNORECASE)
 _ALLOWED = "\t\n\r\f"  # control characters that a text may have
 _INFLATED = 1 << 29  # bytes that a workbook may unpack to
+_DAMAGED = (  # what zipfile, the XML parser and openpyxl raise for bytes that are no workbook
+    *(zipfile.BadZipFile, zlib.error, ElementTree.ParseError, EOFError, RuntimeError),
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError),
+)
 _CELL = 1 << 20  # characters of a cell; the csv module's own limit is 128 KiB
 
 
@@ -186,7 +192,7 @@ def _workbook(path: Path, sheet: str | None) -> Cells:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         sheets = {each.title: _cells_of(each) for each in book.worksheets}
         book.close()
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError) as error:
+    except _DAMAGED as error:
         raise UserError(f"{path}: not a workbook of Excel (.xlsx): {error}") from error
     filled = {title: cells for title, cells in sheets.items() if cells[0]}
     if sheet is not None and sheet not in filled:

@@ -225,7 +225,7 @@ def _split(frame: pd.DataFrame, choices: Choices) -> tuple[pd.DataFrame, str]:
     tested = frame if split.column == "fold" else frame[frame.split == "test"]
     number = tested.group.nunique() if "group" in tested else None
     line = f"split: {what} ({split.reason}): {there}; stratified{apart}; seed {choices.seed}"
-    return frame, f"{line}\nexpect: {expectation(len(tested), number)}"
+    return frame, f"{line}\nadvice: {expectation(len(tested), number)}"
 
 
 def _facts(frame: pd.DataFrame, sounds: Mapping[str, Sound]) -> list[str]:

@@ -35,7 +35,7 @@ def test_a_folder_of_classes(folder, command, simple, tmp_path):
         "left out: hidden files or folders: 1",
         "left out: other files: 1 (.txt 1)",
         "split: 5 folds (24 clips, fewer than 200: folds test every clip once)",
-        "expect: 24 test clips: expect about ±15 points",
+        "advice: 24 test clips: expect about ±15 points",
         f"written: {tmp_path}/my sounds.csv",
     ):
         assert line in ran.out
