@@ -76,7 +76,8 @@ def open_task(
         return manifest
     if Path(name).is_dir() and name not in tasks.names():
         raise UserError(
-            f"{name}: a folder. List its sounds in a CSV (file,label,split) and name that"
+            f"{name}: a folder. List its sounds in a CSV (file,label,split) and name that: "
+            f"`evar table {name}` makes one"
         )
     if seconds is not None:
         raise UserError("--seconds is for CSV tasks: a registered task has its published unit")

@@ -82,14 +82,14 @@ def read_text(path) -> tuple[str, tuple[str, ...]]:
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), None)
     try:
         if encoding is not None:
-            return _plain(content.decode(encoding)), _said(encoding)
+            return _plain(path, content.decode(encoding)), _said(encoding)
         wide = _unmarked_utf16(content)
         if wide:
-            return _plain(content.decode(wide)), _said("utf-16")
+            return _plain(path, content.decode(wide)), _said("utf-16")
         try:
-            return _plain(content.decode("utf-8")), ()
+            return _plain(path, content.decode("utf-8")), ()
         except UnicodeDecodeError:
-            return _plain(content.decode("cp1252")), ("its encoding is read as Windows-1252",)
+            return _plain(path, content.decode("cp1252")), ("its encoding is read as Windows-1252",)
     except ValueError as error:
         raise UserError(
             f"{path}: not a CSV: it is no text in UTF-8, UTF-16 or Windows-1252 ({error})"
@@ -111,13 +111,14 @@ def _unmarked_utf16(content: bytes) -> str:
     return "utf-16-le" if high else "utf-16-be"
 
 
-def _plain(text: str) -> str:
-    """Returns a text without control characters; ValueError where it has some."""
+def _plain(path, text: str) -> str:
+    """Returns a text, or raises UserError where it has control characters, as sounds have."""
     text = text.removeprefix("\ufeff")
     for character in set(text):
         if (character < " " and character not in _ALLOWED) or character == "\x7f":
             line = text.count("\n", 0, text.index(character)) + 1
-            raise ValueError(f"its line {line} holds the control character {character!r}")
+            what = f"line {line} holds the control character {character!r}"
+            raise UserError(f"{path}: {what}: it is no text")
     return text
 
 
