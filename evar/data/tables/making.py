@@ -206,6 +206,10 @@ def _grouped(frame: pd.DataFrame, sounds: Mapping[str, Sound], choices: Choices,
 
 def _split(frame: pd.DataFrame, choices: Choices) -> tuple[pd.DataFrame, str]:
     own = [column for column in ("split", "fold") if column in frame]
+    if len(own) > 1 and choices.folds is None:
+        raise UserError(
+            "there are both splits and folds: remove one, or say --folds=K for new ones"
+        )
     if own and choices.folds is None:
         if "split" in frame:
             frame = frame.assign(split=splits(frame.split.tolist())[0])

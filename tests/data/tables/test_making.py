@@ -167,6 +167,22 @@ def test_a_spreadsheet_of_labels(folder, command, tmp_path):
     assert set(opening.open_task(tmp_path / "my sounds.csv").good.label) == {"Eule", "Füchsin"}
 
 
+def test_tables_with_a_split_or_with_both(folder, command, tmp_path):
+    rows = [
+        (path.name, path.parent.name, "val" if i % 3 else "Training", i % 2)
+        for i, path in enumerate(sorted(folder.rglob("*.wav")))
+    ]
+    frame = pd.DataFrame(rows, columns=["filename", "event_label", "subset", "fold"])
+    frame.to_csv(tmp_path / "l.tsv", sep="\t", index=False)
+    how = ("table", folder, "--quiet", f"--labels={tmp_path / 'l.tsv'}")
+    assert "both splits and folds" in command(*how).err
+    assert command(*how, "--folds=3").code == 0
+    assert set(table(tmp_path / "my sounds.csv").fold) == {"1", "2", "3"}
+    frame.drop(columns="fold").to_csv(tmp_path / "l.tsv", sep="\t", index=False)
+    assert command(*how, "--overwrite").code == 0
+    assert set(table(tmp_path / "my sounds.csv").split) == {"train", "valid"}
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [(["--groups=x"], "guess or folder"), (["--seed=-1"], "--seed"), (["--folds=0"], "--folds")]
