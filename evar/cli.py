@@ -74,7 +74,7 @@ def call(
         if any(a in ("-h", "--help") for a in arguments):
             print(_help_of(function, arguments))
             return
-        arguments = _checked(name, function, arguments, check_more or _check_model_options)
+        arguments = _checked(name, function, arguments, check_more or check_model_options)
         import fire
 
         fire.Fire(function, command=arguments, name=name)
@@ -192,7 +192,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _check_model_options(words: list[str], keys: list[str], options: list[str]) -> None:
+def check_model_options(words: list[str], keys: list[str], options: list[str]) -> None:
     """Raises UserError for an option that neither the command nor the model's adapter has."""
     from evar import models
 

@@ -29,10 +29,14 @@ _IN_FLIGHT = 2  # batches that wait for a GPU while the next ones are decoded an
 
 @dataclass(frozen=True)
 class View:
-    """One way to look at a clip: its row in the manifest, and where a longer clip is cropped."""
+    """One way to look at a clip: its row in the manifest, and where a longer clip is cropped.
+
+    span: a window of it, [first, last) in frames of its file; None: the whole clip.
+    """
 
     row: int
     start: int  # 0: its first unit
+    span: tuple[int, int] | None = None
 
 
 class Engine:
@@ -60,6 +64,7 @@ class Engine:
         self.workers = os.cpu_count() or 1
         self.computed, self.seconds = 0, 0.0  # views embedded by this process, and how long it took
         self.waited = 0.0  # of these, seconds for clips that were still being decoded
+        self.statistics: dict | None = None  # what the adapter has learnt from training clips
         self.steady = runtime.precision != "fp32"  # bfloat16 rounds by the size of a batch
 
     def run(self) -> tuple[NDArray, dict[int, str]]:
@@ -91,7 +96,8 @@ class Engine:
         """Fits an adapter that learns from training clips, or reads what an earlier run learnt."""
         adapter = self.encoder.adapter
         if adapter.fit_clips:
-            adapter.fitted(self.store.once("fit", self._fit))
+            self.statistics = self.store.once("fit", self._fit)
+            adapter.fitted(self.statistics)
 
     def fill(self, part: tuple[int, int] = (0, 1)) -> int:
         """Has shards I, I + N, ... of `part` (I, N) in the store; returns their number of views."""
@@ -131,14 +137,15 @@ class Engine:
 
     def load(self, view: View) -> NDArray | BadAudio:
         """Returns a decoded clip (S,), or why there is none where `runtime.skip_bad`."""
+        task = self.manifest.task
         try:
             return audio.load_clip(
                 self._path(view),
                 sample_rate=self.encoder.adapter.sample_rate,
                 samples=self.samples,
                 start=view.start,
-                span=self.manifest.span(view.row),
-                silence=self.manifest.task.silence,
+                span=view.span or self.manifest.span(view.row),
+                silence=task.silence or task.windows is not None,  # a recording may pause
             )
         except BadAudio as error:
             if not self.runtime.skip_bad:
