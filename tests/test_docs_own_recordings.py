@@ -32,7 +32,9 @@ def test_the_commands_of_the_page_work_from_an_empty_folder(tmp_path, monkeypatc
         for line in said[command].splitlines():
             assert " ".join(line.split())[:60] in shown, line
     there = {path.name for path in folder.iterdir()}
-    assert there == {"sounds", "sounds.csv", "field", "field.csv", "make_field.py", "results"}
+    made = {"sounds", "sounds.csv", "make_field.py", "field", "field.csv", "new", "found"}
+    assert there == {*made, "results"}
+    assert (folder / "found/night6.txt").read_text()
     assert not (folder / "data").exists()
 
 
