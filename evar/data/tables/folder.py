@@ -35,7 +35,9 @@ def list_sounds(folder, endings: Collection[str]) -> Listing:
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    names, others, hidden = [], [], 0
+    names: list[str] = []
+    others: list[str] = []
+    hidden = 0
     for place, folders, files in os.walk(folder, followlinks=False):
         hidden += sum(name.startswith(".") for name in [*folders, *files])
         folders[:] = sorted(n for n in folders if not n.startswith(".") and n != "__MACOSX")
