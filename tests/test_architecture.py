@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -159,6 +160,14 @@ def test_nothing_imports_the_commands():
 def test_the_root_holds_what_others_import_or_run():
     found = {p.stem for p in (ROOT / "evar").glob("*.py")} - {"__init__"}
     assert found == set(ROOT_MODULES)
+
+
+def test_a_wheel_has_every_package():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    folders = {p.parent for p in (ROOT / "evar").rglob("__init__.py")}
+    there = {".".join(("evar", *f.relative_to(ROOT / "evar").parts)) for f in folders}
+    there |= {f"evar.{name}" for name in LINKED}
+    assert set(listed["tool"]["setuptools"]["packages"]) >= there
 
 
 @pytest.mark.parametrize("name", [n for n in FILES if _folder(n) == "tasks"])

@@ -37,13 +37,14 @@ def find(run: RunRecord, data=None) -> OnDisk:
             return _checked(run, opening.open_task(run.task.name, data=data))
     except UserError as error:
         return OnDisk(None, str(error))
-    for folder in dict.fromkeys((opening.data_folder(data), opening.own_folder(data))):
+    folders = dict.fromkeys((opening.data_folder(data), opening.own_folder(data)))
+    for folder in folders:
         for head in sorted((folder / "manifests").glob("*.json")):
             for task in _tasks(run):
                 found = manifests.load(task, folder, name=head.stem)
                 if found is not None and (kept := _checked(run, found)).manifest is not None:
                     return kept
-    where = opening.data_folder(data)
+    where = " or ".join(map(str, folders))
     return OnDisk(None, f"the clips of {run.task.name} are not in {where} (--data=DIR)")
 
 
