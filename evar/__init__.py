@@ -24,7 +24,7 @@ _PUBLIC = {
     "Runtime": "evar.runtime",
     "Task": "evar.task",
     "UserError": "evar.errors",
-    "embed": "evar.run",
+    "embed": "evar.extract",
     "evaluate": "evar.run",
 }
 _MODULES = ("models", "tasks")  # modules that can be called as well: evar.models(), evar.tasks()

@@ -1,11 +1,10 @@
-"""evar.evaluate and evar.embed, as a notebook, a script and a worker call them."""
+"""evar.evaluate, as a notebook, a script and a worker call them."""
 
 import doctest
 import multiprocessing
 import subprocess
 import sys
 
-import numpy as np
 import pandas as pd
 import pytest
 
@@ -17,7 +16,7 @@ from evar.runtime import Runtime
 
 def test_the_examples_of_the_docstrings_run():
     failed, tried = doctest.testmod(evar.run)
-    assert tried >= 6
+    assert tried >= 3
     assert not failed
 
 
@@ -70,25 +69,6 @@ def test_another_process_can_be_sent_the_call(clips, simple, tmp_path):
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         there = pool.apply(_score, (simple, clips.csv, tmp_path / "other"))
     assert here == there
-
-
-def test_embeddings_of_a_folder_have_one_row_per_clip(clips, simple):
-    table, embeddings = evar.embed(simple, str(clips.root), device="cpu", cache=None)
-    assert len(table) == len(embeddings) == 24
-    assert embeddings.dtype == np.float32
-    assert set(table.file) == {row[0] for row in clips.rows}
-
-
-def test_the_cache_can_be_filled_in_parts(clips, simple, tmp_path, monkeypatch):
-    for part in ((0, 2), (1, 2)):
-        evar.run.fill_cache(simple, clips.csv, part=part, device="cpu", cache=tmp_path / "kept")
-
-    def decode(*_, **__):
-        raise AssertionError("a clip was decoded again")
-
-    monkeypatch.setattr("evar.data.audio.load_clip", decode)
-    run = evar.evaluate(simple, clips.csv, seeds=1, device="cpu", cache=tmp_path / "kept")
-    assert run.record.clips_per_second is None
 
 
 def test_what_is_no_option_of_anything_is_named(clips, simple):

@@ -45,11 +45,11 @@ def embed(
     --quiet        no progress bars
     --NAME=VALUE   an option of the model's adapter (`evar list models MODEL`)
     """
-    from evar import run
+    from evar import extract
 
     how = {"device": device, "precision": precision, "batch_size": batch_size, "cache": cache}
     how = {k: v for k, v in how.items() if v is not None}
-    done = run.fill_cache(
+    done = extract.fill_cache(
         model,
         task,
         part=values.part(part),
