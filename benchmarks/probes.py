@@ -4,7 +4,8 @@
 
 Writes OUT/probes.csv (one row per model, task and probe: score, intervals, seconds) and, for
 encoders with blocks, OUT/layers.csv (the curve over layers). docs/make_probes.py makes the table
-and the picture of docs/probes.md from them. No run is begun after `limit` seconds.
+and the picture of docs/probes.md from them. No run is begun after `limit` seconds. Rows that are in
+OUT already are kept and not run again, so that the command can be repeated.
 """
 
 import csv
@@ -47,13 +48,16 @@ def main(
     files = dict(part.split(":", 1) for part in filter(None, str(weights).split(",")))
     folder, begun = Path(out), time.perf_counter()
     folder.mkdir(parents=True, exist_ok=True)
-    rows, layers = [], []
+    rows, layers = _read(folder / "probes.csv"), _read(folder / "layers.csv")
+    done = {(row["task"], row["model"], row["probe"]) for row in rows}
     for task in tasks:
         for model in names:
             for probe, (protocol, options) in PROBES.items():
                 if time.perf_counter() - begun > limit:
                     return
                 if protocol not in wanted and protocols:
+                    continue
+                if (Path(task).stem, model, probe) in done:
                     continue
                 try:
                     run = evar.evaluate(
@@ -81,10 +85,17 @@ def main(
 
 def _row(run, task: str, model: str, probe: str) -> dict:
     score, seconds = run.record.score, run.record.seconds
-    values = score.mean, score.ci95, *run.interval
+    values = score.mean, score.ci95, *(run.interval or (None, None))
     rounded = ["" if value is None else round(value, 4) for value in values]
     values = (task, model, probe, score.metric, *rounded, seconds["embed"], seconds["probe"])
     return dict(zip(FIELDS, values, strict=True))
+
+
+def _read(path: Path) -> list[dict]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def _write(path: Path, rows: list[dict]) -> None:

@@ -30,13 +30,19 @@ def section(name: str, *, measure: bool) -> str:
         "Paper": config.paper,
         "Checkpoint": _weights(config.weights),
         "Licence": config.licence,
-        "Probe learning rate": f"{config.lr or cls.lr:g}",
+        "Probe learning rate": _rates(config, cls),
         "Trained on": _trained_on(config.trained_on),
         "Verified": config.verified,
         "Notes": config.notes,
     }
     lines += [f"- {key}: {' '.join(value.split())}" for key, value in facts.items() if value]
     return "\n".join(lines) + "\n" + bibtex(config.citation)
+
+
+def _rates(config: models.ModelConfig, cls: type) -> str:
+    """Returns the usual learning rate and those of single tasks, "0.0003 (surge: 0.0001)"."""
+    own = ", ".join(f"{task}: {rate:g}" for task, rate in config.lr_by_task.items())
+    return f"{config.lr or cls.lr:g}" + (f" ({own})" if own else "")
 
 
 def bibtex(citation: str) -> str:

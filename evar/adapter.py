@@ -51,6 +51,7 @@ class Adapter(nn.Module):
     lr: float = 3e-4  # default learning rate of the linear probe
     fit_clips: int = 0  # number of training clips that `fit` needs; 0: nothing is fitted
     joint_dim: int | None = None  # E of an audio-language model's joint space
+    whole_clips: bool = False  # zero-shot classification reads clips whole, not cut to the unit
     text_options: tuple[str, ...] = ()  # options whose content `text_identity` covers
     frame_seconds: float | None = None  # hop between frames; None: not uniform
     TINY: dict | None = None  # options of a tiny untrained build, for tests; None: impossible

@@ -1,12 +1,14 @@
 """Checks that an adapter fulfils its contract: `python -m evar.check MODEL`."""
 
+import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from evar import fingerprint, models, opened_files
 from evar.adapter import Adapter
 from evar.embedding import layers
 from evar.errors import described
@@ -55,6 +57,65 @@ def check(adapter: Adapter) -> list[Finding]:
     return findings
 
 
+def check_model(model: "str | type[Adapter]", *, weights=None, **options) -> list[Finding]:
+    """Runs the checks of `check` on a model, and those of its identity; it is built twice.
+
+    Arguments and errors are those of `evar.models.load`.
+    """
+    loaded = models.load(model, weights=weights, **options)
+    identity, seen = _seen(loaded)
+    findings = check(loaded.adapter)
+    del loaded  # two of the large ones may not fit into memory
+    again, _ = _seen(models.load(model, weights=weights, **options))
+    of_identity = (
+        ("what embed() computes and reads is part of the model's identity", _is_complete),
+        ("built again, it is the same model", functools.partial(_is_same, again)),
+    )
+    return [*findings, *(_try(n, functools.partial(f, seen), identity) for n, f in of_identity)]
+
+
+def _seen(loaded: models.Model) -> tuple[dict, dict[str, str]]:
+    """Returns a model's identity, with what it computes, and files that its first embed() reads."""
+    reading = opened_files.Recording()
+    with reading.on():
+        embeds = fingerprint.of(loaded.adapter)
+    return {**loaded.identity, "embeds": embeds}, opened_files.by_name(reading.files)
+
+
+def _is_complete(seen: Mapping[str, str], identity: dict) -> None:
+    unknown = {name: h for name, h in seen.items() if identity.get("opened", {}).get(name) != h}
+    if unknown:
+        raise _Failure(
+            f"embed() reads {', '.join(unknown)}, which its identity does not have",
+            "Read it in __init__, or leave `verified` out of the model's YAML",
+        )
+    if not identity["embeds"]:
+        raise _Failure(
+            "embed() fails on clips of 1 s and of 10 s, so that a state that lies outside of "
+            "parameters, buffers, options and files is not seen",
+            "Pad short clips with silence, and read long ones in windows",
+        )
+
+
+_REMEDIES = {
+    "opened": "Read files whose names and content do not change from build to build",
+    "values": "Its attributes must follow from its options: no times, counters, or random numbers",
+    "embeds": "Draw random numbers from torch, which is seeded, or from a generator with a seed",
+    "weights": "Draw random numbers from torch, which is seeded, or from a generator with a seed",
+}
+
+
+def _is_same(again: dict, _, identity: dict) -> None:
+    differing = [key for key in (*again, *identity) if again.get(key) != identity.get(key)]
+    if differing:
+        key = differing[0]
+        raise _Failure(
+            f"its identity differs in {', '.join(dict.fromkeys(differing))}: no run would find the "
+            "embeddings of another",
+            _REMEDIES.get(key, "It must be the same in each build"),
+        )
+
+
 def _checks(adapter: Adapter) -> Iterator[tuple[str, bool, Callable[[Adapter], None]]]:
     """Yields (what is checked, whether later checks depend on it, the check)."""
     yield "sample_rate, embed_dim and lr have plausible values", True, _attributes
@@ -81,9 +142,9 @@ def _checks(adapter: Adapter) -> Iterator[tuple[str, bool, Callable[[Adapter], N
         yield "a caption has the same embedding alone and among others", False, _captions
 
 
-def _try(name: str, function: Callable[[Adapter], None], adapter: Adapter) -> Finding:
+def _try(name: str, function: Callable, of) -> Finding:
     try:
-        function(adapter)
+        function(of)
     except _Failure as failure:
         return Finding(name, *failure.args)
     except Exception as error:  # the adapter's code may raise anything: it is shown

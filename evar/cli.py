@@ -6,9 +6,10 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import NoReturn
 
 import evar
-from evar import protocol
+from evar import leaving, protocol
 from evar.errors import UserError, described, unknown
 
 _FOLDER = Path(__file__).parent / "commands"
@@ -18,6 +19,8 @@ _SPELLED = {"list_registered": "list"}  # a file that would shadow a built-in na
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the console command `evar COMMAND ...`."""
+    if arguments is None:
+        leaving.arrange()
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print("usage: evar COMMAND ... (`evar COMMAND --help` explains one)\n")
@@ -39,7 +42,12 @@ def commands() -> list[str]:
 
 
 def run(name: str, arguments: list[str] | None = None) -> None:
-    """Runs one command; exits with code 2 and one line for what a user can correct."""
+    """Runs one command; exits with code 2 and one line for what a user can correct.
+
+    arguments: None takes those of the process, which is then the command's own.
+    """
+    if arguments is None:
+        leaving.arrange()
     try:
         function = _function(name)
     except UserError as error:
@@ -71,16 +79,17 @@ def call(
 
         fire.Fire(function, command=arguments, name=name)
         sys.stdout.flush()
+        leaving.leave_with(0)
     except UserError as error:
         if debug:
             raise
         _exit(error)
     except BrokenPipeError:  # `... | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _end(0)
     except KeyboardInterrupt:
         print("Interrupted. Run the same command again to resume.", file=sys.stderr)
-        sys.exit(130)
+        _end(130)
     except Exception as error:
         if debug:
             raise
@@ -88,7 +97,7 @@ def call(
             f"error: {described(error)}. This was not foreseen: --debug shows the traceback",
             file=sys.stderr,
         )
-        sys.exit(1)
+        _end(1)
 
 
 def _help_of(function: Callable, arguments: list[str]) -> str:
@@ -106,7 +115,12 @@ def _help_of(function: Callable, arguments: list[str]) -> str:
 
 def _exit(error: UserError) -> None:
     print(f"error: {error}", file=sys.stderr)
-    sys.exit(2)
+    _end(2)
+
+
+def _end(code: int) -> NoReturn:
+    leaving.leave_with(code)
+    sys.exit(code)
 
 
 def _function(name: str) -> Callable:

@@ -83,6 +83,7 @@ def fill_cache(
     from evar.data import opening, own_sounds
     from evar.embedding import embeddings
     from evar.embedding.store import cache_folder
+    from evar.protocols import zeroshot
 
     _, runtime, of_adapter = run.split_options(None, model, options)
     if runtime.cache is None:
@@ -99,8 +100,10 @@ def fill_cache(
         count = embeddings.fill_task(loaded, manifest, runtime, part=part)
         done.append(f"{count:,} clips for the probes")
     if loaded.adapter.reads_text:
-        count = embeddings.fill_whole(loaded, manifest, runtime, part=part)
-        done.append(f"{count:,} whole test clips in the joint space")
+        unit = zeroshot.usual_clips(loaded, manifest.task) == "unit"
+        count = embeddings.fill_whole(loaded, manifest, runtime, part=part, unit=unit)
+        read = "units of test clips" if unit else "whole test clips"
+        done.append(f"{count:,} {read} in the joint space")
     of = "" if part == (0, 1) else f" (part {part[0]}/{part[1]})"
     what = ", ".join(done) or "nothing: this model embeds nothing that the task needs"
     return f"{loaded.name} {manifest.task.name}{of}: {what}, kept in {runtime.cache}"

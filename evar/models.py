@@ -19,6 +19,7 @@ from evar import files, registry
 from evar.callable_module import callable_module
 from evar.errors import UserError, blaming, unknown
 from evar.identity import identity_of
+from evar.opened_files import Recording, remembered
 from evar.trained_on import TaskOverlap, TrainingData, read_entries
 from evar.trained_on import seen_in_training as seen_in_training
 from evar.yaml_files import read_yaml
@@ -66,6 +67,16 @@ class ModelConfig:
     # None: not known, which is not "nothing" (an empty list, of a fixed formula).
     trained_on: tuple[TrainingData | TaskOverlap, ...] | None = None
     checkpoint: str = ""
+
+    @property
+    def is_verified(self) -> bool:
+        """Returns whether all that decides its embeddings is known to be in its identity.
+
+        This holds for models whose configuration says how they were verified, and for those of
+        transformers. Of others the identity has what they compute of fixed sounds as well, and
+        their cached embeddings are checked on some clips.
+        """
+        return bool(self.verified) or self.adapter == "hf"
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,9 +160,13 @@ def load(model: "str | type[Adapter] | Adapter", *, weights=None, **options) -> 
     for an unknown name or option and for weights that are missing or another model's.
     """
     from evar.adapter import Adapter
+    from evar.weights import find
 
     options = {k: v for k, v in options.items() if v is not None}
     spec = config(model)
+    reading = Recording()
+    path: Path | None = None
+    known = {**spec.options, **options}
     if isinstance(model, Adapter):
         if options or weights is not None:
             given = ", ".join([*options, *(["weights"] if weights is not None else [])])
@@ -159,18 +174,37 @@ def load(model: "str | type[Adapter] | Adapter", *, weights=None, **options) -> 
         adapter = model
     else:
         cls = class_of(model, spec)
-        _require_options(spec, cls, {**spec.options, **options})
-        built = {**spec.options, **options}
+        _require_options(spec, cls, known)
         spec = replace(spec, checkpoint=_checkpoint(spec, cls, weights))
+        built = dict(known)
         if takes_weights(cls):
-            built["weights"] = _find_weights(spec, weights)
-        adapter = _build(spec, cls, built)
+            path = built["weights"] = find(spec.name, spec.weights, weights)
+        with reading.on():
+            adapter = _build(spec, cls, built)
     _require_attributes(spec, adapter)
     spec = replace(spec, lr=spec.lr or adapter.lr)
     adapter = adapter.eval().requires_grad_(False)
-    known = {**spec.options, **options}
-    identity = identity_of(adapter, known, is_built=isinstance(model, Adapter))
-    return Model(adapter, spec, options, identity)
+    return Model(adapter, spec, options, _identity(model, spec, adapter, known, path, reading))
+
+
+def _identity(
+    model: "str | type[Adapter] | Adapter",
+    spec: ModelConfig,
+    adapter: "Adapter",
+    options: Mapping[str, object],
+    weights: Path | None,
+    reading: Recording,
+) -> dict:
+    """Returns the identity of a model that has just been built, or of a user's instance."""
+    from evar import fingerprint
+
+    embeds = None
+    if not spec.is_verified:
+        with reading.on():
+            embeds = fingerprint.of(adapter)
+    owner = adapter if model is adapter else type(adapter)
+    opened = remembered(owner, repr((sorted(options.items()), str(weights))), reading.files)
+    return identity_of(adapter, options, weights=weights, opened=opened, embeds=embeds)
 
 
 def require_buildable(
@@ -297,50 +331,13 @@ def require_text(model: "str | type[Adapter] | Adapter | Model") -> None:
         )
 
 
-def _find_weights(spec: ModelConfig, given) -> Path | None:
-    from evar.weights import weights_folder
-
-    if given == "random":
-        return None
-    if given is not None:
-        if not Path(given).exists():
-            raise UserError(f"{given}: no such weights file or folder (--weights)")
-        return Path(given)
-    if spec.weights is None:
-        return None
-    from evar.data import download
-
-    path = weights_folder() / spec.weights.file
-    if path.exists():
-        if path.is_file():
-            download.verify(path, spec.weights)
-        return path
-    if spec.weights.url:
-        from tqdm import tqdm
-
-        def bar(total=None, initial=0):
-            return tqdm(
-                desc=f"download {path.name}",
-                total=total,
-                initial=initial,
-                unit="B",
-                unit_scale=True,
-                leave=False,
-            )
-
-        return download.fetch(spec.weights, weights_folder(), progress=bar)
-    raise UserError(
-        f"{spec.name}: weights not found at {path}. {spec.weights.how}, put it there, or give its "
-        "path with --weights=PATH (--weights=random evaluates the untrained model)."
-    )
-
-
 def adapter_class(reference: str) -> "type[Adapter]":
     """Returns the class of `module`, `module:Class` (in model_adapters/) or `file.py:Class`."""
     from evar.adapter import Adapter
 
     place, _, name = reference.rpartition(":") if ":" in reference else (reference, "", "")
-    module = _load_file(Path(place)) if place.endswith(".py") else registry.load(KIND, place)
+    with Recording().on():  # what it reads as it is imported belongs to the module
+        module = _load_file(Path(place)) if place.endswith(".py") else registry.load(KIND, place)
     if inspect.isclass(module):  # an entry point that names the class itself
         if not issubclass(module, Adapter):
             raise UserError(f"{reference}: {module.__name__} must be a subclass of evar.Adapter")

@@ -52,8 +52,9 @@ class Protocol:
     trains: bool = True  # False: only the test side is used, so that the others may be absent
     adapter_options: Callable[[Task, Mapping[str, object], Sequence[str]], dict] | None = None
     # (task, given options, the adapter's option names) -> adapter options that a task wants
-    embeds: Literal["", "units", "whole"] = ""  # what a sweep may embed ahead, with the model as it
-    # is: `embed_task` with `settings.crop_seed`, or the test side's whole clips
+    embeds: Literal["", "units", "joint"] = ""  # what a sweep may embed ahead, with the model as it
+    # is: `embed_task` with `settings.crop_seed`, or the test side in the joint space, whole clips
+    # unless `settings.clips` says "unit"
     averaged: tuple[str, ...] = ()  # tasks of the leaderboard's average column; empty: none
     command: str = ""  # name of its command line; "": the protocol's name
     help: str = ""  # what --help says of the settings, one option per line
@@ -74,9 +75,7 @@ class Protocol:
 
     def check(self, given: Mapping[str, object]) -> None:
         """Raises UserError for values that are wrong for any model and task."""
-        if self.resolve is None and self.defaults().keys() >= {
-            f.name for f in fields(self.settings)
-        }:
+        if self.defaults().keys() >= {f.name for f in fields(self.settings)}:
             self.settings(**given)
 
     def settings_for(self, given: Mapping[str, object], model: Model, manifest: Manifest) -> Any:

@@ -159,6 +159,14 @@ def _is_own_code(name: str, file: Path) -> bool:
     return file.suffix == ".py" and not installed and not file.is_relative_to(_STDLIB)
 
 
+def is_own_module(name: str) -> bool:
+    """Returns whether a module is an adapter of the registry or a user's file, imported already."""
+    if name not in sys.modules or name == "evar.adapter":
+        return False
+    file = file_of(name)
+    return file is not None and _is_own_code(name, file)
+
+
 def library_versions(sources: Iterable[ModuleSource]) -> dict[str, str]:
     """Returns the versions of torch and of the installed libraries that `sources` import."""
     from importlib.metadata import PackageNotFoundError, packages_distributions, version

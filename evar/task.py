@@ -79,6 +79,7 @@ class Task:
     folders: tuple[str, ...] = ()  # what its folder is usually called (patterns)
     metadata: str = ""  # the file that lists the clips; error messages name it
     seconds: float | None  # unit length; None: clips are read whole
+    longest: float | None = None  # own sounds, `seconds` None: the longest clip, at most so long
     classes: int | None = None  # expected number; None: as many as the data has
     kind: str = "classification"  # a name in KINDS
     metric: str = ""  # a metric that fits the kind; "": the kind's default
@@ -106,6 +107,7 @@ class Task:
                 raise ValueError(f"task {self.name!r}: {reason}")
 
         require(self.seconds is None or self.seconds > 0, "seconds must be positive")
+        require(self.longest is None or self.longest > 0, "longest must be positive")
         require(self.kind in KINDS, f"unknown kind {self.kind!r}, not one of {', '.join(KINDS)}")
         kind = KINDS[self.kind]
         object.__setattr__(self, "metric", self.metric or kind.metrics[0])
@@ -142,6 +144,11 @@ class Task:
         if self.seconds is None:
             raise ValueError(f"clips of {self.name} are read whole")
         return int(sample_rate * self.seconds)
+
+
+def is_own(task: Task) -> bool:
+    """Returns whether a task is a user's own sounds, whose unit is a default, not published."""
+    return task.bundled is not None and not task.counts and task.name not in names()
 
 
 def names() -> list[str]:

@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from torch import Tensor, nn
 
 from evar import unwrap
 from evar.errors import UserError
+
+if TYPE_CHECKING:
+    from evar.models import Weights
 
 # Classes of what published checkpoints hold besides tensors: arguments and NumPy numbers. Reading
 # them runs no code.
@@ -36,6 +40,47 @@ _PICKLE = b"\x80"  # first byte of a bare pickle; torch.save writes a zip archiv
 def weights_folder() -> Path:
     """Returns the folder of checkpoints: $EVAR_WEIGHTS, else ./weights."""
     return Path(os.environ.get("EVAR_WEIGHTS", "weights"))
+
+
+def find(model: str, published: "Weights | None", given) -> Path | None:
+    """Returns the path of the weights that a model is built with; None: untrained, or it has none.
+
+    given: a path, "random", or None for the published file, which is downloaded where it has an
+    address. Raises UserError for weights that are missing or damaged.
+    """
+    if given == "random":
+        return None
+    if given is not None:
+        if not Path(given).exists():
+            raise UserError(f"{given}: no such weights file or folder (--weights)")
+        return Path(given)
+    if published is None:
+        return None
+    from evar.data import download
+
+    path = weights_folder() / published.file
+    if path.exists():
+        if path.is_file():
+            download.verify(path, published)
+        return path
+    if published.url:
+        from tqdm import tqdm
+
+        def bar(total=None, initial=0):
+            return tqdm(
+                desc=f"download {path.name}",
+                total=total,
+                initial=initial,
+                unit="B",
+                unit_scale=True,
+                leave=False,
+            )
+
+        return download.fetch(published, weights_folder(), progress=bar)
+    raise UserError(
+        f"{model}: weights not found at {path}. {published.how}, put it there, or give its "
+        "path with --weights=PATH (--weights=random evaluates the untrained model)."
+    )
 
 
 def load_checkpoint(path, *, part: str = "") -> dict:

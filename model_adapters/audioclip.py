@@ -34,6 +34,7 @@ class AudioClip(_text.AudioLanguage):
         "depths": (1, 1, 1, 1),
         "channels": (8, 8, 16, 16),
         "cardinality": 2,
+        "bins": 255,
         "text_width": 64,
         "text_layers": 1,
     }
@@ -46,11 +47,13 @@ class AudioClip(_text.AudioLanguage):
         depths: Sequence[int] = (3, 4, 6, 3),
         channels: Sequence[int] = (64, 128, 256, 512),
         cardinality: int = 32,
+        bins: int = _BINS,
         text_width: int = 512,
         text_layers: int = 12,
     ):
         super().__init__(weights)
         state = {} if weights is None else _published.read(weights)
+        self.bins = bins
         self.audio = _tower(depths, channels, cardinality, self.joint_dim)
         self.embed_dim = self.audio.fc.in_features
         self.has_text = weights is None or self.find_text(state)
@@ -62,20 +65,20 @@ class AudioClip(_text.AudioLanguage):
             # CLIP's image tower, the loss's scales, and what is computed here.
             unused = ("visual.", "logit_scale", "audio.window", "audio.fbsp.bias")
             _published.load(self, state, weights, ignore=unused)
-        self.register_buffer("kernel", self.audio.fbsp.kernel(), persistent=False)
+        self.register_buffer("kernel", self.audio.fbsp.kernel(bins), persistent=False)
 
     def encoder_blocks(self):
         net = self.audio
         return [net.layer1, net.layer2, net.layer3, net.layer4]
 
     def features(self, audio):
-        """(B, S) -> (B, 1023, T), in dB."""
+        """(B, S) -> (B, 1023, T), in dB; other `bins` in place of 1023."""
         audio = (audio * 32768 + 32768) * 2 / 65535 - 1  # rounded as in the original
         frames = max(0, -(-(audio.shape[1] - _WINDOW) // _HOP)) + 1
         spare = _WINDOW + (frames - 1) * _HOP - audio.shape[1]
         audio = pad(audio, (spare // 2, spare - spare // 2))
-        parts = audio.unfold(1, _WINDOW, _HOP) @ self.kernel  # (B, T, 2 * 1023)
-        power = parts.square().unflatten(2, (2, _BINS)).sum(dim=2).mT
+        parts = audio.unfold(1, _WINDOW, _HOP) @ self.kernel  # (B, T, 2 * bins)
+        power = parts.square().unflatten(2, (2, self.bins)).sum(dim=2).mT
         return 10 * power.masked_fill(power == 0, 1e-18).log10()
 
     def encode(self, features):
@@ -114,13 +117,13 @@ class Fbsp(nn.Module):
         self.register_buffer("fb", torch.ones(bins))
         self.register_buffer("fc", torch.arange(bins, dtype=torch.float32))
 
-    def kernel(self) -> Tensor:
-        """(1654, 2 * 1023): real parts, then imaginary ones, with the analysis window in them.
+    def kernel(self, bins: int) -> Tensor:
+        """(1654, 2 * bins): real parts, then imaginary ones, with the analysis window in them.
 
         In float32, as in the original: fc t is up to 3,217 rad, and its rounding is a noise of
         about -80 dB that weak bins show. A kernel of more digits is another front end.
         """
-        m, fb, fc = (p[:_BINS, None] for p in (self.m, self.fb, self.fc))
+        m, fb, fc = (p[:bins, None] for p in (self.m, self.fb, self.fc))
         t = math.pi * torch.linspace(-1, 1, _FFT) + 1e-8
         sinc = torch.sinc(fb * t / (m + 1e-8) / math.pi)
         # A power of a negative lobe is complex: its phase is m pi.

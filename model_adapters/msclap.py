@@ -18,6 +18,7 @@ class _MsClap(_text.AudioLanguage):
 
     sample_rate = 44100
     embed_dim = joint_dim = 1024
+    whole_clips = True  # as the evaluation behind Table 5 of the M2D-CLAP paper read them
     text_prefix = "caption_encoder."
     window: int  # samples
 

@@ -174,20 +174,16 @@ def _sources(source: str, split: str, data, quiet: bool) -> tuple[Path, dict[str
 
 
 def _of_csv(path: Path, split: str) -> dict[str, dict]:
+    from evar.data.tables.reading import read_table
+
     found: dict[str, dict] = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path}: not a CSV in UTF-8 ({error})") from error
-    if not rows or "file" not in rows[0]:
+    table = read_table(path, blank=("label", "split", "fold", "group", "caption")).frame
+    if "file" not in table:
         raise UserError(f"{path}: needs the column file, and optionally label, caption and split")
-    for line, row in enumerate(rows, start=2):
-        if not row["file"]:
-            raise UserError(f"{path}: line {line} has no file")
+    for row in table.to_dict("records"):
         if split != "all" and row.get("split", split) != split:
             continue
-        files.inside(path.resolve().parent, row["file"], f"{path}: line {line}")
+        files.inside(path.resolve().parent, row["file"], path)
         about = found.setdefault(row["file"], {"labels": "", "captions": []})
         known = about["labels"].split(";")
         new = [label for label in (row.get("label") or "").split(",") if label not in known]

@@ -69,6 +69,6 @@ TASK = Task(
         "their sum, 21,024, was confirmed.",
         "Releases have tr, val and te lists or *_rev ones; the former are used where both exist.",
         "A release at 44.1 kHz (data_44k/) is read too: dropbox.com/s/ybgaprezl8ubcce.",
-        "No checksum is published. The caption rule is this project's own.",
+        "No checksum is published. The caption rule is the reference harness's default.",
     ),
 )

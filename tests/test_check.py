@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from evar import Adapter, models
-from evar.check import check
+from evar.check import check, check_model
 from evar.commands.check import check as command
 from evar.errors import UserError
 
@@ -237,11 +237,55 @@ def test_the_command_fails_where_a_check_fails(capsys, tmp_path):
         "    sample_rate, embed_dim = 16000, 1\n\n    def embed(self, audio):\n"
         "        return torch.randn(len(audio), 1)\n"
     )
-    with pytest.raises(UserError, match=r"mine.py:Mine: 3 of 10 checks failed"):
+    with pytest.raises(UserError, match=r"mine.py:Mine: 3 of 12 checks failed"):
         command(f"{file}:Mine")
     assert "FAILED  the same clips give the same bytes twice" in capsys.readouterr().out
 
 
+UNKNOWN = {
+    "values": "self.built = time.time()",
+    "embeds": "self.scale = numpy.random.rand()",
+    "weights": "self.register_buffer('noise', torch.from_numpy(numpy.random.rand(3)))",
+    "opened": "tempfile.NamedTemporaryFile(delete=False).close(); self.read = open(kept()).read()",
+}
+
+
+@pytest.mark.parametrize("part", UNKNOWN)
+def test_a_model_that_is_another_in_each_build_is_named(part, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import itertools, pathlib, tempfile, time, numpy, torch\nfrom evar import Adapter\n"
+        "count = itertools.count()\n\n\ndef kept():\n"
+        f"    path = pathlib.Path({str(tmp_path)!r}, str(next(count)))\n"
+        "    __import__('os').system(f'echo x > {path}')\n    return path\n\n\n"
+        "class Mine(Adapter):\n    sample_rate, embed_dim, scale = 16000, 1, 1.0\n\n"
+        f"    def __init__(self):\n        super().__init__()\n        {UNKNOWN[part]}\n\n"
+        "    def embed(self, audio):\n"
+        "        return torch.cat([self.scale + audio.abs().mean(1, True), audio[:, :1]], 1)"
+        ".mean(1, True)\n"
+    )
+    (failed,) = [f for f in check_model(f"{file}:Mine") if not f.ok]
+    assert failed.name == "built again, it is the same model"
+    assert part in failed.problem
+    assert failed.remedy
+
+
+def test_a_verified_model_may_not_read_files_that_its_identity_lacks(
+    tmp_path, monkeypatch, new_adapter
+):
+    (tmp_path / "scale.json").write_text("2")
+    text = (
+        "import json\nfrom evar import Adapter\n\n\nclass Mine(Adapter):\n"
+        "    sample_rate, embed_dim = 16000, 1\n\n    def embed(self, audio):\n"
+        f"        scale = json.load(open({str(tmp_path / 'scale.json')!r}))\n"
+        "        return scale * audio.abs().mean(1, keepdim=True)\n"
+    )
+    spec = models.ModelConfig("mine", new_adapter(text, "Mine"), verified="by nobody")
+    monkeypatch.setattr(models, "config", lambda _: spec)
+    (failed,) = [f for f in check_model("mine") if not f.ok]
+    assert "embed() reads scale.json" in failed.problem
+
+
 def test_a_registered_model_passes():
-    adapter = models.load("cnn14", weights="random", width=2).adapter
-    assert [str(finding) for finding in check(adapter) if not finding.ok] == []
+    findings = check_model("cnn14", weights="random", width=2)
+    assert [str(finding) for finding in findings if not finding.ok] == []

@@ -19,10 +19,8 @@ def check(model, *, weights=None, **options):
     Prints one line a check: what failed, and how to fix it. Exit code 0, or 2 if any failed.
     """
     from evar import check as check_
-    from evar import models
 
-    adapter = models.load(model, weights=weights, **options).adapter
-    findings = check_.check(adapter)
+    findings = check_.check_model(model, weights=weights, **options)
     for finding in findings:
         print(finding)
     failed = sum(not finding.ok for finding in findings)

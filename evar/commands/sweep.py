@@ -161,10 +161,12 @@ def _run(folder, why: dict, how: dict) -> bool:
     try:
         with display(quiet=how["quiet"]) as shown:
             _engine(how)(board, due, shown)
-    finally:
-        for line in ending.lines(board):
-            print(line)
-        print(f"page: {page.write(folder.results)}")
+    except KeyboardInterrupt:  # tables and page would keep the user waiting
+        print(f"{ending.count(board)}; `python leaderboard.py` makes the tables of what is done")
+        raise
+    for line in ending.lines(board):
+        print(line)
+    print(f"page: {page.write(folder.results)}")
     return bool(board.of(FAILED))
 
 

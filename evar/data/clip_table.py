@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from evar.data import segments
 from evar.data.missing import explain
 from evar.errors import UserError
 from evar.files import path_problem, printable
@@ -19,7 +20,8 @@ NO_LABEL = "-"  # in a user's multi-label set: a clip in which none of the class
 def check_table(task: Task, table: pd.DataFrame) -> pd.DataFrame:
     """Returns the table that `task.read` gave, sorted and in canonical form.
 
-    Labels and groups are in Unicode's form NFC: what looks alike on a screen is one class. Raises
+    Labels and groups are in Unicode's form NFC: what looks alike on a screen is one class. Rows may
+    be segments of their files, by the columns `start` and `end` (`evar.data.segments`). Raises
     UserError that names the first row in question.
     """
     needed = ["file", "label", task.column]
@@ -28,6 +30,8 @@ def check_table(task: Task, table: pd.DataFrame) -> pd.DataFrame:
             raise UserError(f"{task.name}: no column {column!r} (needed: {', '.join(needed)})")
     if "group" not in table:
         table = table.assign(group="")
+    times = segments.canonical(table, task.metadata or task.name)
+    times = times[segments.times_in(times)]
     table = table[[*needed, "group"]].fillna("").astype(str)
     for name in table.file:
         if problem := path_problem(name):
@@ -35,9 +39,12 @@ def check_table(task: Task, table: pd.DataFrame) -> pd.DataFrame:
     for column in ("label", "group"):
         table[column] = table[column].map(_canonical)
     table["file"] = table.file.map(posixpath.normpath)  # ./a is a
-    table = table.sort_values("file", kind="stable").reset_index(drop=True)
+    table = pd.concat([table, times], axis=1)
+    table = table.sort_values(["file", *times], kind="stable", na_position="first")
+    table = table.reset_index(drop=True)
 
-    _refuse(task, table.file[table.file.duplicated()], "listed more than once")
+    names = segments.names(table)
+    _refuse(task, names[names.duplicated()], "listed more than once")
     if task.labelled:
         _check_labels(task, table)
     if task.multi_label and not task.counts:

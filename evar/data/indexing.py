@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evar.data import audio
+from evar.data import audio, packed, segments
 from evar.data.clip_table import MISSING, check_table, check_usable, label_set
+from evar.data.containers.stream import Damaged
 from evar.data.copies import check_copies
 from evar.data.download import verify
 from evar.data.manifest import Manifest, table_hash
@@ -59,9 +60,13 @@ def build(task: Task, root, *, previous: Manifest | None = None, progress=None) 
     raise: the manifest names them.
     """
     root = Path(root)
-    table = check_table(task, own_table(task, task.read, root))
-    scanned, stamps = _scan(root, table.file.tolist(), previous, progress)
-    table = pd.concat([table, scanned], axis=1)
+    given = own_table(task, task.read, root)
+    table = check_table(task, given)
+    names = pd.Index(table.file.unique())  # segments share a file
+    scanned, stamps = _scan(root, names.tolist(), previous, progress)
+    at = names.get_indexer(table.file)
+    table = pd.concat([table, scanned.iloc[at].reset_index(drop=True)], axis=1)
+    table, stamps = segments.cut(table, task.metadata or task.name, given), stamps[at]
     altered = altered_tables(task, root)
     manifest = Manifest(task, root, table, table_hash(table), stamps, altered)
     if manifest.good.empty and len(manifest.bad):
@@ -110,26 +115,19 @@ def _scan(root: Path, names: list[str], previous, progress) -> tuple[pd.DataFram
     known, columns = {}, []
     if previous is not None and previous.root == root:
         known = {name: row for row, name in enumerate(previous.table.file)}
-        columns = [previous.table[column].to_numpy() for column in _SCANNED]
+        whole = segments.whole_files(previous.table)
+        columns = [whole[column].to_numpy() for column in _SCANNED]
 
     def look(name: str):
         try:
-            status = os.stat(os.path.join(root, name))  # noqa: PTH116, PTH118  (300,000 times)
+            status = packed.status(os.path.join(root, name))  # noqa: PTH118  (300,000 times)
         except OSError:
             return ABSENT, (0, 0, 0, "", MISSING)
         stamp = stamp_of(status)
         row = known.get(name)
         if row is not None and tuple(previous.stamps[row]) == stamp:
             return stamp, tuple(column[row] for column in columns)
-        path = root / name
-        if not path.is_file():
-            return stamp, (0, 0, 0, "", "not a file")
-        try:
-            header = audio.read_header(path)
-        except BadAudio as error:
-            return stamp, (0, 0, status.st_size, audio.fingerprint(path), error.reason)
-        mark = audio.fingerprint(path)
-        return stamp, (header.sample_rate, header.frames, status.st_size, mark, "")
+        return stamp, _look(packed.locate(root / name))
 
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         # One task a file would keep 300,000 of them in memory at once.
@@ -138,6 +136,21 @@ def _scan(root: Path, names: list[str], previous, progress) -> tuple[pd.DataFram
         results = list(progress(looked, total=len(names)) if progress else looked)
     stamps = np.array([stamp for stamp, _ in results], dtype=np.int64).reshape(-1, 3)
     return pd.DataFrame([row for _, row in results], columns=_SCANNED), stamps
+
+
+def _look(path: Path | packed.Sound) -> tuple[int, int, int, str, str]:
+    """Reads a file that is there; returns its cells of the columns _SCANNED."""
+    try:
+        if not path.is_file():
+            return 0, 0, 0, "", MISSING if isinstance(path, packed.Sound) else "not a file"
+        size, mark = packed.size(path), audio.fingerprint(path)
+    except Damaged as error:  # the shard that holds it
+        return 0, 0, 0, "", str(error)
+    try:
+        header = audio.read_header(path)
+    except BadAudio as error:
+        return 0, 0, size, mark, error.reason
+    return header.sample_rate, header.frames, size, mark, ""
 
 
 def stamp_of(status: os.stat_result) -> tuple[int, int, int]:

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from evar.data import segments
 from evar.data.clip_table import MISSING, check_usable
 from evar.data.missing import explain
 from evar.errors import BadAudio, UserError
@@ -55,7 +56,9 @@ class Manifest:
 
     `table` has one row a clip, sorted by `file`: file, label, split or fold, group, sample_rate
     (Hz), frames (samples per channel), bytes, fingerprint (of the content), problem ("" for a good
-    clip, "missing", or why it cannot be read). `sha256` identifies its content on any machine.
+    clip, "missing", or why it cannot be read). Where clips are segments of recordings, `start` and
+    `end` (seconds) follow the group, `frames` are those of the segment, and `file_frames` those of
+    the file. `sha256` identifies its content on any machine.
     """
 
     task: Task
@@ -65,10 +68,26 @@ class Manifest:
     stamps: np.ndarray  # (N, 3) size in bytes and times of change in ns, as seen on this disk
     altered: tuple[str, ...] = ()  # tables of the data set that are not the published ones
 
+    def __post_init__(self):
+        if self.task.seconds is None and self.task.longest is not None:
+            object.__setattr__(self, "task", replace(self.task, seconds=self.usual_seconds()))
+
     @property
     def good(self) -> pd.DataFrame:
         """Returns the clips that can be read; the row numbers of `table` stay as index."""
         return self.table[self.table.problem == ""]
+
+    @property
+    def clips(self) -> pd.Series:
+        """Returns what each row of `table` is called: its file, with the times of a segment."""
+        return segments.names(self.table)
+
+    def span(self, row: int) -> tuple[int, int] | None:
+        """Returns the frames of its file that a clip is, [first, last); None for a whole file."""
+        if not segments.are_in(self.table):
+            return None
+        columns = (self.table[c][row] for c in ("start", "sample_rate", "frames"))
+        return segments.span(*columns)
 
     @property
     def missing(self) -> pd.DataFrame:
@@ -101,6 +120,17 @@ class Manifest:
         """Counts the clips on this disk in each split or fold, readable or not."""
         here = self.table[self.table.problem != MISSING]
         return {str(k): int(n) for k, n in here[self.task.column].value_counts().items()}
+
+    def usual_seconds(self) -> float | None:
+        """Returns the unit length by default: the task's own, or the longest readable clip.
+
+        The latter is rounded up to milliseconds, and at most `task.longest`.
+        """
+        if self.task.longest is None:
+            return self.task.seconds
+        good = self.good
+        longest = float((good.frames / good.sample_rate).max()) if len(good) else 0.0
+        return min(self.task.longest, max(round(longest + 0.0005, 3), 0.001))
 
     def unheard(self) -> Unheard:
         """Returns how many clips are longer than the task's unit, and how much is left out."""

@@ -6,11 +6,11 @@ import json
 import os
 from pathlib import Path
 
-import filelock
 import numpy as np
 import pandas as pd
 
-from evar import files
+from evar import files, locks
+from evar.data import packed, segments
 from evar.data.indexing import ABSENT, build, find_root, stamp_of
 from evar.data.manifest import Manifest, to_csv
 from evar.errors import UserError
@@ -41,7 +41,7 @@ def save(manifest: Manifest, data, *, name: str | None = None) -> Path:
     }
     stamps = io.BytesIO()
     np.save(stamps, manifest.stamps)
-    with files.writing(head_path), filelock.FileLock(head_path.with_suffix(".lock")):
+    with files.writing(head_path), locks.lock(head_path.with_suffix(".lock")):
         files.write_atomic(table_path, to_csv(manifest.table))
         files.write_atomic(stamps_path, stamps.getvalue())
         files.write_atomic(head_path, json.dumps(head, indent=1) + "\n")
@@ -61,8 +61,15 @@ def load(task: Task, data, *, name: str | None = None) -> Manifest | None:
         return None
     if known != (_FORMAT, task.version, task.name, hashlib.sha256(content).hexdigest()):
         return None
-    text = dict.fromkeys(("file", "label", task.column, "group", "fingerprint", "problem"), str)
-    table = pd.read_csv(io.BytesIO(content), dtype=text, keep_default_na=False)
+    words = ("file", "label", task.column, "group", "fingerprint", "problem")
+    text = dict.fromkeys((*words, *segments.COLUMNS), str)  # pandas' floats are not exact
+    table = pd.read_csv(
+        io.BytesIO(content),
+        dtype=text,
+        keep_default_na=False,
+    )
+    times = {c: table[c].map(lambda cell: float(cell or "nan")) for c in segments.times_in(table)}
+    table = table.assign(**times)
     if stamps.shape != (len(table), 3):
         return None
     return Manifest(task, root, table, head["sha256"], stamps, altered)
@@ -74,7 +81,7 @@ def changed(manifest: Manifest) -> list[str]:
     names = []
     for name, stamp in zip(manifest.table.file, manifest.stamps.tolist(), strict=True):
         try:
-            status = os.stat(os.path.join(root, name))  # noqa: PTH116, PTH118  (300,000 times)
+            status = packed.status(os.path.join(root, name))  # noqa: PTH118  (300,000 times)
             now = stamp_of(status)
         except OSError:
             now = ABSENT

@@ -25,7 +25,7 @@ def explain(root: Path, names: Iterable[str]) -> str:
 
     It names what was looked for, what the nearest folder holds instead, and the likely cause.
     """
-    names = list(names)
+    names = list(dict.fromkeys(names))  # segments share a file
     root, name = Path(root), names[0]
     looked = f"looked for {', '.join(map(printable, names[:_SHOWN]))}{_more(len(names))} in {root}"
     forward = name.replace("\\", "/")

@@ -53,8 +53,13 @@ def open_task(
             found = own_sounds.captions_from_csv(name)
         else:
             found = own_sounds.task_from_csv(name, seconds=seconds)
+        if found.notes:  # what was understood of a table that is not in our own dialect
+            progress.note(f"{name}: {'; '.join(found.notes)}")
         stored = own_sounds.manifest_name(name)
-        return _open(found, data, found.bundled, reindex, progress, stored)
+        manifest = _open(found, data, found.bundled, reindex, progress, stored)
+        if advice := own_sounds.advice_on(manifest):
+            progress.note(f"{name}: {advice}")
+        return manifest
     if Path(name).is_dir() and name not in tasks.names():
         raise UserError(
             f"{name}: a folder. List its sounds in a CSV (file,label,split) and name that"

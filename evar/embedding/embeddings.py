@@ -18,6 +18,7 @@ import torch
 from evar.adapter import Adapter
 from evar.data import audio
 from evar.data.manifest import Manifest
+from evar.embedding import spot_check
 from evar.embedding.encoder import Encoder, checked
 from evar.embedding.engine import Engine, View
 from evar.embedding.store import Shard, Store
@@ -55,14 +56,14 @@ def views(manifest: Manifest, *, sample_rate: int, crop_seed: int) -> list[View]
     """
     task, table = manifest.task, manifest.good
     unit = task.unit_samples(sample_rate)
-    columns = (table.file, table[task.column], table.frames, table.sample_rate)
+    columns = (manifest.clips[table.index], table[task.column], table.frames, table.sample_rate)
     plan = []
-    for row, file, side, frames, rate in zip(table.index, *columns, strict=True):
+    for row, clip, side, frames, rate in zip(table.index, *columns, strict=True):
         longer = audio.resampled_length(int(frames), int(rate), sample_rate) > unit
         if not longer or task.folds or side == "test":
             plan.append(View(row, 0))
         if longer and (task.folds or side != "test"):
-            plan.append(View(row, audio.random_start(crop_seed, file)))
+            plan.append(View(row, audio.random_start(crop_seed, clip)))
     return plan
 
 
@@ -82,6 +83,8 @@ def embed_task(
     """
     with engine_for_task(model, manifest, runtime, crop_seed, kept_in) as engine:
         values, bad_views = engine.run()
+        if kept_in is Store:  # frames differ in number
+            spot_check.require_same(model, engine, values)
     first = np.full(len(manifest.table), -1)
     cropped = np.full(len(manifest.table), -1)
     for number, view in enumerate(engine.plan):
@@ -125,47 +128,70 @@ def engine_for_task(
 
 
 def embed_whole(
-    model: Model, manifest: Manifest, rows: Iterable[int], runtime: Runtime, *, joint: bool = True
+    model: Model,
+    manifest: Manifest,
+    rows: Iterable[int],
+    runtime: Runtime,
+    *,
+    joint: bool = True,
+    unit: bool = False,
 ) -> tuple[np.ndarray, dict[int, str]]:
     """Returns embeddings of whole clips (N, E), and the bad ones among them (row: reason).
 
     `rows` are rows of the manifest's table. Clips are read from beginning to end; how an encoder
     treats long ones is the adapter's business. `joint`: in the space shared with captions, else
-    as `Adapter.embed` gives them. Errors are those of `embed_task`.
+    as `Adapter.embed` gives them. `unit`: each clip is cut or zero-padded at its end to
+    the task's unit. Errors are those of `embed_task`.
     """
-    with engine_for_whole(model, manifest, rows, runtime, joint=joint) as (engine, order):
+    chosen = engine_for_whole(model, manifest, rows, runtime, joint=joint, unit=unit)
+    with chosen as (engine, order):
         sorted_values, bad = engine.run()
+        spot_check.require_same(model, engine, sorted_values)
     values = np.empty(sorted_values.shape, np.float32)
     values[order] = sorted_values
     return values, {engine.plan[number].row: reason for number, reason in bad.items()}
 
 
 def fill_whole(
-    model: Model, manifest: Manifest, runtime: Runtime, *, part: tuple[int, int] = (0, 1)
+    model: Model,
+    manifest: Manifest,
+    runtime: Runtime,
+    *,
+    part: tuple[int, int] = (0, 1),
+    unit: bool = False,
 ) -> int:
     """Computes and keeps the joint-space embeddings of the test side's clips, or part I of N."""
-    with engine_for_test_side(model, manifest, runtime) as engine:
+    with engine_for_test_side(model, manifest, runtime, unit=unit) as engine:
         return engine.fill(part)
 
 
 @contextlib.contextmanager
-def engine_for_test_side(model: Model, manifest: Manifest, runtime: Runtime) -> Iterator[Engine]:
-    """Yields the engine that embeds the whole clips of the test side in the joint space."""
+def engine_for_test_side(
+    model: Model, manifest: Manifest, runtime: Runtime, *, unit: bool = False
+) -> Iterator[Engine]:
+    """Yields the engine that embeds the test side in the joint space: whole, or `seconds` each."""
     side = manifest.test_side()
     rows = side.good.index if side.task.folds else side.good.index[side.good.split == "test"]
-    with engine_for_whole(model, side, rows, runtime, joint=True) as (engine, _):
+    with engine_for_whole(model, side, rows, runtime, joint=True, unit=unit) as (engine, _):
         yield engine
 
 
 @contextlib.contextmanager
 def engine_for_whole(
-    model: Model, manifest: Manifest, rows: Iterable[int], runtime: Runtime, *, joint: bool
+    model: Model,
+    manifest: Manifest,
+    rows: Iterable[int],
+    runtime: Runtime,
+    *,
+    joint: bool,
+    unit: bool = False,
 ) -> Iterator[tuple[Engine, np.ndarray]]:
-    """Yields the engine that embeds whole clips, and the row that each view belongs to."""
+    """Yields the engine of `embed_whole`, and the row that each view belongs to."""
     rate = model.adapter.sample_rate
     chosen = manifest.table.loc[list(rows)]
+    samples = manifest.task.unit_samples(rate) if unit else None
     lengths = [
-        audio.resampled_length(int(frames), int(original), rate)
+        samples or audio.resampled_length(int(frames), int(original), rate)
         for frames, original in zip(chosen.frames, chosen.sample_rate, strict=True)
     ]
     order = np.argsort(lengths, kind="stable")  # clips of one length share a batch
@@ -174,13 +200,14 @@ def engine_for_whole(
         "space": "joint" if joint else "clip",
         "sample_rate": rate,
         "clips": hashlib.sha256(repr([view.row for view in plan]).encode()).hexdigest(),
+        **({"seconds": manifest.task.seconds} if unit else {}),
     }
     encoder = Encoder(
         model.adapter.to(runtime.device), runtime.device, runtime.precision, joint=joint
     )
     with _store(runtime.cache, key) as store:
         in_order = [lengths[i] for i in order]
-        engine = Engine(encoder, manifest, plan, store, runtime, lengths=in_order, samples=None)
+        engine = Engine(encoder, manifest, plan, store, runtime, lengths=in_order, samples=samples)
         yield engine, order
 
 

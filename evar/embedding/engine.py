@@ -14,6 +14,7 @@ from torch import Tensor
 
 from evar.data import audio
 from evar.data.manifest import Manifest
+from evar.embedding.allocator import reused_buffers
 from evar.embedding.encoder import Encoder
 from evar.embedding.store import Shard, Store
 from evar.errors import BadAudio, UserError, blaming
@@ -58,6 +59,7 @@ class Engine:
         self.starts = shard_starts(lengths)
         self.workers = os.cpu_count() or 1
         self.computed, self.seconds = 0, 0.0  # views embedded by this process, and how long it took
+        self.waited = 0.0  # of these, seconds for clips that were still being decoded
         self.steady = runtime.precision != "fp32"  # bfloat16 rounds by the size of a batch
 
     def run(self) -> tuple[NDArray, dict[int, str]]:
@@ -66,8 +68,15 @@ class Engine:
         Reads what the store has. Raises BadAudio for a clip that cannot be decoded, unless
         `runtime.skip_bad`.
         """
-        self.fill()
-        values, bad = self.store.gather(self.shards)
+        self.prepare()
+        gathering = self.store.gathering(self.starts, self.encoder.dim)
+        there = self.store.present(self.shards)
+        damaged = set(gathering.add(there))  # what is kept is checked as it is read, once
+        missing = sorted(damaged | (set(range(self.shards)) - set(there)))
+        self._fill(missing, len(self.plan))
+        for number in gathering.add(missing):
+            raise self.store.vanished(number)
+        values, bad = gathering.result()
         if bad and not self.runtime.skip_bad:
             number, reason = next(iter(bad.items()))
             raise BadAudio(self._path(self.plan[number]), reason)
@@ -89,20 +98,29 @@ class Engine:
         self.prepare()
         mine = range(part[0], self.shards, part[1])
         views = sum(len(self.views_of(n)) for n in mine)
+        self._fill([n for n in self.store.missing(self.shards) if n in mine], views)
+        return views
+
+    def _fill(self, missing: list[int], views: int) -> None:
+        """Computes shards, of so many views with those that are kept already."""
+        self.store.announce(missing)
         bar = self.runtime.progress.bar("decode and embed", "clip", total=views)
-        with full_precision(), bar as shown:
-            missing = [n for n in self.store.missing(self.shards) if n in mine]
+        with full_precision(), reused_buffers(), bar as shown:
             shown.update(views - sum(len(self.views_of(n)) for n in missing))
             started = perf_counter()
             self.store.fill(missing, lambda claims: self._compute(claims, shown))
             self.seconds += perf_counter() - started
-        return views
 
     @property
     def clips_per_second(self) -> float | None:
-        """Returns the speed of decoding and embedding; None unless all was computed here."""
+        """Returns the speed of decoding and embedding.
+
+        None unless all was computed here, or by a pass of several encoders that kept it.
+        """
         whole = self.computed == len(self.plan) > 0 and self.seconds > 0
-        return self.computed / self.seconds if whole else None
+        if whole:
+            return self.computed / self.seconds
+        return self.store.speed(self.runtime.device)
 
     def views_of(self, shard: int) -> range:
         """Returns the numbers of the views in a shard."""
@@ -119,6 +137,7 @@ class Engine:
                 sample_rate=self.encoder.adapter.sample_rate,
                 samples=self.samples,
                 start=view.start,
+                span=self.manifest.span(view.row),
                 silence=self.manifest.task.silence,
             )
         except BadAudio as error:
@@ -200,16 +219,17 @@ class Engine:
         self.computed += len(rows)
         self.store.write(number, Shard(rows, bad))
 
-    @staticmethod
     def _of_equal_length(
-        loading: list, numbers: range, bad: dict[int, str]
+        self, loading: list, numbers: range, bad: dict[int, str]
     ) -> list[tuple[list[int], NDArray]]:
         """Returns batches of decoded clips, each of one length, since no clip is padded."""
         alike: dict[int, list[tuple[int, NDArray]]] = {}
         for i in numbers:
             if i >= len(loading):
                 break
+            started = perf_counter()
             clip = loading[i].result()
+            self.waited += perf_counter() - started
             loading[i] = None  # its samples are not needed any more
             if isinstance(clip, BadAudio):
                 bad[i] = clip.reason

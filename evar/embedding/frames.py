@@ -6,7 +6,6 @@ computes with them does so in float32. Letters: B clips, S samples, T frames, D 
 """
 
 import functools
-import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -23,6 +22,7 @@ from evar.data.manifest import Manifest
 from evar.embedding import embeddings
 from evar.embedding.embeddings import Embeddings
 from evar.embedding.engine import View, shard_starts
+from evar.embedding.gathering import layout
 from evar.embedding.store import Shard, Store
 from evar.errors import UserError
 from evar.models import Model
@@ -100,14 +100,12 @@ class RaggedStore(Store):
         self.counts, self.starts, self.width = counts, starts, width
         self.dtype, self.note = dtype, note
 
-    def missing(self, total: int) -> list[int]:
-        found = super().missing(total)
-        if found:
-            self._announce(sum(int(self._counts(n).sum()) for n in found))
-        return found
+    def announce(self, missing: Sequence[int]) -> None:
+        """Says how much disk the missing shards need; raises UserError where there is less."""
+        if missing:
+            self._announce(sum(int(self.counts_of(n).sum()) for n in missing))
 
     def _announce(self, frames: int) -> None:
-        """Says how much disk is needed; raises UserError where there is less."""
         needed = frames * self.width * self.dtype.itemsize
         free = shutil.disk_usage(self.folder).free
         self.note(
@@ -125,7 +123,7 @@ class RaggedStore(Store):
         """Writes (n, T * D) frames as (sum of T_v, D)."""
         frames = shard.rows.reshape(len(shard.rows), -1, self.width)
         kept = np.concatenate(
-            [of_view[:count] for of_view, count in zip(frames, self._counts(number), strict=True)]
+            [of_view[:count] for of_view, count in zip(frames, self.counts_of(number), strict=True)]
         )
         with np.errstate(over="ignore"):
             stored = kept.astype(self.dtype)
@@ -133,31 +131,47 @@ class RaggedStore(Store):
             raise UserError("--half: values of this encoder are beyond float16; leave --half out")
         super().write(number, Shard(stored, shard.bad))
 
-    def gather(  # type: ignore[override]  # a table of mapped frames instead of an array
-        self, total: int
-    ) -> tuple[FrameTable, dict[int, str]]:
-        """Returns the frames of all views, mapped from the shards, and the bad views."""
-        bad: dict[int, str] = {}
-        for number in range(total):
-            shard = self.read(number)
-            if shard is None:
-                raise UserError(f"{self.path(number)}: vanished while in use; run again")
-            bad |= {self.starts[number] + row: reason for row, reason in shard.bad.items()}
-        shards = [self._mapped(number) for number in range(total)]
-        return FrameTable(shards, [self._counts(n) for n in range(total)]), bad
+    def gathering(  # type: ignore[override]  # a table of mapped frames instead of an array
+        self, starts: Sequence[int], width: int
+    ) -> "MappedFrames":
+        """Returns what checks shards and maps them; their sizes are known here."""
+        return MappedFrames(self)
 
-    def _counts(self, number: int) -> NDArray:
+    def counts_of(self, number: int) -> NDArray:
+        """Returns the frames of each view in a shard, (V,)."""
         return self.counts[self.starts[number] : self.starts[number + 1]]
 
-    def _mapped(self, number: int) -> NDArray:
-        """The rows of an intact shard, without reading them."""
+    def mapped(self, number: int) -> NDArray:
+        """Returns the rows of an intact shard, (sum of T_v, D), without reading them."""
         with self.path(number).open("rb") as file:
-            file.seek(32)  # the checksum
-            header = int.from_bytes(file.read(8), "little")
-            rows = json.loads(file.read(header))["rows"]
-        begin = 32 + 8 + header + rows["data_offsets"][0]
-        shape = tuple(rows["shape"])
-        return np.memmap(self.path(number), self.dtype, "r", offset=begin, shape=shape)
+            found, _ = layout(file)
+        return np.memmap(self.path(number), self.dtype, "r", found.begin, found.shape)
+
+
+class MappedFrames:
+    """The shards of a store, checked by `add` and mapped by `result`."""
+
+    def __init__(self, store: RaggedStore):
+        self.store, self.bad = store, dict[int, str]()
+
+    def add(self, numbers: Iterable[int]) -> list[int]:
+        """Checks shards; returns the numbers of those that are missing or damaged."""
+        missing = []
+        for number in numbers:
+            bad = self.store.bad_rows(number)
+            if bad is None:
+                missing.append(number)
+            else:
+                start = self.store.starts[number]
+                self.bad |= {start + row: reason for row, reason in bad.items()}
+        return missing
+
+    def result(self) -> tuple[FrameTable, dict[int, str]]:
+        """Returns the frames of all views, mapped from the shards, and the bad views."""
+        numbers = range(len(self.store.starts) - 1)
+        shards = [self.store.mapped(number) for number in numbers]
+        counts = [self.store.counts_of(number) for number in numbers]
+        return FrameTable(shards, counts), dict(sorted(self.bad.items()))
 
 
 def embed_frames(

@@ -8,9 +8,9 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,8 @@ from pathlib import Path
 import filelock
 import numpy as np
 
-from evar import files
+from evar import files, locks
+from evar.embedding.gathering import DamagedShard, Gathering, layout, verify
 from evar.errors import UserError
 
 
@@ -88,7 +89,7 @@ class Store:
 
     def _acquire(self, name: str, *, wait: bool) -> filelock.FileLock | None:
         """Acquires a lock file; returns None where another process holds it, unless `wait`."""
-        lock = filelock.FileLock(self.folder / f"{name}.lock")
+        lock = locks.lock(self.folder / f"{name}.lock")
         with files.writing(self.folder):
             try:
                 lock.acquire(blocking=wait)
@@ -96,9 +97,40 @@ class Store:
                 return None
         return lock
 
+    def present(self, total: int) -> list[int]:
+        """Returns the numbers below `total` of shards that are there, intact or not."""
+        with files.reading(self.folder), os.scandir(self.folder) as entries:
+            there = {entry.name for entry in entries}  # not a look at every file
+        return [n for n in range(total) if self.path(n).name in there]
+
     def missing(self, total: int) -> list[int]:
-        """Returns the numbers below `total` of shards that are missing or damaged."""
-        return [n for n in range(total) if self.read(n) is None]
+        """Returns the numbers below `total` of shards that are missing or damaged.
+
+        Every byte of every shard is read and checked. A damaged one is removed.
+        """
+        there = self.present(total)
+        with ThreadPoolExecutor(os.cpu_count() or 1) as pool:  # reading and hashing in parallel
+            checked = zip(there, pool.map(self.bad_rows, there), strict=True)
+            intact = {number for number, bad in checked if bad is not None}
+        return [n for n in range(total) if n not in intact]
+
+    def announce(self, missing: Sequence[int]) -> None:
+        """Is called with the shards that are about to be computed."""
+
+    def bad_rows(self, number: int) -> dict[int, str] | None:
+        """Checks a shard; returns its bad rows (row: reason), None where it is missing or damaged.
+
+        A damaged one is removed.
+        """
+        path = self.path(number)
+        with files.reading(path):
+            try:
+                return verify(path)
+            except FileNotFoundError:
+                return None
+            except DamagedShard:
+                path.unlink(missing_ok=True)
+                return None
 
     def fill(self, todo: list[int], compute: Callable[[Iterator[int]], None]) -> None:
         """Computes the shards of `todo` that are missing, shared with other processes.
@@ -139,7 +171,8 @@ class Store:
         if self.path(number).exists():
             lock.release()
             return None
-        for left in self.folder.glob(f".{self.path(number).name}.*"):
+        stale = self.folder.glob(f".{self.path(number).name}.*") if locks.in_use() else ()
+        for left in stale:
             left.unlink(missing_ok=True)  # by a process that was killed as it wrote
         return lock
 
@@ -154,13 +187,28 @@ class Store:
             return self._intact(path)
         except damaged:
             value = make()
-            text = files.canonical_json(value)
-            digest = hashlib.sha256(text.encode()).hexdigest()
-            files.write_atomic(path, json.dumps({"sha256": digest, "value": value}) + "\n")
+            self._keep(path, value)
             return value
         finally:
             if lock is not None:
                 lock.release()
+
+    def speed(self, device: str) -> float | None:
+        """Returns the clips per second that `keep_speed` kept, of the same device."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            kept = self._intact(self.folder / "speed.json")
+            return float(kept["clips_per_second"]) if kept["device"] == device else None
+        return None
+
+    def keep_speed(self, device: str, clips_per_second: float) -> None:
+        """Keeps how fast all shards were computed, for runs that find them here."""
+        value = {"device": device, "clips_per_second": clips_per_second}
+        self._keep(self.folder / "speed.json", value)
+
+    def _keep(self, path: Path, value: dict) -> None:
+        text = files.canonical_json(value)
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        files.write_atomic(path, json.dumps({"sha256": digest, "value": value}) + "\n")
 
     def _intact(self, path: Path) -> dict:
         """The value of a small file, as it was written; ValueError where it was damaged."""
@@ -170,26 +218,38 @@ class Store:
             raise ValueError(f"{path} is damaged")
         return content["value"]
 
-    def gather(self, total: int) -> tuple[np.ndarray, dict[int, str]]:
-        """All shards as one (N, D) float32 array, and the bad rows among them (row: reason).
+    def gathering(self, starts: Sequence[int], width: int) -> Gathering:
+        """Returns what reads shards of known sizes into one (N, width) array.
 
-        The array lies in an unlinked temporary file, in the cache where that can be written to, so
-        that the system can put it out of memory; it is the caller's own and may be written to.
+        starts: the row at which each shard begins, and the end, N.
         """
-        bad: dict[int, str] = {}
-        count = 0
-        place = self.folder if os.access(self.folder, os.W_OK) else None
-        with files.writing(self.folder), tempfile.TemporaryFile(dir=place) as file:
-            for number in range(total):
-                shard = self.read(number)
-                if shard is None:
-                    raise UserError(f"{self.path(number)}: vanished while in use; run again")
-                bad |= {count + row: reason for row, reason in shard.bad.items()}
-                count += len(shard.rows)
-                file.write(shard.rows.tobytes())
-                dim = shard.rows.shape[1]
-            file.flush()
-            return np.memmap(file, np.float32, "r+", shape=(count, dim)), bad
+        return Gathering(self.path, starts, width, self.folder)
+
+    def gather(self, total: int) -> tuple[np.ndarray, dict[int, str]]:
+        """Returns all shards as one (N, D) float32 array, and the bad rows (row: reason).
+
+        The array is the caller's own and may be written to. Raises UserError for a shard that is
+        missing or damaged.
+        """
+        starts, width = [0], 0
+        for number in range(total):
+            rows, width = self._shape(number)
+            starts.append(starts[-1] + rows)
+        gathering = self.gathering(starts, width)
+        for number in gathering.add(range(total)):
+            raise self.vanished(number)
+        return gathering.result()
+
+    def _shape(self, number: int) -> tuple[int, ...]:
+        try:
+            with files.reading(self.path(number)), self.path(number).open("rb") as file:
+                return layout(file)[0].shape
+        except (UserError, DamagedShard) as error:
+            raise self.vanished(number) from error
+
+    def vanished(self, number: int) -> UserError:
+        """Returns the error for a shard that was there and is not, or no more as it was."""
+        return UserError(f"{self.path(number)}: vanished while in use; run again")
 
 
 @dataclass(frozen=True)

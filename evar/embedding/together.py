@@ -4,9 +4,11 @@ import functools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from time import perf_counter
 
 import filelock
 
+from evar.embedding.allocator import reused_buffers
 from evar.embedding.engine import Engine
 from evar.precision import full_precision
 from evar.progress import SILENT
@@ -56,7 +58,7 @@ def fill_together(
 
     for number, engine in enumerate(engines):
         attempt(number, engine.prepare)
-    with full_precision():
+    with full_precision(), reused_buffers():
         _embed(live, first, range(part[0], first.shards, part[1]), attempt)
         for number, engine in list(live.items()):  # shards that other processes were at
             if any(not engine.store.path(n).exists() for n in _mine(first, part)):
@@ -78,11 +80,13 @@ def _embed(live: dict[int, Engine], first: Engine, mine: range, attempt: Callabl
     def embed() -> None:
         shard = ahead[0]
         for number in [n for n in shard.locks if n in live]:
-            write, loading = live[number].write, list(shard.loading)  # which `write` empties
-            attempt(number, functools.partial(write, shard.number, loading, SILENT.bar("", "")))
+            loading = list(shard.loading)  # which `write` empties
+            write = functools.partial(_timed, live[number], shard.number, loading)
+            attempt(number, write)
         ahead.pop(0).release()
         bar.update(len(shard.loading))
 
+    engines = list(live.values())
     with first.runtime.progress.bar("decode and embed", "clip", total=total) as bar:
         try:
             for shard in _decoding(live, first, wanted, missing, pool):
@@ -95,6 +99,26 @@ def _embed(live: dict[int, Engine], first: Engine, mine: range, attempt: Callabl
             pool.shutdown(cancel_futures=True)
             for shard in ahead:
                 shard.release()
+    _keep_speeds(engines)
+
+
+def _timed(engine: Engine, number: int, loading: list[Future]) -> None:
+    started = perf_counter()
+    engine.write(number, loading, SILENT.bar("", ""))
+    engine.seconds += perf_counter() - started
+
+
+def _keep_speeds(engines: Sequence[Engine]) -> None:
+    """Keeps the rate of each engine that embedded everything: its own time, and all decoding.
+
+    Whichever engine comes first waits for the clips, for all; so each is counted with that time,
+    as if it were alone.
+    """
+    waited = sum(engine.waited for engine in engines)
+    for engine in engines:
+        if engine.computed == len(engine.plan) > 0:
+            engine.seconds += waited - engine.waited
+            engine.store.keep_speed(engine.runtime.device, engine.clips_per_second or 0.0)
 
 
 def _decoding(

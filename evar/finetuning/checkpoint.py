@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evar import files
+from evar import files, locks
 from evar.errors import UserError
 from evar.weights import load_checkpoint
 
@@ -37,7 +37,7 @@ class Place:
         """Returns the lock of the process that trains here; it is released when that ends."""
         with files.writing(self.path):
             files.make_folder(self.path)
-            return filelock.FileLock(self.path / ".train.lock")
+            return locks.lock(self.path / ".train.lock")
 
     def clear(self) -> None:
         """Removes what an earlier run left."""

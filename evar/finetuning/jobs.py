@@ -12,7 +12,7 @@ from pathlib import Path
 import filelock
 from numpy.typing import NDArray
 
-from evar import files
+from evar import files, locks
 from evar.data.manifest import Manifest
 from evar.data.targets import Fold
 from evar.errors import BadAudio, UserError
@@ -107,7 +107,7 @@ def decodable(manifest: Manifest, waveforms: Waveforms, folder: Path, runtime: R
     is kept in `folder`. Raises BadAudio for the first bad clip unless `runtime.skip_bad`.
     """
     path = files.make_folder(folder) / f"bad-clips-{manifest.sha256[:16]}.json"
-    with files.writing(path), filelock.FileLock(path.with_suffix(".lock")):
+    with files.writing(path), locks.lock(path.with_suffix(".lock")):
         if path.exists():  # only bad clips are tried again: they may have been repaired
             listed = [int(row) for row in json.loads(path.read_text(encoding="utf-8"))]
             bad = waveforms.bad(listed)

@@ -32,7 +32,7 @@ class Waveforms:
     def __init__(self, manifest: Manifest, sample_rate: int, *, keep_bytes: int = KEEP_BYTES):
         self.manifest, self.sample_rate = manifest, sample_rate
         self.samples = manifest.task.unit_samples(sample_rate)
-        self.names = manifest.table.file.tolist()
+        self.names = manifest.clips.tolist()
         self._kept: dict[int, np.ndarray] = {}
         self._lengths: dict[int, int] = {}
         self._room = keep_bytes
@@ -43,9 +43,10 @@ class Waveforms:
         clip = self._kept.get(row)
         if clip is None:
             clip = audio.load_clip(
-                self.manifest.root / self.names[row],
+                self.manifest.root / self.manifest.table.file[row],
                 sample_rate=self.sample_rate,
                 samples=None,
+                span=self.manifest.span(row),
                 silence=self.manifest.task.silence,
             )
             with self._lock:

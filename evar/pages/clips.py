@@ -94,6 +94,10 @@ class Sounds:
     budget: int = 2_500_000
     _known: dict[str, str | None] = field(default_factory=dict)
 
+    def __post_init__(self):
+        manifest = self.disk.manifest
+        self._rows = {} if manifest is None else {c: row for row, c in manifest.clips.items()}
+
     def source(self, clip: str) -> str | None:
         """Returns the address of a clip for an audio element; None where it cannot be heard."""
         if clip not in self._known:
@@ -105,8 +109,11 @@ class Sounds:
         if path is None or self.how == "none":
             return None
         if self.how == "link":
-            return path.resolve().as_uri()
-        samples = self._samples(path, _RATE)
+            if isinstance(path, packed.Sound):
+                return None  # no browser opens a sound within a shard
+            _, mark, times = clip.rpartition("#t=") if self._span(clip) else ("", "", "")
+            return path.resolve().as_uri() + mark + times  # browsers play a media fragment alone
+        samples = self._samples(clip, _RATE)
         if samples is None or self.budget <= 0:
             return None
         address = data_uri(mp3(samples), "audio/mpeg")
@@ -117,19 +124,30 @@ class Sounds:
 
     def spectrogram(self, clip: str) -> str | None:
         """Returns a small picture of a clip as a data: address; None where it is not on disk."""
-        path = self._path(clip)
-        samples = None if path is None else self._samples(path, 16_000)
+        samples = None if self._path(clip) is None else self._samples(clip, 16_000)
         return None if samples is None else data_uri(picture(samples), "image/png")
 
-    def _path(self, clip: str) -> Path | None:
-        if self.disk.manifest is None:
+    def _path(self, clip: str) -> Path | packed.Sound | None:
+        manifest, row = self.disk.manifest, self._rows.get(clip)
+        if manifest is None or row is None:
             return None
-        path = self.disk.manifest.root / clip
+        path = packed.locate(manifest.root / manifest.table.file[row])
         return path if path.is_file() else None
 
-    def _samples(self, path: Path, rate: int) -> NDArray | None:
+    def _span(self, clip: str) -> tuple[int, int] | None:
+        manifest = self.disk.manifest
+        return manifest and manifest.span(self._rows[clip])
+
+    def _samples(self, clip: str, rate: int) -> NDArray | None:
         try:
-            loaded = audio.load_clip(path, sample_rate=rate, samples=None, start=0, silence=True)
+            loaded = audio.load_clip(
+                self._path(clip),
+                sample_rate=rate,
+                samples=None,
+                start=0,
+                span=self._span(clip),
+                silence=True,
+            )
         except BadAudio:
             return None
         return loaded[: int(_LONGEST * rate)]

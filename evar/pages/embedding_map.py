@@ -50,14 +50,16 @@ def _is_of(run: RunRecord, identity: dict) -> bool:
     model = identity.get("model", {})
     same = (model.get("weights"), model.get("source")) == (run.model.weights, run.model.source)
     precision = run.settings.get("precision", "fp32")
-    whole = run.settings.get("reading") == "whole clips"
+    reading = run.settings.get("reading")  # of protocols that embed in the joint space
     return (
         same
         and run.protocol != "finetune"
         and identity.get("manifest") == run.manifest
         and identity.get("precision") == precision
-        and whole == ("space" in identity)
-        and (whole or identity.get("crop_seed") == run.settings.get("crop_seed", 42))
+        and identity.get("space") == ("joint" if reading else None)
+        and (reading != "unit" or identity.get("seconds") == run.task.seconds)
+        and (reading != "whole clips" or "seconds" not in identity)
+        and (bool(reading) or identity.get("crop_seed") == run.settings.get("crop_seed", 42))
     )
 
 
@@ -76,7 +78,7 @@ def _read(entry: store.Entry, manifest: Manifest, folder) -> tuple[list[str], ND
     values, bad = kept.gather(shards)
     if len(values) != len(plan):
         return None
-    table, side = manifest.table, manifest.table[manifest.task.column]
+    clips, side = manifest.clips, manifest.table[manifest.task.column]
     test = [
         number
         for number, view in enumerate(plan)
@@ -84,7 +86,7 @@ def _read(entry: store.Entry, manifest: Manifest, folder) -> tuple[list[str], ND
         and number not in bad
         and (manifest.task.folds or side[view.row] == "test")
     ]
-    return [table.file[plan[number].row] for number in test], np.array(values[test])
+    return [clips[plan[number].row] for number in test], np.array(values[test])
 
 
 def _plan(identity: dict, manifest: Manifest) -> list[View] | None:
@@ -95,7 +97,9 @@ def _plan(identity: dict, manifest: Manifest) -> list[View] | None:
     good = manifest.good
     chosen = good if manifest.task.folds else good[good.split == "test"]
     lengths = [
-        audio.resampled_length(int(frames), int(original), rate)
+        0
+        if "seconds" in identity  # units: all of one length
+        else audio.resampled_length(int(frames), int(original), rate)
         for frames, original in zip(chosen.frames, chosen.sample_rate, strict=True)
     ]
     plan = [View(int(chosen.index[i]), 0) for i in np.argsort(lengths, kind="stable")]

@@ -131,7 +131,7 @@ def _groups(run: RunRecord, files: NDArray, data) -> NDArray | None:
     manifest = clips.find(run, data).manifest
     if manifest is None:
         return None
-    known = dict(zip(manifest.table.file, manifest.table.group, strict=True))
+    known = dict(zip(manifest.clips, manifest.table.group, strict=True))
     return np.array([known.get(file) or f"alone: {file}" for file in files])
 
 

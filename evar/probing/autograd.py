@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
-from evar.probing import holdout, probe
+from evar.probing import holdout, probe, rates
 from evar.probing.probe import ProbeSettings
+from evar.probing.training import Progress, Selection
 from evar.scoring.metrics import Metric
 
 WEIGHT_DECAY = 1e-8  # L2 inside Adam, as the linear probe's
@@ -54,8 +55,9 @@ class Job:
 class Fitted:
     """A trained probe: logits of its test rows (n_test, C), and how its training went.
 
-    `valid_score` is -inf where training diverged in its first epoch; `logits` then mean nothing.
-    `module` holds the weights of the best epoch.
+    valid_score: the metric of the held-out rows at the best epoch. goodness: the same, the larger
+    the better; -inf where training diverged: the logits then mean nothing. `module` holds the
+    weights of the best epoch.
     """
 
     rate: float
@@ -63,6 +65,7 @@ class Fitted:
     best_epoch: int
     epochs: int
     valid_score: float
+    goodness: float
     held_out: str
     module: nn.Module
 
@@ -74,21 +77,16 @@ class _Run:
     rate: float
     module: nn.Module
     optimiser: torch.optim.Optimizer
-    best: float = -np.inf
-    best_epoch: int = 0
-    epochs: int = 0
-    wait: int = 0
-    state: dict = field(default_factory=dict)
+    progress: Progress = field(default_factory=Progress)
 
-    def ends(self, epoch: int, value: float, patience: int) -> bool:
-        """Takes the score of an epoch; returns whether training ends with it."""
-        self.epochs = epoch
-        if value >= self.best and np.isfinite(value):
-            self.best, self.best_epoch, self.wait = value, epoch, 1
-            self.state = {k: v.clone() for k, v in self.module.state_dict().items()}
-            return False
-        self.wait += 1
-        return self.wait > patience or not np.isfinite(value)
+    def weights(self) -> list[Tensor]:
+        return [value.clone() for value in self.module.state_dict().values()]
+
+    def restore(self) -> None:
+        """Sets the module to its weights of the best epoch, if there is one."""
+        if self.progress.tensors is not None:
+            names = self.module.state_dict()
+            self.module.load_state_dict(dict(zip(names, self.progress.tensors, strict=True)))
 
 
 def fit(
@@ -119,6 +117,7 @@ def fit(
     initial = make(generator)
     runs = [_begin(initial, make, rate, device) for rate in job.rates]
     read = source.scaled_by(job.train)
+    selection = probe.selection(y, metric, settings.patience)
     targets = torch.from_numpy(y.astype(np.float32) if y.ndim == 2 else y).to(device)
     size = min(settings.batch_size, len(job.train))
     running = list(runs)
@@ -130,22 +129,34 @@ def fit(
             for run in running:
                 _step(run, inputs, wanted)
         logits = _logits(read, [run.module for run in running], valid, size)
-        scores = (_score(of_run, y[valid], metric) for of_run in logits)
-        scored = zip(running, scores, strict=True)
-        running = [r for r, value in scored if not r.ends(epoch, value, settings.patience)]
+        running = [
+            run
+            for run, of_run in zip(running, logits, strict=True)
+            if selection.goes_on(run.progress, epoch, of_run, y[valid], run.weights)
+        ]
         on_epoch(epoch, len(running))
         if not running:
             break
-    if not any(run.state for run in runs):
-        raise ValueError("the probe diverged: its scores are not numbers. Give a smaller --lr")
     for run in runs:
-        if run.state:
-            run.module.load_state_dict(run.state)
+        run.restore()
     logits = _logits(read, [run.module for run in runs], job.test, size)
-    return [
-        Fitted(run.rate, of_run, run.best_epoch, run.epochs, run.best, held_out, run.module)
-        for run, of_run in zip(runs, logits, strict=True)
-    ]
+    fitted = [_result(*pair, selection, held_out) for pair in zip(runs, logits, strict=True)]
+    rates.require_any(fitted)
+    return fitted
+
+
+def _result(run: _Run, logits: NDArray, selection: Selection, held_out: str) -> Fitted:
+    own = run.progress
+    return Fitted(
+        run.rate,
+        logits,
+        own.best_epoch,
+        own.epochs,
+        selection.signed(own.goodness),
+        own.goodness,
+        held_out,
+        run.module,
+    )
 
 
 def _begin(initial: nn.Module, make, rate: float, device: str) -> _Run:
@@ -173,11 +184,6 @@ def loss_of(logits: Tensor, targets: Tensor) -> Tensor:
     if targets.ndim == 2:
         return binary_cross_entropy_with_logits(logits, targets)
     return cross_entropy(logits, targets) / logits.shape[1]
-
-
-def _score(logits: NDArray, y: NDArray, metric: Metric | None) -> float:
-    """The score of held-out rows; NaN where their logits are not finite."""
-    return probe.score(logits, y, metric) if np.isfinite(logits).all() else float("nan")
 
 
 def _logits(read, modules: Sequence[nn.Module], rows: NDArray, size: int) -> Iterator[NDArray]:

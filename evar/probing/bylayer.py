@@ -80,13 +80,14 @@ def each(
                 for layer, of_layer in zip(layers, of_layers, strict=True)
             ]
             rows += [{"seed": seed, **record} for record in found]
-            best = int(np.argmax([record["valid_score"] for record in found]))
+            best = int(np.argmax([t[rates.best(t)].goodness for t in of_layers]))
             records[-1].append(found[best])
             logits = of_layers[best][rates.best(of_layers[best])].logits
             scores[-1].append(probe.predicted_scores(logits))
     table = pd.DataFrame(rows)[["layer", "seed", "fold", "score", "valid_score"]]
     curve = [_point(table[table.layer == layer.number]) for layer in layers]
-    chosen = max(curve, key=lambda point: point["valid"])["layer"]
+    direction = max if task.metric.higher_is_better else min
+    chosen = direction(curve, key=lambda point: point["valid"])["layer"]
     return Outcome(records, scores, {"curve": curve, "chosen_layer": chosen}, table)
 
 

@@ -64,11 +64,15 @@ USUAL = HearSettings()
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """A trained probe: scores (n_test, C) of its test rows, and how its training went."""
+    """A trained probe: scores (n_test, C) of its test rows, and how its training went.
+
+    goodness: the score of the validation rows, the larger the better; -inf where training
+    diverged: `scores` then mean nothing.
+    """
 
     scores: NDArray
     point: Point
-    valid_score: float
+    goodness: float
     best_epoch: int
     epochs: int
     held_out: str
@@ -143,8 +147,11 @@ def fit(
 
     x: float32 (N, D). y: int (N,) classes, or 0/1 (N, C). `score(truth, scores)` of the validation
     rows, the larger the better, decides on the check whose weights are tested: the first of equal
-    ones. Raises ValueError where scores are not finite.
+    ones. Training ends where their scores are not finite. Raises ValueError for fewer epochs than
+    it takes until the first check.
     """
+    if settings.epochs < settings.check_every:
+        raise ValueError(f"the first validation check is in epoch {settings.check_every}")
     classes = y.shape[1] if y.ndim == 2 else int(y.max()) + 1
     train, valid, held_out = sides.train, sides.valid, "valid split"
     if valid is None:
@@ -162,7 +169,11 @@ def fit(
             _epoch(net, optimiser, inputs, targets, settings.batch_size)
             if epoch % settings.check_every:
                 continue
-            value = score(y[valid], predict(net, x, valid, one_label=y.ndim == 1, device=device))
+            scores = predict(net, x, valid, one_label=y.ndim == 1, device=device)
+            if not np.isfinite(scores).all():
+                best, state = -np.inf, {}
+                break
+            value = score(y[valid], scores)
             if value > best:  # an equal check is none
                 best, best_epoch, wait = value, epoch, 0
                 state = {k: v.clone() for k, v in net.state_dict().items()}
@@ -170,9 +181,8 @@ def fit(
                 wait += 1
             if wait >= settings.patience:
                 break
-    if not state:
-        raise ValueError(f"no validation check in {settings.epochs} epochs gave a finite score")
-    net.load_state_dict(state)
+    if state:
+        net.load_state_dict(state)
     scores = predict(net, x, sides.test, one_label=y.ndim == 1, device=device)
     return Fitted(scores, point, best, best_epoch, epoch, held_out)
 
@@ -192,7 +202,8 @@ def search(
     """Returns the probes of all splits, and those of the grid on the first split.
 
     The best point by its validation score on the first split (the first of equal ones) is trained
-    on the others too; on the first split the probe that is there already is tested.
+    on the others too; on the first split the probe that is there already is tested. Raises
+    ValueError where training diverges at every point, or at the best one on another split.
     """
 
     def train(sides: Sides, point: Point) -> Fitted:
@@ -201,8 +212,11 @@ def search(
         return found
 
     tried = [train(splits[0], point) for point in grid]
-    chosen = max(tried, key=lambda found: found.valid_score)
-    return [chosen, *(train(sides, chosen.point) for sides in splits[1:])], tried
+    chosen = max(tried, key=lambda found: found.goodness)
+    fitted = [chosen, *(train(sides, chosen.point) for sides in splits[1:])]
+    if any(found.goodness == -np.inf for found in fitted):
+        raise ValueError(f"the probe diverged ({chosen.point}): its scores are not numbers")
+    return fitted, tried
 
 
 def predict(net: nn.Module, x: NDArray, rows: NDArray, *, one_label: bool, device: str) -> NDArray:
@@ -214,10 +228,7 @@ def predict(net: nn.Module, x: NDArray, rows: NDArray, *, one_label: bool, devic
             logits = net(torch.from_numpy(x[rows[at : at + _CHUNK]]).to(device))
             scores = logits.softmax(dim=1) if one_label else logits.sigmoid()
             parts.append(scores.cpu().numpy())
-    scores = np.concatenate(parts)
-    if not np.isfinite(scores).all():
-        raise ValueError("the probe diverged: its scores are not numbers")
-    return scores
+    return np.concatenate(parts)
 
 
 def _epoch(net, optimiser, inputs: Tensor, targets: Tensor, batch_size: int) -> None:

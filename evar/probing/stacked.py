@@ -13,6 +13,7 @@ from torch.optim.adam import adam
 
 WEIGHT_DECAY = 1e-8  # L2 inside Adam
 Layer = tuple[Tensor, Tensor]  # weight (out, in) and bias (out,)
+Batches = Tensor | Sequence[Tensor]  # (M', B, D), or consecutive parts of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,48 +72,51 @@ class StackedNetworks:
     def step(
         self,
         networks: Sequence[int],
-        x: Tensor,
+        x: Batches,
         targets: Tensor,
         counts: Sequence[int],
         masks: Sequence[Tensor] = (),
     ) -> None:
         """Makes one Adam step of some networks, each on its own batch.
 
-        x: (M', B, D). targets: (M', B) classes or (M', B, C) of 0 and 1. counts: how many of its B
-        rows belong to each network's batch; the others are padding. masks: for each hidden layer
-        (M', H, B), 0 where dropout drops a unit.
+        x: (M', B, D), or parts of it, which are then not copied. targets: (M', B) classes or (M',
+        B, C) of 0 and 1. counts: how many of its B rows belong to each network's batch; the others
+        are padding. masks: for each hidden layer (M', H, B), 0 where dropout drops a unit.
         """
+        parts = [x] if isinstance(x, Tensor) else x
+        size = parts[0].shape[1]
         stacked = [t if self._are_all(networks) else t[networks] for t in self.stacked]
         weights, biases = stacked[::2], stacked[1::2]
         count = torch.tensor(counts, device=self.device)[:, None, None]
-        inputs = self.forward(weights, biases, x, networks, masks)
-        gradient = self.loss_gradient(inputs.pop(), targets) / count  # (M', C, B)
-        if min(counts) < x.shape[1]:
-            gradient *= torch.arange(x.shape[1], device=self.device) < count
-        self._adam(networks, self.backward(weights, inputs, gradient, networks, masks))
+        inputs, logits = self.forward(weights, biases, parts, networks, masks)
+        gradient = self.loss_gradient(logits, targets) / count  # (M', C, B)
+        if min(counts) < size:
+            gradient *= torch.arange(size, device=self.device) < count
+        self._adam(networks, self.backward(weights, parts, inputs, gradient, networks, masks))
 
-    def logits(self, networks: Sequence[int], x: Tensor) -> Tensor:
+    def logits(self, networks: Sequence[int], x: Batches) -> Tensor:
         """Returns the logits (M', B, C) of some networks on x (M', B, D), without dropout."""
-        own = [t[networks] for t in self.stacked]
-        return self.forward(own[::2], own[1::2], x, networks)[-1].transpose(1, 2)
+        own = [t if self._are_all(networks) else t[networks] for t in self.stacked]
+        parts = [x] if isinstance(x, Tensor) else x
+        return self.forward(own[::2], own[1::2], parts, networks)[1].transpose(1, 2)
 
-    def forward(self, weights, biases, x, networks, masks=()) -> list[Tensor]:
-        """Returns the input of each layer, then the logits.
+    def forward(self, weights, biases, parts, networks, masks=()) -> tuple[list[Tensor], Tensor]:
+        """Returns the input of each layer but the first, then the logits.
 
-        (M', B, D), (M', H, B), ..., (M', C, B): weight times input, not input times weight, since
-        the matrix product is a sixth faster so.
+        Parts of (M', B, D); (M', H, B), ..., (M', C, B): weight times input, not input times
+        weight, since the matrix product is a sixth faster so.
         """
         weight, bias = weights[0], biases[0]
         if self.scale is not None:
             weight = weight * self.scale.gain[networks][:, None]
             shift = self.scale.shift[networks][:, None]
             bias = bias - (weight * shift).sum(dim=2, keepdim=True)
-        values = [x, torch.baddbmm(bias, weight, x.transpose(1, 2))]
+        inputs, values = [], _product(bias, weight, parts)
         for at in range(1, len(weights)):
-            hidden = torch.relu(values.pop())
-            values.append(hidden * masks[at - 1] if masks else hidden)
-            values.append(torch.baddbmm(biases[at], weights[at], values[-1]))
-        return values
+            hidden = torch.relu(values)
+            inputs.append(hidden * masks[at - 1] if masks else hidden)
+            values = torch.baddbmm(biases[at], weights[at], inputs[-1])
+        return inputs, values
 
     def loss_gradient(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Returns the gradient of each row's loss with respect to its logits, (M', C, B).
@@ -126,14 +130,18 @@ class StackedNetworks:
         gradient.scatter_add_(1, targets[:, None], -torch.ones_like(gradient[:, :1]))
         return gradient / self.classes
 
-    def backward(self, weights, inputs, gradient, networks, masks) -> list[Tensor]:
+    def backward(self, weights, parts, inputs, gradient, networks, masks) -> list[Tensor]:
         """Returns the gradients of weights (M', out, in) and biases (M', out, 1), layer by layer.
 
-        inputs: of each layer, as `forward` gave them. gradient: that of the logits, (M', C, B).
+        parts: of the first layer's input. inputs: of the others, as `forward` gave them. gradient:
+        that of the logits, (M', C, B).
         """
         found: list[Tensor] = []
         for at in reversed(range(len(weights))):
-            of_weight = torch.bmm(gradient, inputs[at].transpose(1, 2) if at else inputs[at])
+            if at:
+                of_weight = torch.bmm(gradient, inputs[at - 1].transpose(1, 2))
+            else:
+                of_weight = _products(gradient, parts)
             of_bias = gradient.sum(dim=2, keepdim=True)
             if at == 0 and self.scale is not None:
                 shift, gain = (
@@ -146,7 +154,7 @@ class StackedNetworks:
             if at > 0:
                 # Where a unit was dropped or negative its input to the next layer is 0.
                 gradient = torch.bmm(weights[at].transpose(1, 2), gradient)
-                gradient *= (inputs[at] > 0) * masks[at - 1]
+                gradient *= (inputs[at - 1] > 0) * masks[at - 1]
         return found
 
     def _are_all(self, networks: Sequence[int]) -> bool:
@@ -168,6 +176,30 @@ class StackedNetworks:
             _fused_adam(parts, rate, self.device)
         for m in networks:
             self._steps[m] += 1
+
+
+def _product(bias: Tensor, weight: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """Returns weight x^T + bias, (M', out, B), for parts of x (M', B, in)."""
+    if len(parts) == 1:
+        return torch.baddbmm(bias, weight, parts[0].transpose(1, 2))
+    out, at = weight.new_empty(*weight.shape[:2], parts[0].shape[1]), 0
+    for part in parts:
+        own = slice(at, at + len(part))
+        torch.baddbmm(bias[own], weight[own], part.transpose(1, 2), out=out[own])
+        at += len(part)
+    return out
+
+
+def _products(gradient: Tensor, parts: Sequence[Tensor]) -> Tensor:
+    """Returns gradient x, (M', out, in), of gradients (M', out, B) and parts of x (M', B, in)."""
+    if len(parts) == 1:
+        return torch.bmm(gradient, parts[0])
+    out, at = gradient.new_empty(*gradient.shape[:2], parts[0].shape[2]), 0
+    for part in parts:
+        own = slice(at, at + len(part))
+        torch.bmm(gradient[own], part, out=out[own])
+        at += len(part)
+    return out
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,7 +24,7 @@ PRESETS = ("", "mteb")
 
 @dataclass(frozen=True, kw_only=True)
 class FewshotSettings:
-    """shots: numbers of clips per class; the last is the score, all are the curve.
+    """shots: numbers of clips per class (or one); the last is the score, all are the curve.
 
     preset: "" or "mteb", 8 shots drawn as MTEB draws them.
     """
@@ -34,6 +34,8 @@ class FewshotSettings:
     crop_seed: int = field(default=42, metadata={"option": False})
 
     def __post_init__(self):
+        several = isinstance(self.shots, (tuple, list))
+        object.__setattr__(self, "shots", tuple(self.shots) if several else (self.shots,))
         if self.preset not in PRESETS:
             raise unknown("preset", self.preset, PRESETS[1:])
         for shots in self.shots:
@@ -43,15 +45,12 @@ class FewshotSettings:
 
 
 def resolve(given: Mapping[str, Any], model: "Model", manifest: "Manifest") -> FewshotSettings:
-    """Returns the settings: --shots=8 is a tuple of one, a preset decides on the shots."""
+    """Returns the settings: a preset decides on the shots."""
     given = dict(given)
     if given.get("preset") == "mteb":
         if "shots" in given:
             raise UserError("--preset=mteb has 8 shots: leave --shots out, or the preset")
         given["shots"] = (8,)
-    if "shots" in given:
-        shots = given["shots"]
-        given["shots"] = tuple(shots) if isinstance(shots, (tuple, list)) else (shots,)
     return FewshotSettings(**given)
 
 

@@ -82,7 +82,12 @@ def evaluate(
         runtime,
         [[fit.scores for fit in run] for run in chosen],
         runs=[
-            {"seed": seed, "folds": folds, "fold_std": _deviation(folds), "grid": _grid(of_run)}
+            {
+                "seed": seed,
+                "folds": folds,
+                "fold_std": _deviation(folds),
+                "grid": _grid(task, of_run),
+            }
             for seed, folds, of_run in zip(seeds, records, tried, strict=True)
         ],
     )
@@ -105,7 +110,7 @@ def _fold_record(task: "Prepared", fold: int, fit: "Fitted") -> dict:
         "score": task.test_score(fold, fit.scores),
         "best_epoch": fit.best_epoch,
         "epochs": fit.epochs,
-        "valid_score": fit.valid_score,
+        "valid_score": _valid_score(task, fit),
         "held_out": fit.held_out,
         **asdict(fit.point),
     }
@@ -118,8 +123,15 @@ def _deviation(folds: Sequence[dict]) -> float | None:
     return float(np.std([fold["score"] for fold in folds], ddof=1)) if len(folds) > 1 else None
 
 
-def _grid(tried: "Sequence[Fitted]") -> list[dict]:
-    return [{**asdict(fit.point), "valid_score": fit.valid_score} for fit in tried]
+def _grid(task: "Prepared", tried: "Sequence[Fitted]") -> list[dict]:
+    return [{**asdict(fit.point), "valid_score": _valid_score(task, fit)} for fit in tried]
+
+
+def _valid_score(task: "Prepared", fit: "Fitted") -> float | None:
+    """The metric of the validation rows; None where training diverged."""
+    if fit.goodness == float("-inf"):
+        return None
+    return fit.goodness if task.metric.higher_is_better else -fit.goodness
 
 
 PROTOCOL = Protocol(

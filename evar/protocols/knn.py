@@ -4,6 +4,7 @@ Votes as in X-ARES; k is chosen on the validation split, and is X-ARES' 10 witho
 """
 
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from evar.options import whole
@@ -60,12 +61,15 @@ def evaluate(
             )
             fitted.append(found)
             bar.update()
+    sign = 1 if task.metric.higher_is_better else -1
     records = [
         {
             "fold": fold.name,
             "score": task.test_score(i, found.scores),
             "k": found.k,
-            "valid_by_k": found.tried,
+            "valid_by_k": {
+                k: sign * value if isfinite(value) else None for k, value in found.tried.items()
+            },
         }
         for i, (fold, found) in enumerate(zip(task.folds, fitted, strict=True))
     ]

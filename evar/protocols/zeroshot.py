@@ -7,9 +7,10 @@ no training data. Letters: N clips, C classes, E joint space.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from evar.errors import UserError
+from evar import task as tasks
+from evar.errors import UserError, unknown
 from evar.protocol import Protocol
 
 if TYPE_CHECKING:
@@ -20,22 +21,50 @@ if TYPE_CHECKING:
     from evar.models import Model
     from evar.runtime import Runtime
     from evar.scoring.evaluation import Evaluation
+    from evar.task import Task
+
+
+CLIPS = ("unit", "whole")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ZeroshotSettings:
-    """Where the captions of the classes are from; by default the task's own rule.
+    """How much of each clip is read, and where the captions of the classes are from.
 
-    template: one caption for all classes, "{label}" in it; several, with "|" between them, are
-    averaged. captions: the path of a YAML file of caption rules.
+    clips: "unit" cuts or zero-pads each clip to the task's unit, "whole" reads it to its end
+    (`usual_clips` is the default). template: one caption for all classes, "{label}" in it;
+    several, with "|" between them, are averaged. captions: the path of a YAML file of caption
+    rules. By default the task's own rule makes the captions.
     """
 
+    clips: str = "unit"
     template: str | None = None
     captions: str | None = None
 
     def __post_init__(self):
+        if self.clips not in CLIPS:
+            raise unknown("--clips", str(self.clips), CLIPS)
         if self.template is not None and self.captions is not None:
             raise UserError("--template and --captions: give one of them")
+
+
+def usual_clips(model: "Model", task: "Task") -> str:
+    """Returns how zero-shot classification reads the clips of a task by default.
+
+    Clips of registered tasks are cut or zero-padded to the unit, as in the evaluation behind Table
+    5 of the M2D-CLAP paper, but for models that were given whole files there
+    (`Adapter.whole_clips`). A user's own sounds have no published unit and are read whole.
+    """
+    whole = model.adapter.whole_clips or task.seconds is None or tasks.is_own(task)
+    return "whole" if whole else "unit"
+
+
+def resolve(given: Mapping[str, Any], model: "Model", manifest: "Manifest") -> ZeroshotSettings:
+    """Returns the settings of one run; UserError for --clips=unit where the task has no unit."""
+    settings = ZeroshotSettings(**{"clips": usual_clips(model, manifest.task), **given})
+    if settings.clips == "unit" and manifest.task.seconds is None:
+        raise UserError(f"--clips=unit: {manifest.task.name} has no unit: its clips are read whole")
+    return settings
 
 
 @dataclass(frozen=True)
@@ -55,8 +84,8 @@ class Classified:
         import pandas as pd
 
         table = pd.DataFrame(self.similarity.round(5), columns=self.names)
-        files = self.manifest.table.file.to_numpy()[self.rows]
-        table.insert(0, "clip", files, allow_duplicates=True)  # a class may have this name
+        clips = self.manifest.clips.to_numpy()[self.rows]
+        table.insert(0, "clip", clips, allow_duplicates=True)  # a class may have this name
         return table
 
 
@@ -91,12 +120,15 @@ def classify(
     names: list[str],
     captions: list[tuple[str, ...]],
     runtime: "Runtime",
+    *,
+    unit: bool = False,
 ) -> Classified:
-    """Returns similarities of all test clips (with folds: all clips), read whole, to all classes.
+    """Returns similarities of all test clips (with folds: all clips) to all classes.
 
-    manifest: that of the test side (`Manifest.test_side`). names: the C classes. captions: those
-    of each class. Raises UserError for clips that cannot be decoded, for an adapter that reads no
-    captions or returns anything but finite embeddings, and for a single class.
+    manifest: that of the test side (`Manifest.test_side`). names: the C classes. captions:
+    those of each class. unit: clips are cut or zero-padded to the task's unit, not read whole.
+    Raises UserError for clips that cannot be decoded, for an adapter that reads no captions or
+    returns anything but finite embeddings, and for a single class.
     """
     from evar.embedding import embeddings
     from evar.scoring.ranking import normalised
@@ -109,7 +141,7 @@ def classify(
     side = good if manifest.task.folds else good[good.split == "test"]
     flat = [caption for of_class in captions for caption in of_class]
     text = embeddings.embed_captions(model, flat, runtime)
-    audio, bad = embeddings.embed_whole(model, manifest, side.index, runtime)
+    audio, bad = embeddings.embed_whole(model, manifest, side.index, runtime, unit=unit)
     kept = ~side.index.isin(list(bad))
     weights = classifier(text, [len(of_class) for of_class in captions])
     return Classified(
@@ -140,7 +172,8 @@ def evaluate(
     rule = prompts.rule_of(manifest, names, template=settings.template, path=settings.captions)
     test = manifest.test_side()
     captions = rule.captions(names, prompts.titles_of(manifest))
-    found = classify(model, test, names, captions, runtime)
+    unit = settings.clips == "unit"
+    found = classify(model, test, names, captions, runtime, unit=unit)
     y = targets.encode_labels(found.manifest, names)
     nothing = np.zeros(0, dtype=np.int64)
     side = "all" if test.task.folds else "test"
@@ -156,7 +189,7 @@ def evaluate(
             "captions": prompts.digest(captions),
             "templates": list(rule.templates),
             "rule": rule.source,
-            "reading": "whole clips",
+            "reading": "unit" if unit else "whole clips",
             "precision": runtime.precision,
             "text": dict(found.text),
         },
@@ -173,14 +206,17 @@ def evaluate(
 
 PROTOCOL = Protocol(
     name="zeroshot",
-    version=2,
+    version=3,
     title="Classify clips by captions of the classes, without any training.",
     settings=ZeroshotSettings,
+    resolve=resolve,
     evaluate=evaluate,
-    embeds="whole",
+    embeds="joint",
     needs=frozenset({"text"}),
     trains=False,
     help="""
+--clips=unit   cut or zero-pad each clip to the task's unit, or whole: read it to its end; default:
+               unit, but whole for MS-CLAP and for a CSV (docs/zeroshot.md)
 --template="a recording of {label}"  caption of every class, instead of the task's rule;
                several, with "|" between them, are averaged
 --captions=FILE.yaml  captions as `templates` and `labels` (docs/zeroshot.md)

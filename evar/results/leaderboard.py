@@ -3,9 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import filelock
-
-from evar import files
+from evar import files, locks
 from evar.results import record, render, table
 
 
@@ -24,7 +22,7 @@ def rebuild(folder) -> Rebuilt:
     Raises UserError where the folder cannot be written or published.csv is no such table.
     """
     folder = files.make_folder(folder)
-    with files.writing(folder), filelock.FileLock(folder / ".leaderboard.lock"):
+    with files.writing(folder), locks.lock(folder / ".leaderboard.lock"):
         runs, problems = record.load_runs(folder)
         rows = [*table.rows_of_runs(runs), *table.rows_published(folder / "published.csv")]
         tables = {

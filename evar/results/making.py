@@ -65,7 +65,7 @@ def make(
         "task": {
             **decisive["task"],
             "published": bool(task.counts),
-            "usual_seconds": _usual_seconds(manifest),
+            "usual_seconds": manifest.usual_seconds(),
             "kind": task.kind,
         },
         "clips": evaluation.clips,
@@ -113,19 +113,6 @@ def _plain(value):
 def _size(model: "Model") -> dict[str, int | None]:
     """The number of parameters (None where the encoder keeps none in torch) and D."""
     return {"parameters": model.parameters or None, "width": model.adapter.embed_dim}
-
-
-def _usual_seconds(manifest: "Manifest") -> float | None:
-    """The unit length by default: a task's own, or the longest clip of a user's sounds."""
-    from evar import task as tasks
-    from evar.data import own_sounds
-
-    task, table = manifest.task, manifest.good
-    own = task.bundled is not None and not task.counts and task.name not in tasks.names()
-    if task.seconds is None or not own or not len(table):
-        return task.seconds
-    longest = float((table.frames / table.sample_rate).max())
-    return min(own_sounds.LONGEST, max(round(longest + 0.0005, 3), 0.001))  # as own_sounds does
 
 
 def _variant(

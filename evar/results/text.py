@@ -126,6 +126,11 @@ def notes(record: RunRecord) -> list[str]:
     if record.task.kind == "tagging" and not record.task.published:
         said.append("note: several labels per clip, so that the metric is mAP")
     score = record.score
+    if score.metric == "mAP" and (absent := record.undefined_classes):
+        said.append(
+            f"note: {absent} class{'es have' if absent > 1 else ' has'} no positive test clip and "
+            "no part in mAP (the reference harness counts 0)"
+        )
     if score.test95 is None:
         said.append(
             f"note: an interval over test clips needs {statistics.FEWEST} or more independent "

@@ -215,7 +215,11 @@ def undefined(values: ArrayLike) -> int:
 
 
 def mean_average_precision(truth: ArrayLike, scores: ArrayLike) -> float:
-    """Computes macro mAP in [0, 1]: the mean over classes that have a positive clip."""
+    """Computes macro mAP in [0, 1]: the mean over classes that have a positive clip.
+
+    The reference harness counts a class without one as 0, which lowers mAP of a partial AudioSet
+    by the share of such classes.
+    """
     return mean_defined(average_precision(truth, scores))
 
 

@@ -217,7 +217,7 @@ def predictions(
         predicted = labels[best]
     return pd.DataFrame(
         {
-            "clip": manifest.table.file.to_numpy()[fold.test],
+            "clip": manifest.clips.to_numpy()[fold.test],
             "fold": fold.name,
             **({} if seed is None else {"seed": seed}),
             "true": manifest.table.label.to_numpy()[fold.test],
@@ -242,10 +242,10 @@ def class_scores(
     manifest: Manifest, folds: Sequence[Fold], names: Sequence[str], run: Sequence[NDArray]
 ) -> pd.DataFrame:
     """Returns clip, fold and the score of each class, for the test clips of one run."""
-    files = manifest.table.file.to_numpy()
+    clips = manifest.clips.to_numpy()
     table = pd.DataFrame(np.concatenate(list(run)).astype(np.float32), columns=list(names))
     places = {
-        "clip": np.concatenate([files[fold.test] for fold in folds]),
+        "clip": np.concatenate([clips[fold.test] for fold in folds]),
         "fold": np.repeat([fold.name for fold in folds], [len(fold.test) for fold in folds]),
     }
     for at, (name, column) in enumerate(places.items()):
@@ -262,10 +262,11 @@ def confusion(predicted: pd.DataFrame) -> pd.DataFrame:
 def count_clips(manifest: Manifest) -> dict[str, object]:
     """Returns the clips in use on each side, those skipped with reasons, and what is missing."""
     good, bad = manifest.good, manifest.bad
+    clips = manifest.clips[bad.index]
     sides = good[manifest.task.column].value_counts().sort_index()
     return {
         **{str(side): int(count) for side, count in sides.items()},
         "total": len(good),
-        "skipped": [{"clip": f, "why": p} for f, p in zip(bad.file, bad.problem, strict=True)],
+        "skipped": [{"clip": f, "why": p} for f, p in zip(clips, bad.problem, strict=True)],
         "partial": manifest.partial,
     }

@@ -4,6 +4,11 @@ from evar.results import leaderboard, record, render, table
 from evar.sweeping.state import DONE, FAILED, Board, counts
 
 
+def count(board: Board) -> str:
+    """Returns how many jobs there are, and how many of each status."""
+    return f"{len(board.states)} jobs: {counts(board.states.values())}"
+
+
 def lines(board: Board) -> list[str]:
     """Rebuilds the tables of the results folder; returns the lines to print."""
     folder = board.folder
@@ -14,7 +19,7 @@ def lines(board: Board) -> list[str]:
     if rows:
         _, _, tables = render.markdown(rows).partition("\n## ")
         found.append(f"\n## {tables}")
-    found.append(f"{len(board.states)} jobs: {counts(board.states.values())}")
+    found.append(count(board))
     for job in board.of(FAILED):
         found.append(f"failed  {job.name}: {board.states[job].why} (log: {folder.log(job)})")
     return found

@@ -2,23 +2,27 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import queue
 import signal
-import subprocess
-import sys
 import threading
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 
-import evar
+from evar.sweeping import worker as worker_
 from evar.sweeping.display import Display
 from evar.sweeping.job import Job, groups
 from evar.sweeping.state import DONE, RUNNING, WAITING, Board
 
 _TICK_SECONDS = 0.5
+# One server process imports these once; workers are forked from it, so that the second one, and one
+# that takes over from a dead one, start at once. It never touches a GPU. Not this package itself:
+# before Python 3.13 the server's sys.path is not ours, and might lead to another copy.
+_PRELOADED = ["torch", "torchaudio", "pandas"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,8 @@ class _Process:
     """A worker process, the jobs that it was given and the one that it is at."""
 
     number: int
-    popen: subprocess.Popen
+    process: BaseProcess
+    channel: Connection
     group: list[Job] = field(default_factory=list)
     current: Job | None = None
     ended: set[Job] = field(default_factory=set)  # jobs of the group that are done or have failed
@@ -91,7 +96,7 @@ class Supervisor:
                 self.display.update(self.board)
         finally:
             for worker in self.workers.values():
-                _kill(worker.popen)
+                _kill(worker.process)
             for job in self.board.of(RUNNING):
                 self.board.set(job, status=WAITING, stage="", worker=None)
 
@@ -107,46 +112,35 @@ class Supervisor:
                 self._send(worker, [job.to_json() for job in worker.group])
 
     def _start(self, number: int) -> _Process:
-        environment = dict(os.environ)
-        if self.plan.devices[number] is not None:
-            environment["CUDA_VISIBLE_DEVICES"] = self.plan.devices[number] or ""
-        package = str(Path(evar.__file__).parent.parent)
-        path = [package, *filter(None, [environment.get("PYTHONPATH")])]
-        environment["PYTHONPATH"] = os.pathsep.join(path)
-        with (self.board.folder.path / "workers.log").open("ab") as log:
-            popen = subprocess.Popen(
-                [sys.executable, "-m", "evar.sweeping.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment,
-                start_new_session=True,  # so that Ctrl-C reaches the supervisor alone
-                text=True,
-            )
-        worker = _Process(number, popen)
-        threading.Thread(target=self._read, args=(worker,), daemon=True).start()
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(_PRELOADED)
+        ours, theirs = context.Pipe()
         how = {
             "results": str(self.board.folder.results),
-            "logs": str(self.board.folder.path / "logs"),
+            "folder": str(self.board.folder.path),
             "device": self.device,
             "sharing": self.plan.sharing,
             "gpus": self.plan.gpus,
         }
-        self._send(worker, how)
+        environment = dict(os.environ)
+        if self.plan.devices[number] is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = self.plan.devices[number] or ""
+        process = context.Process(target=worker_.main, args=(theirs, how, environment))
+        process.start()
+        theirs.close()  # ours reads EOF from now on when the worker has died
+        worker = _Process(number, process, ours)
+        threading.Thread(target=self._read, args=(worker,), daemon=True).start()
         return worker
 
     @staticmethod
     def _send(worker: _Process, content) -> None:
-        with contextlib.suppress(OSError):  # it has died, which its other pipe will tell
-            assert worker.popen.stdin is not None
-            worker.popen.stdin.write(json.dumps(content) + "\n")
-            worker.popen.stdin.flush()
+        with contextlib.suppress(OSError):  # it has died, which `_read` notices
+            worker.channel.send_bytes(json.dumps(content).encode())
 
     def _read(self, worker: _Process) -> None:
-        assert worker.popen.stdout is not None
-        for line in worker.popen.stdout:
-            with contextlib.suppress(ValueError):  # the last line of a process that was killed
-                self.events.put((worker, json.loads(line)))
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                self.events.put((worker, json.loads(worker.channel.recv_bytes())))
         self.events.put((worker, None))
 
     def _handle(self, worker: _Process, event: dict | None) -> None:
@@ -162,7 +156,7 @@ class Supervisor:
         kind = event["event"]
         if kind == "at":
             worker.current = job
-            stage, pid = event["stage"], worker.popen.pid
+            stage, pid = event["stage"], worker.process.pid
             new = {"count": 0, "total": None} if stage != self.board.states[job].stage else {}
             self.board.set(job, status=RUNNING, stage=stage, worker=pid, **new)
         elif kind == "progress":
@@ -178,7 +172,8 @@ class Supervisor:
 
     def _died(self, worker: _Process) -> None:
         """Takes over from a worker that has ended: its job has failed, the others wait again."""
-        code = worker.popen.wait()
+        worker.process.join()
+        code = worker.process.exitcode or 0
         if self.workers.get(worker.number) is worker:
             del self.workers[worker.number]
         left = [job for job in worker.group if job not in worker.ended]
@@ -208,8 +203,9 @@ def _ending(code: int) -> str:
     return f"its process was ended by {signal.Signals(-code).name}{killed}"
 
 
-def _kill(popen: subprocess.Popen) -> None:
+def _kill(process: BaseProcess) -> None:
     """Ends a worker and what it started. Files are written atomically: nothing is left half."""
+    process.kill()
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(popen.pid, signal.SIGKILL)
-    popen.wait()
+        os.killpg(process.pid or 0, signal.SIGKILL)
+    process.join()

@@ -14,13 +14,18 @@ class Logs:
         self.folder, self.current = folder, ""
 
     def switch(self, job: Job) -> None:
-        """Prints to the log of this job from now on, below the level of Python too."""
+        """Prints to the log of this job from now on."""
         if job.id == self.current:
             return
         self.current = job.id
-        sys.stdout.flush()
-        sys.stderr.flush()
-        handle = os.open(self.folder / f"{job.id}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(handle, 1)
-        os.dup2(handle, 2)
-        os.close(handle)
+        redirect(self.folder / f"{job.id}.log")
+
+
+def redirect(path: Path) -> None:
+    """Appends to a file what this process prints from now on, below the level of Python too."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    os.close(handle)

@@ -83,9 +83,11 @@ def _models(given) -> Iterable[tuple[str, dict]]:
 
 def _matching(kind: str, word: str, known: list[str]) -> list[str]:
     """Returns the names that a word stands for: itself, a glob's matches, or all."""
+    from evar.data.own_sounds import is_csv
+
     if word == "all":
         return known
-    if ":" in word or word.endswith(".csv"):  # a prefix, or a path
+    if ":" in word or is_csv(word):  # a prefix, or a path
         return [word]
     if any(c in word for c in "*?["):
         found = [name for name in known if fnmatchcase(name, word)]

@@ -47,7 +47,7 @@ def clips_of(job: Job) -> int | None:
     """Returns the number of clips that a job embeds; None where it has not been counted."""
     data = dict(job.options).get("data")
     if own_sounds.is_csv(job.task):
-        return sum(1 for _ in Path(job.task).open(encoding="utf-8")) - 1  # but for its head
+        return own_sounds.clips_in(job.task)
     task = tasks.get(job.task)
     manifest = manifests.load(task, data_folder(data))
     if manifest is None:

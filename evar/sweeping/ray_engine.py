@@ -6,9 +6,10 @@ both are written by atomic rename. Ray runs a task again whose process or machin
 
 import math
 import os
+import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import evar
 from evar.errors import UserError
 from evar.sweeping.display import Display
 from evar.sweeping.job import Job, groups
-from evar.sweeping.state import DONE, RUNNING, WAITING, Board, Folder, State
+from evar.sweeping.state import DONE, FAILED, RUNNING, WAITING, Board, Folder, State
 
 _TICK_SECONDS = 1.0
+_PROGRESS_SECONDS = 2.0  # between two writes of a job's progress to the shared folder
 _PASSED_ON = ("EVAR_", "HF_", "OMP_", "MKL_", "TRANSFORMERS_")  # beginnings of variables
 
 
@@ -43,6 +45,7 @@ class _Group:
 
     jobs: list[Job]
     parts: list[Any] = field(default_factory=list)  # references that are still to be awaited
+    ended: set[Job] = field(default_factory=set)  # jobs that the driver knows to be done or failed
 
 
 def run(
@@ -145,21 +148,27 @@ class _Driver:
         try:
             events = self.ray.get(reference)
         except self.ray.exceptions.RayError as error:
-            self._crashed(group.jobs, error)
+            self._look()  # what it did before it died
+            self._crashed([job for job in group.jobs if job not in group.ended], error)
             return
-        told = {event["job"]: event for event in events}
-        left = []
+        reported = {event["job"]: event for event in events}
         for job in group.jobs:
-            event = told.get(job.id)
-            if event is None:
-                left.append(job)
-            elif event["event"] == "done":
-                self.board.set(job, status=DONE, run=event["run"], stage="", why="", worker=None)
-                self.display.note(self.board, job, "done")
-            else:
-                self._fail(job, event["why"])
+            if job.id in reported:
+                self._settle(group, job, reported[job.id])
+        left = [job for job in group.jobs if job not in group.ended]
         if left:  # memory ran out before them
             self._start(_Group(left))
+
+    def _settle(self, group: _Group, job: Job, event: Mapping) -> None:
+        """Notes, once, that a job of a group is done or has failed."""
+        if job in group.ended:
+            return
+        group.ended.add(job)
+        if event["event"] == "done":
+            self.board.set(job, status=DONE, run=event["run"], stage="", why="", worker=None)
+            self.display.note(self.board, job, "done")
+        else:
+            self._fail(job, event["why"])
 
     def _crashed(self, jobs: list[Job], error: Exception) -> None:
         """Ray has given up on a task: its jobs are tried one by one, to find the guilty one."""
@@ -175,12 +184,19 @@ class _Driver:
         self.display.note(self.board, job, "failed")
 
     def _look(self) -> None:
-        """Reads what running tasks have written of their jobs."""
-        for job, state in self.board.states.items():
-            if state.status in (WAITING, RUNNING):
+        """Reads what running tasks have written of their jobs: one ends long before its group."""
+        for group in list(self.waiting.values()):
+            for job in group.jobs:
+                if job in group.ended:
+                    continue
                 seen = self.board.folder.read(job)
                 if seen.status == RUNNING:
-                    self.board.states[job] = seen if state.attempts == 0 else state
+                    attempts = self.board.states[job].attempts
+                    self.board.states[job] = replace(seen, attempts=attempts)
+                elif seen.status == DONE:
+                    self._settle(group, job, {"event": "done", "run": seen.run})
+                elif seen.status == FAILED:
+                    self._settle(group, job, {"event": "failed", "why": seen.why})
 
 
 def _do(order: _Order) -> list[dict]:
@@ -194,19 +210,17 @@ def _do(order: _Order) -> list[dict]:
     jobs = [Job.from_json(data) for data in order.jobs]
     folder = Folder(order.results, jobs)
     folder.path = Path(order.folder)
-    logs, events = Logs(folder.path / "logs"), []
+    logs, told = Logs(folder.path / "logs"), _Told(folder, final=order.part is None)
 
     def report(event: str, job: Job, **details) -> None:
         if event == "at":
             logs.switch(job)
-            stage = details["stage"]
-            state = State(RUNNING, stage=stage, worker=os.getpid(), changed=time.time())
-            folder.write(job, state)
-        if event in ("done", "failed"):
-            events.append({"event": event, "job": job.id, **details})
+        told(event, job, details)
+        if event == "failed":
+            print(details["why"], file=sys.stderr, flush=True)
 
     device = str(dict(jobs[0].options).get("device", "auto"))
-    worker = Worker(Path(order.results), report, Shelf(device), locks=False, gpus=order.gpus)
+    worker = Worker(Path(order.results), report, Shelf(device), gpus=order.gpus)
     try:
         if order.part is None:
             worker.do(jobs)
@@ -214,7 +228,35 @@ def _do(order: _Order) -> list[dict]:
             worker.fill(jobs, order.part)
     except Exhausted:  # has been reported
         pass
-    return events
+    return told.ended
+
+
+class _Told:
+    """Writes what becomes of jobs to the shared folder, where the driver looks for it.
+
+    final: whether a job that is done or has failed here has ended; not where only a part of its
+    clips is embedded.
+    """
+
+    def __init__(self, folder: Folder, *, final: bool):
+        self.folder, self.final = folder, final
+        self.ended: list[dict] = []
+        self.last = 0.0
+
+    def __call__(self, event: str, job: Job, details: Mapping) -> None:
+        now, pid = time.time(), os.getpid()
+        if event == "at":
+            state = State(RUNNING, stage=details["stage"], worker=pid, changed=now)
+            self.folder.write(job, state)
+        elif event == "progress" and now - self.last > _PROGRESS_SECONDS:
+            self.last = now
+            self.folder.write(job, State(RUNNING, worker=pid, changed=now, **details))
+        elif event in ("done", "failed") and self.final:
+            self.ended.append({"event": event, "job": job.id, **details})
+            ended = {"status": DONE, "run": details.get("run", "")}
+            if event == "failed":
+                ended = {"status": FAILED, "why": details["why"]}
+            self.folder.write(job, State(**ended, changed=now))
 
 
 def _environment() -> dict[str, str]:
@@ -226,6 +268,7 @@ def _environment() -> dict[str, str]:
         if name in found:
             found[name] = str(Path(found[name]).resolve())
     found["EVAR_CACHE"] = str(cache_folder().resolve())
+    found["EVAR_LOCKS"] = "0"  # network file systems: the driver keeps the tasks apart
     package = str(Path(evar.__file__).parent.parent)
     found["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])
     return found

@@ -9,7 +9,7 @@ from typing import Any
 
 import filelock
 
-from evar import files, protocol, run
+from evar import files, locks, protocol, run
 from evar.embedding import embeddings
 from evar.embedding.together import fill_together
 from evar.errors import UserError, described
@@ -34,14 +34,13 @@ class Worker:
     """Does jobs and reports on them.
 
     results: the folder. report: called with an event ("at", "progress", "done", "failed"), the job
-    and details. locks: keep two sweeps on one machine from doing the same job at once. gpus: of a
-    job that trains the encoder; torchrun starts as many processes where it is more than one.
+    and details. gpus: of a job that trains the encoder; torchrun starts as many processes where it
+    is more than one.
     """
 
     results: Path
     report: Report
     shelf: Shelf
-    locks: bool = True
     gpus: int = 1
     _seen: dict[tuple[str, int], tuple[str, str]] = field(default_factory=dict)
 
@@ -208,11 +207,8 @@ class Worker:
 
     @contextlib.contextmanager
     def _lock(self, key: str, *, wait: bool) -> Iterator[bool]:
-        if not self.locks:
-            yield True
-            return
         folder = files.make_folder(self.results / "sweeps" / "locks")
-        lock = filelock.FileLock(folder / f"{key}.lock")
+        lock = locks.lock(folder / f"{key}.lock")
         try:
             lock.acquire(blocking=wait)
         except filelock.Timeout:
@@ -238,16 +234,21 @@ def _alike(ready: Mapping[Job, Request]) -> dict[tuple, list[Job]]:
             continue
         how = (runtime.device, runtime.precision, runtime.batch_size, runtime.cache)
         seed = getattr(request.settings, "crop_seed", None)
+        read = getattr(request.settings, "clips", None)
         task = (request.manifest.sha256, request.whole.task.seconds, runtime.skip_bad)
         rate = request.model.adapter.sample_rate
-        found.setdefault((request.protocol.embeds, rate, seed, *task, *how), []).append(job)
+        what = (request.protocol.embeds, rate, seed, read)
+        found.setdefault((*what, *task, *how), []).append(job)
     return found
 
 
 def engine_of(request: Request):
     """Returns the context of the engine that embeds what a request needs."""
-    if request.protocol.embeds == "whole":
-        return embeddings.engine_for_test_side(request.model, request.whole, request.runtime)
+    if request.protocol.embeds == "joint":
+        unit = getattr(request.settings, "clips", "whole") == "unit"
+        return embeddings.engine_for_test_side(
+            request.model, request.whole, request.runtime, unit=unit
+        )
     return embeddings.engine_for_task(
         request.model, request.whole, request.runtime, request.settings.crop_seed
     )

@@ -1,7 +1,7 @@
-"""A worker process of the local engine: `python -m evar.sweeping.worker`.
+"""A worker process of the local engine.
 
-Reads lines of JSON from stdin: first how to work, then groups of jobs. Writes events as lines of
-JSON to what was its stdout; what models print goes to a log file per job.
+Receives groups of jobs and sends events, both as JSON; what models print goes to a log file per
+job.
 """
 
 import json
@@ -10,50 +10,60 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from evar.sweeping.job import Job
-from evar.sweeping.logs import Logs
+from evar.sweeping.logs import Logs, redirect
 
 _WATCH_SECONDS = 0.5
 
 
-def main() -> None:
-    """Works until stdin is closed, or until its driver has died."""
-    channel = os.fdopen(os.dup(1), "w", buffering=1)
+def main(channel: Connection, how: Mapping, environment: Mapping[str, str]) -> None:
+    """Works until the channel is closed, or until its driver has died.
+
+    how: the folders `results` and `folder` (of the sweep), `device`, `sharing` and `gpus`.
+    environment: the driver's, with this worker's GPUs.
+    """
+    os.setsid()  # so that Ctrl-C reaches the driver alone
+    os.environ.clear()
+    os.environ.update(environment)
     _watch(os.getppid())
-    how = json.loads(sys.stdin.readline())
-    logs = Logs(Path(how["logs"]))
+    redirect(Path(how["folder"]) / "workers.log")
+    logs = Logs(Path(how["folder"]) / "logs")
     from evar.sweeping.shelf import Shelf
     from evar.sweeping.work import Exhausted, Worker
+
+    def send(**event) -> None:
+        channel.send_bytes(json.dumps(event).encode())
 
     def report(event: str, job: Job, **details) -> None:
         if event == "at":
             logs.switch(job)
-        channel.write(json.dumps({"event": event, "job": job.id, **details}) + "\n")
+        send(event=event, job=job.id, **details)
         if event == "failed":
             print(details["why"], file=sys.stderr, flush=True)
 
     shelf = Shelf(how["device"], sharing=how["sharing"])
     worker = Worker(Path(how["results"]), report, shelf, gpus=how["gpus"])
-    for line in sys.stdin:
-        try:
-            worker.do([Job.from_json(data) for data in json.loads(line)])
-        except Exhausted:  # has been reported; a fresh process goes on
-            return
-        channel.write(json.dumps({"event": "idle"}) + "\n")
+    try:
+        while True:
+            worker.do([Job.from_json(data) for data in json.loads(channel.recv_bytes())])
+            send(event="idle")
+    except (Exhausted, EOFError):  # the first has been reported; a fresh process goes on
+        return
 
 
 def _watch(parent: int) -> None:
-    """Ends this process and those that it started soon after its driver has died."""
+    """Ends this process and those that it started soon after its driver has died.
+
+    Its parent is the server that the driver forks workers from, and that ends with the driver.
+    """
 
     def look() -> None:
         while os.getppid() == parent:
             time.sleep(_WATCH_SECONDS)
-        os.killpg(0, signal.SIGKILL)  # the driver made this process the leader of its own group
+        os.killpg(0, signal.SIGKILL)  # it is the leader of its own group
 
     threading.Thread(target=look, daemon=True).start()
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,7 @@ import pytest
 import soundfile
 import soxr
 
-from evar.data import audio
+from evar.data import audio, decoding
 from evar.data.audio import load_clip
 from evar.errors import BadAudio, UserError
 from evar.task import Task
@@ -243,7 +243,7 @@ def test_what_the_system_refuses_is_no_bad_clip(sound, tmp_path, monkeypatch):
     def fails(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(audio, "_Reader", fails)
+    monkeypatch.setattr(decoding, "Reader", fails)
     with pytest.raises(UserError, match=r"a.wav: cannot be read \(Input/output error\)") as raised:
         audio.decode(path)
     assert not isinstance(raised.value, BadAudio)

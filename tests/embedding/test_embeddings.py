@@ -322,7 +322,7 @@ def test_one_and_the_same_clip_gives_the_same_bytes_in_every_process(many, simpl
 def workers():
     """Processes that start within milliseconds, from a server that has imported everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_embeddings", "torch", "evar.embedding.embeddings"])
+    context.set_forkserver_preload(["torch", "torchaudio", "pandas"])
     return context
 
 

@@ -141,3 +141,21 @@ def test_other_clips_are_refused(loaded, decoded, manifest, new_clips, tmp_path)
         ]
         with pytest.raises(ValueError, match="same clips"):
             fill_together(engines, failed=print)
+
+
+def test_the_speed_of_a_shared_pass_is_that_of_its_engines(loaded, manifest, tmp_path):
+    both = loaded("One", "Two")
+    assert together(both, manifest, tmp_path / "both") == {}
+    for model in both:
+        kept = embeddings.embed_task(model, manifest, Runtime(cache=tmp_path / "both"))
+        assert kept.clips_per_second > 0
+        alone = embeddings.embed_task(model, manifest, Runtime(cache=tmp_path / model.name))
+        assert alone.clips_per_second > 0
+        again = embeddings.embed_task(model, manifest, Runtime(cache=tmp_path / model.name))
+        assert again.clips_per_second is None  # nothing was measured
+
+
+def test_a_part_of_the_clips_has_no_speed(loaded, decoded, manifest, tmp_path):
+    (model,) = loaded("One")
+    together([model], manifest, tmp_path, part=(0, 2))
+    assert embeddings.embed_task(model, manifest, Runtime(cache=tmp_path)).clips_per_second is None

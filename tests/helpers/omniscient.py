@@ -41,11 +41,15 @@ class Oracle(Adapter):
 """
 
 
-def write(path: Path, texts: dict[Path, str]) -> str:
-    """Write an adapter that hears each file as a text; returns MODEL as a command line takes it."""
+def write(path: Path, texts: dict[Path, str], *, seconds: float | None = None) -> str:
+    """Write an adapter that hears each file as a text; returns MODEL as a command line takes it.
+
+    It knows whole clips, or units of so many `seconds`, and fails on anything else.
+    """
+    samples = None if seconds is None else int(16000 * seconds)
     known = {}
     for file, text in texts.items():
-        clip = audio.load_clip(file, sample_rate=16000, samples=None, silence=True)
+        clip = audio.load_clip(file, sample_rate=16000, samples=samples, silence=True)
         known[hashlib.sha256(np.ascontiguousarray(clip).tobytes()).hexdigest()] = text
     path.write_text(SOURCE.format(known=json.dumps(known)))
     return f"{path}:Oracle"

@@ -17,9 +17,14 @@ TOKENIZERS = {
     "pe_a_frame_base": "bert",
     "pe_a_frame_large": "bert",
     "audioclip": "clip",
+    "glap": "nllb",
+    "muq_mulan": "xlm-roberta",
 }
 
-PACKAGES = {"muq": ("muq",)}  # of adapters whose class is defined without them
+PACKAGES = {
+    "muq": ("muq",),
+    "muq_mulan": ("muq",),
+}  # of adapters whose class is defined without them
 
 
 def text_options(name, folder):
@@ -41,6 +46,17 @@ def text_options(name, folder):
         BertModel(BertConfig(intermediate_size=24, **sizes)).save_pretrained(folder)
         return {"text_encoder": str(folder)}
     return {}
+
+
+def distinct(names):
+    """One name for every tiny build: models of one class that differ in size alone share theirs."""
+    builds = {}
+    for name in names:
+        config = models.config(name)
+        small = models.adapter_class(config.adapter).TINY
+        options = {"name": name} if small is None else {**config.options, **small}
+        builds.setdefault((config.adapter, repr(sorted(options.items()))), name)
+    return list(builds.values())
 
 
 def tiny(name, folder):

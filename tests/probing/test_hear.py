@@ -148,7 +148,7 @@ def test_training_is_that_of_the_facts_worked_out_in_numpy(double):
                 best, since, best_epoch, expected = value, 0, epoch, twin.predict(x[test])
     assert (ours.best_epoch, ours.epochs) == (best_epoch, epoch)
     assert ours.epochs == ours.best_epoch + 12
-    assert ours.valid_score == pytest.approx(best)
+    assert ours.goodness == pytest.approx(best)
     np.testing.assert_allclose(ours.scores, expected, atol=1e-9)
 
 
@@ -206,3 +206,14 @@ def test_a_last_batch_of_one_row_is_left_out():
     settings = HearSettings(width=8, epochs=3, batch_size=64)
     fitted = hear.fit(x, y, sides, hear.points()[0], settings, score=accuracy, seed=5)
     assert np.isfinite(fitted.scores).all()
+
+
+def test_a_point_that_diverges_stops_nothing_and_is_not_chosen():
+    x, y = blobs()
+    splits = [Sides(*np.split(np.arange(180), [100, 140]))]
+    wild, good = Point(1, float("inf"), "xavier_uniform"), Point(1, 1e-3, "xavier_normal")
+    settings = HearSettings(width=8, epochs=6)
+    fitted, tried = hear.search(x, y, splits, [wild, good], settings, score=accuracy, seed=1)
+    assert (fitted[0].point, tried[0].goodness) == (good, -np.inf)
+    with pytest.raises(ValueError, match="diverged"):
+        hear.search(x, y, splits, [wild], settings, score=accuracy, seed=1)

@@ -186,6 +186,27 @@ def test_a_grid_of_rates_gives_the_bits_of_a_run_at_each(hidden):
         assert (ours.epochs, ours.best_epoch) == (single.epochs, single.best_epoch)
 
 
+def test_a_rate_that_diverges_stops_no_other():
+    x, y = blobs(120, spread=2.0)
+    train, valid, test = np.split(np.arange(120), [70, 90])
+    jobs = [Job(train, valid, test, s, lr=lr) for s in (1, 2) for lr in (1e-2, np.inf, 1e-3)]
+    fitted = probe.fit(x, y, jobs, ProbeSettings(epochs=10))
+    assert [f.goodness == -np.inf for f in fitted] == [False, True, False] * 2
+    assert [f.epochs for f in fitted] == [10, 1, 10] * 2
+    alone = probe.fit(x, y, [job for job in jobs if job.lr == 1e-2], ProbeSettings(epochs=10))
+    for ours, single in zip(fitted[::3], alone, strict=True):
+        np.testing.assert_array_equal(ours.logits, single.logits)
+
+
+def test_what_diverges_late_does_not_count_either():
+    """The second epoch's step is too large for float32; the first epoch's score was good."""
+    x, y = blobs(120, spread=0.1)
+    train, valid, test = np.split(np.arange(120), [70, 90])
+    (fitted,) = probe.fit(x, y, [Job(train, valid, test, 1, lr=2.5e38)], ProbeSettings(epochs=10))
+    assert 1 <= fitted.epochs < 10
+    assert fitted.goodness == -np.inf
+
+
 def test_rates_in_one_stack_as_on_a_gpu_agree_with_stacks_of_their_own(monkeypatch):
     x, y = blobs(200, spread=2.0)
     jobs = [
@@ -195,7 +216,7 @@ def test_rates_in_one_stack_as_on_a_gpu_agree_with_stacks_of_their_own(monkeypat
     ]
     settings = ProbeSettings(hidden=(8,), epochs=40, patience=4, batch_size=64)
     apart = probe.fit(x, y, jobs, settings)
-    monkeypatch.setattr(probe, "_stacks", lambda jobs, *_: [list(range(len(jobs)))])
+    monkeypatch.setattr(probe, "_groups", lambda jobs, *_: [[list(range(len(jobs)))]])
     together = probe.fit(x, y, jobs, settings)
     assert len({f.epochs for f in apart}) > 1
     for a, b in zip(apart, together, strict=True):
@@ -244,12 +265,31 @@ def test_wrong_shapes_are_refused():
         probe.fit(np.zeros((3, 2), np.float32), np.zeros(4, int), [])
 
 
-def test_the_metric_selects_the_epoch():
+ERRORS = replace(
+    METRICS["accuracy"],
+    name="errors",
+    value=lambda y, s: float((s.argmax(1) != y).mean()),
+    higher_is_better=False,
+)
+
+
+def test_the_metric_selects_the_epoch_in_its_direction():
+    """Errors, of which fewer are better, select what accuracy selects."""
+    x, y = blobs(150)
+    job = Job(np.arange(80), np.arange(80, 120), np.arange(120, 150), 1)
+    settings = ProbeSettings(lr=1e-2, patience=3)
+    (usual,), (other,) = (probe.fit(x, y, [job], settings, metric=m) for m in (None, ERRORS))
+    assert usual.best_epoch == other.best_epoch > 1
+    np.testing.assert_array_equal(usual.logits, other.logits)
+    assert other.valid_score == pytest.approx(1 - usual.valid_score)
+    assert other.goodness == -other.valid_score
+
+
+def test_another_metric_selects_another_epoch():
     """One that ranks epochs the other way round stops at once: later epochs are never better."""
     x, y = blobs(150)
     job = Job(np.arange(80), np.arange(80, 120), np.arange(120, 150), 1)
-    errors = replace(METRICS["accuracy"], value=lambda y, s: float((s.argmax(1) != y).mean()))
+    wrong = replace(ERRORS, higher_is_better=True)
     settings = ProbeSettings(lr=1e-2, patience=3)
-    (usual,), (other,) = (probe.fit(x, y, [job], settings, metric=m) for m in (None, errors))
+    (usual,), (other,) = (probe.fit(x, y, [job], settings, metric=m) for m in (None, wrong))
     assert usual.best_epoch > other.best_epoch
-    assert other.valid_score > 1 - usual.valid_score

@@ -52,12 +52,12 @@ def test_gradients_are_those_of_autograd(hidden, multi_label, scaled):
     masks = [2.0 * torch.rand(M, h, B, generator=generator(5)).round() for h in hidden]
     tensors = [t.clone().requires_grad_() for t in networks.stacked]
     everyone = list(range(M))
-    *inputs, logits = networks.forward(tensors[::2], tensors[1::2], x, everyone, masks)
+    inputs, logits = networks.forward(tensors[::2], tensors[1::2], [x], everyone, masks)
     total = sum(loss_of(logits[m].T, targets[m]) for m in everyone)
     expected = torch.autograd.grad(total, tensors)
     with torch.no_grad():
         gradient = networks.loss_gradient(logits, targets) / B
-        ours = networks.backward(tensors[::2], inputs, gradient, everyone, masks)
+        ours = networks.backward(tensors[::2], [x], inputs, gradient, everyone, masks)
     for a, b in zip(ours, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
 

@@ -8,9 +8,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from evar import models, task
-from evar.data import indexing, manifests, own_sounds, targets
+from evar import Adapter, models, task
+from evar.data import audio, indexing, manifests, own_sounds, targets
 from evar.errors import UserError
 from evar.protocols import retrieval, zeroshot
 from evar.runtime import Runtime
@@ -61,7 +62,8 @@ def demo(tmp_path):
     rows = made.read(made.bundled)
     files = [made.bundled / file for file in rows.file]
     words = rows.label.str.replace("_", " ")
-    return omniscient.write(tmp_path / "knows.py", dict(zip(files, words, strict=True))), rows
+    known = dict(zip(files, words, strict=True))
+    return omniscient.write(tmp_path / "knows.py", known, seconds=made.seconds), rows
 
 
 def test_a_model_that_knows_is_right_on_the_demo_task(zeroshot_, demo, record, table):
@@ -158,7 +160,115 @@ def test_a_set_without_training_side_serves_zero_shot_alone(
     assert "100.0" in zeroshot_(omniscient.write(tmp_path / "o.py", texts), made.csv).out
 
 
-def test_clips_are_read_whole(new_clips, zeroshot_, tmp_path):
+class Filled(Adapter):
+    """Hears how full a clip is: its mean m as the direction (m, 1 - m)."""
+
+    sample_rate, embed_dim, joint_dim = 16000, 2, 2
+
+    def embed(self, audio):
+        return self.embed_joint(audio)
+
+    def embed_joint(self, audio):
+        mean = audio.mean(dim=1)
+        return torch.stack([mean, 1 - mean], dim=1)
+
+    def embed_text(self, captions):
+        return torch.tensor([[1.0, 0.0] if "full" in c else [0.0, 1.0] for c in captions])
+
+
+class FilledWhole(Filled):
+    whole_clips = True
+
+
+@pytest.fixture
+def of_lengths(new_clips):
+    """A published set like UrbanSound8K: two folds, clips of 0.5 to 3 s, a unit of 2 s."""
+    made = new_clips(columns=("file", "label", "fold"))
+    ones, minus = np.ones(16000), -np.ones(16000)
+    for file, label, fold, samples in (
+        ("quarter.wav", "empty", "1", ones[:8000]),
+        ("half.wav", "empty", "2", ones[:9600]),
+        ("exact.wav", "full", "1", np.tile(ones, 2)),
+        ("longer.wav", "full", "2", np.concatenate([ones, ones, minus])),
+    ):
+        made.add(file, label, fold, samples=samples, subtype="FLOAT")
+    rows = own_sounds.task_from_csv(made.csv).read(None)
+    whole = task.Task(
+        name="lengths",
+        version="1",
+        title="",
+        read=lambda _: rows,
+        marker="sounds.csv",
+        seconds=2.0,
+        folds=("1", "2"),
+        counts={"1": 2, "2": 2},
+    )
+    return indexing.build(whole, made.root)
+
+
+def means(model, manifest, **given) -> list[float]:
+    """What `Filled` heard of each clip, from the similarities, in the order of the files."""
+    loaded = models.load(model)
+    settings = zeroshot.resolve(given, loaded, manifest)
+    found = zeroshot.evaluate(loaded, manifest, settings, (), Runtime())
+    table = found.tables["similarities"].set_index("clip")
+    return (
+        (table.full / (table.full + table["empty"]))
+        .loc[["exact.wav", "half.wav", "longer.wav", "quarter.wav"]]
+        .tolist()
+    )
+
+
+def test_clips_of_a_published_set_are_cut_or_padded_to_its_unit(of_lengths):
+    """By hand: 1 s of ones in a unit of 2 s is half full; what is behind the unit is not heard."""
+    assert means(Filled(), of_lengths) == pytest.approx([1.0, 0.3, 1.0, 0.25], abs=1e-4)
+    whole = means(Filled(), of_lengths, clips="whole")
+    assert whole == pytest.approx([1.0, 1.0, 1 / 3, 1.0], abs=1e-4)
+
+
+def test_a_model_that_was_given_whole_files_is_given_them(of_lengths):
+    assert means(FilledWhole(), of_lengths) == pytest.approx([1.0, 1.0, 1 / 3, 1.0], abs=1e-4)
+    assert means(FilledWhole(), of_lengths, clips="unit")[1] == pytest.approx(0.3, abs=1e-4)
+    of_this_kind = [
+        name
+        for name in models.names()
+        if models.reads_text(name) and models.class_of(name, models.config(name)).whole_clips
+    ]
+    assert of_this_kind == ["clap_2022", "clap_2023"]
+
+
+def test_whole_clips_stand_beside_the_score(zeroshot_, demo, record, tmp_path):
+    model, _ = demo
+    assert "KeyError" in zeroshot_(model, "demo", "--clips=whole").err, "it knows units alone"
+    whole = tmp_path / "whole.py"
+    whole.write_text(
+        "import torch\nfrom evar import Adapter\n\n\nclass Any(Adapter):\n"
+        "    sample_rate, embed_dim, joint_dim = 16000, 2, 2\n\n"
+        "    def embed_joint(self, audio):\n        return audio[:, :2] + 0.1\n\n"
+        "    def embed_text(self, captions):\n"
+        "        return torch.tensor([[1.0, len(c)] for c in captions])\n"
+    )
+    for option in ("--clips=unit", "--clips=whole"):
+        assert zeroshot_(f"{whole}:Any", "demo", option).code == 0
+    runs = [json.loads(path.read_text()) for path in tmp_path.glob("results/runs/*.json")]
+    said = {run["settings"]["reading"]: run["variant"] for run in runs}
+    assert said == {"unit": {}, "whole clips": {"clips": "whole"}}
+    assert "Any (clips=whole)" in (tmp_path / "results/leaderboard.md").read_text()
+
+
+def test_a_cache_that_was_filled_ahead_is_all_that_is_read(command, zeroshot_, demo, monkeypatch):
+    model, _ = demo
+    filled = command("embed", model, "demo", "--quiet", "--device=cpu")
+    assert "units of test clips in the joint space" in filled.out, filled.err
+
+    def refuse(*arguments, **options):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(audio, "load_clip", refuse)
+    assert "100.0 %" in zeroshot_(model, "demo").out
+
+
+def test_own_sounds_are_read_whole(new_clips, zeroshot_, tmp_path):
     made = new_clips()
     texts = {}
     for i, seconds in enumerate((0.1, 0.35, 0.2, 0.35)):
@@ -245,7 +355,7 @@ def test_classes_are_those_of_the_whole_data_set(zeroshot_, new_clips, tmp_path,
         for label, hertz in (("low", 300), ("high", 900), ("siren", 2000)):
             path = made.add(f"{side}/{label}.wav", label, side, hertz=hertz)
             texts[path] = "siren" if label == "low" else label
-    model = omniscient.write(tmp_path / "o.py", texts)
+    model = omniscient.write(tmp_path / "o.py", texts, seconds=2.0)
     for label in ("low", "high", "siren"):
         (made.root / f"train/{label}.wav").unlink()
     (made.root / "test/siren.wav").unlink()
@@ -329,6 +439,7 @@ def test_an_audio_only_model_is_refused_with_those_that_read(zeroshot_, simple, 
         (["demo", "--template=a sound"], "has no {label}"),
         (["demo", "--captions=absent.yaml"], "absent.yaml"),
         (["demo", "--precision=fp16"], "precision"),
+        (["esc50", "--clips=long"], "unit"),
         (["demo", "--labels=a"], "two or more"),
         (["demo", "--labels=a,a"], "each once"),
         (["demo", "--labels=a,b"], "no such sound file or folder"),

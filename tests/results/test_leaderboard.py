@@ -321,7 +321,7 @@ def add_and_rebuild(folder, number):
 def test_two_processes_rebuild_without_losing_a_row(board, tmp_path):
     board()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["test_embeddings", "torch", "evar.embedding.embeddings"])
+    context.set_forkserver_preload(["torch", "torchaudio", "pandas"])
     folder = tmp_path / "results"
     both = [context.Process(target=add_and_rebuild, args=(folder, number)) for number in (1, 2)]
     for process in both:

@@ -89,6 +89,16 @@ def notes(**more):
     return " ".join(text.notes(from_json(record(**more))))
 
 
+def test_classes_that_map_leaves_out_are_counted_in_words():
+    score = {"metric": "mAP"}
+    (said,) = text.notes(from_json(record(undefined_classes=3, score=score)))[:1]
+    assert said == (
+        "note: 3 classes have no positive test clip and no part in mAP (the reference harness "
+        "counts 0)"
+    )
+    assert not any("mAP" in note for note in text.notes(from_json(record(undefined_classes=3))))
+
+
 def test_notes_name_what_makes_a_score_uncertain():
     many = {"train": 1000, "test": 40}
     assert notes(clips=many) == ""

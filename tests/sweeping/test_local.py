@@ -58,7 +58,7 @@ def test_what_fails_fails_alone(models, clips, command, tmp_path):
 
 def test_a_sweep_goes_on_after_its_driver_was_killed(models, clips, command, tmp_path):
     names, results = models("One", "Slow", "Sluggish"), tmp_path / "results"
-    driver = start(names, clips.csv, *FEW, "--workers=2")
+    driver = start(names, clips.csv, *FEW)
     while not list((results / "runs").glob("*.json")):
         assert driver.poll() is None, driver.stdout.read()
         time.sleep(0.02)
@@ -92,13 +92,17 @@ def test_an_interrupt_ends_it_within_seconds(models, clips, tmp_path):
     assert all(map(gone, workers))
 
 
-def test_two_sweeps_at_once_do_every_job_once(models, clips, tmp_path):
+def test_two_sweeps_at_once_do_every_job_once(models, clips, command, tmp_path):
     names, results = models("One", "Slow", "Two"), tmp_path / "results"
-    both = [start(names, clips.csv, *FEW) for _ in range(2)]
-    for driver in both:
-        out, _ = driver.communicate(timeout=120)
-        assert driver.returncode == 0, out
-        assert "6 jobs: 6 done" in out
+    driver = start(names, clips.csv, *FEW)
+    while not list(results.glob("sweeps/*/jobs/*.json")):
+        assert driver.poll() is None, driver.stdout.read()
+        time.sleep(0.02)
+    ran = command("sweep", names, clips.csv, *FEW)
+    out, _ = driver.communicate(timeout=120)
+    for code, said in ((ran.code, ran.out), (driver.returncode, out)):
+        assert code == 0, said
+        assert "6 jobs: 6 done" in said
     found = runs(results)
     assert len(found) == len({run.request for run in found}) == 6
     logs = [p.read_text() for p in results.glob("sweeps/*/logs/*.log")]
