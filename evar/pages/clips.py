@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evar.data import audio, manifests, opening
+from evar.data import audio, manifests, opening, packed
 from evar.data.manifest import Manifest
 from evar.errors import BadAudio, UserError
 from evar.results.record import RunRecord

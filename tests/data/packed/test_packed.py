@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 import soundfile
 
-from evar.data import packed
+import evar
+from evar import task as tasks
+from evar.data import opening, packed
 from evar.data.containers.stream import Damaged
 from evar.data.packed import listing, tar
 from evar.errors import UserError
@@ -17,6 +19,10 @@ from evar.errors import UserError
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 RATE = 8000
+
+
+def read(path) -> bytes:
+    return packed.locate(path).read_bytes()
 
 
 def sound(pitch: float, kind: str = "FLAC") -> bytes:
@@ -52,7 +58,7 @@ def sounds(*pitches) -> list[dict]:
 
 class TestPaths:
     def test_a_plain_file_is_not_packed(self, tmp_path):
-        assert packed.read(tmp_path / "a.wav") is None
+        assert packed.locate(tmp_path / "a.wav") == tmp_path / "a.wav"
         (tmp_path / "odd.tar").mkdir()  # a folder of that name
         (tmp_path / "odd.tar/a.wav").write_bytes(b"x")
         assert packed.split(tmp_path / "odd.tar/a.wav") is None
@@ -62,32 +68,32 @@ class TestPaths:
         shard = write_tar(tmp_path / "x.tar/y.TAR", {"a/b/c.flac": b"12345"})
         path = shard / "a/b/c.flac"
         assert packed.split(path) == (shard, "a/b/c.flac")
-        assert packed.read(path) == b"12345"
+        assert read(path) == b"12345"
         assert packed.status(path).st_size == shard.stat().st_size
 
     def test_absent_members_are_absent_files(self, tmp_path):
         shard = write_tar(tmp_path / "x.tar", {"a.flac": b"1"})
         with pytest.raises(FileNotFoundError):
-            packed.read(shard / "b.flac")
+            read(shard / "b.flac")
         rows = write_parquet(tmp_path / "x.parquet", {"audio": sounds(100)})
         for name in ("audio/1", "audio/x", "sound/0", "0"):
             with pytest.raises(FileNotFoundError):
-                packed.read(rows / name)
+                read(rows / name)
 
 
 class TestTar:
     def test_an_edited_shard_is_read_again(self, tmp_path):
         shard = write_tar(tmp_path / "x.tar", {"a.flac": b"1"})
-        assert packed.read(shard / "a.flac") == b"1"
+        assert read(shard / "a.flac") == b"1"
         write_tar(shard, {"b.flac": b"22", "a.flac": b"333"})
-        assert packed.read(shard / "a.flac") == b"333"
+        assert read(shard / "a.flac") == b"333"
 
     @pytest.mark.parametrize("cut", [100, 512 + 20, 1024 + 512])
     def test_truncated(self, tmp_path, cut):
         shard = write_tar(tmp_path / "x.tar", {"a.flac": b"1" * 600, "b.flac": b"2" * 600})
         shard.write_bytes(shard.read_bytes()[:cut])
         with pytest.raises(Damaged, match=r"x\.tar"):
-            packed.read(shard / "a.flac")
+            read(shard / "a.flac")
 
     def test_damaged_header_in_the_middle(self, tmp_path):
         shard = write_tar(tmp_path / "x.tar", {"a": b"1" * 600, "b": b"2", "c": b"3"})
@@ -116,22 +122,22 @@ class TestParquet:
         pitches = [100, 200, 300, 400, 500]
         shard = write_parquet(tmp_path / "x.parquet", {"audio": sounds(*pitches)})
         for row in (4, 0, 3, 1, 2, 4):
-            assert packed.read(shard / f"audio/{row:04}") == sound(pitches[row])
+            assert read(shard / f"audio/{row:04}") == sound(pitches[row])
 
     def test_a_row_without_bytes_names_itself(self, tmp_path):
         shard = write_parquet(
             tmp_path / "x.parquet", {"audio": [{"bytes": None, "path": "a.wav"}, *sounds(100)]}
         )
         with pytest.raises(Damaged, match="no bytes"):
-            packed.read(shard / "audio/0")
-        assert packed.read(shard / "audio/1") == sound(100)
+            read(shard / "audio/0")
+        assert read(shard / "audio/1") == sound(100)
 
     @pytest.mark.parametrize("cut", [0, 3, 100, -20])
     def test_damaged(self, tmp_path, cut):
         shard = write_parquet(tmp_path / "x.parquet", {"audio": sounds(100)})
         shard.write_bytes(shard.read_bytes()[:cut])
         with pytest.raises(Damaged, match=r"x\.parquet"):
-            packed.read(shard / "audio/0")
+            read(shard / "audio/0")
 
 
 class TestListing:
@@ -155,7 +161,7 @@ class TestListing:
             "valid": ["dog/barking"],
         }
         for name in found.file:
-            assert packed.read(tmp_path / name)[:4] == b"fLaC"
+            assert read(tmp_path / name)[:4] == b"fLaC"
 
     def test_several_labels_and_a_group(self, tmp_path):
         write_parquet(
@@ -216,3 +222,53 @@ def test_the_table_is_that_of_files(tmp_path):
     write_parquet(tmp_path / "p/train.parquet", {"audio": sounds(1), "label": ["a"]})
     tables = [listing.table(tmp_path / each).drop(columns="file") for each in "wp"]
     pd.testing.assert_frame_equal(*tables)
+
+
+@pytest.fixture(params=["tar", "parquet"])
+def packed_demo(request, tmp_path):
+    """The clips of the demo in shards, and a CSV of them; the same clips as plain files."""
+    demo = tasks.get("demo")
+    table = demo.read(demo.bundled).groupby(["split", "label"]).head(8).reset_index(drop=True)
+    for split, rows in table.groupby("split"):
+        contents = [(demo.bundled / name).read_bytes() for name in rows.file]
+        if request.param == "tar":
+            entries: dict[str, bytes] = {}
+            for number, (content, label) in enumerate(zip(contents, rows.label, strict=True)):
+                entries |= {f"{number:03}.flac": content, f"{number:03}.cls": label.encode()}
+            write_tar(tmp_path / f"shards/{split}-0.tar", entries)
+        else:
+            audio = [{"bytes": content, "path": None} for content in contents]
+            write_parquet(
+                tmp_path / f"shards/{split}-0.parquet",
+                {"audio": audio, "label": rows.label.tolist()},
+                group=7,
+            )
+    listing.table(tmp_path / "shards").to_csv(tmp_path / "shards/packed.csv", index=False)
+    own = table.assign(file=[str(demo.bundled / name) for name in table.file])
+    return tmp_path / "shards", own[["file", "label", "split"]]
+
+
+def test_shards_score_as_their_files_do(packed_demo):
+    folder, own = packed_demo
+    runs = [
+        evar.evaluate("logmel", each, seeds=1, device="cpu", data=folder.parent, cache=None)
+        for each in (folder / "packed.csv", own)
+    ]
+    scores = [np.sort(run.predictions[run.predictions.columns[3]].to_numpy()) for run in runs]
+    assert runs[0].record.clips == runs[1].record.clips
+    assert runs[0].score == runs[1].score
+    assert (scores[0] == scores[1]).all()
+
+
+def test_what_is_damaged_or_gone_is_named(packed_demo):
+    folder, _ = packed_demo
+    table = pd.read_csv(folder / "packed.csv")
+    shard = next(p for p in folder.iterdir() if p.name.startswith("train"))
+    table.loc[0, "file"] += "9"
+    table.to_csv(folder / "packed.csv", index=False)
+    found = opening.open_task(folder / "packed.csv", data=folder.parent)
+    assert len(found.missing) == 1
+    assert len(found.bad) == 0
+    shard.write_bytes(shard.read_bytes()[:1000])
+    with pytest.raises(UserError, match=shard.name):
+        opening.open_task(folder / "packed.csv", data=folder.parent)
