@@ -95,9 +95,11 @@ def _of_parquet(
     if group:
         _one(shard, "group", group, (), others)
         values["group"] = [_text(v, file.features.get(group)) for v in file.values(group)]
-    digits = len(str(file.rows))
     for row in range(file.rows):
-        yield f"{column}/{row:0{digits}}", {key: cells[row] for key, cells in values.items()}
+        yield (
+            f"{column}/{parquet.name_of(row, file.rows)}",
+            {key: cells[row] for key, cells in values.items()},
+        )
 
 
 def _of_tar(

@@ -27,12 +27,18 @@ def read(shard: Path, member: str) -> bytes:
     """
     column, _, row = member.rpartition("/")
     file = open_file(shard)
-    if not (column in file.columns and row.isdecimal() and int(row) < file.rows):
+    known = column in file.columns and row.isdecimal() and int(row) < file.rows
+    if not known or row != name_of(int(row), file.rows):  # one sound has one name
         raise FileNotFoundError(2, "no such column or row", f"{shard}/{member}")
     content = file.sound(column, int(row))
     if not content:
         raise Damaged(f"{shard.name} holds no bytes in this row")
     return content
+
+
+def name_of(row: int, rows: int) -> str:
+    """Returns how a row is written: all of a file with equally many digits, so that they sort."""
+    return f"{row:0{len(str(rows))}}"
 
 
 def open_file(shard: Path) -> "File":

@@ -76,7 +76,7 @@ class TestPaths:
         with pytest.raises(FileNotFoundError):
             read(shard / "b.flac")
         rows = write_parquet(tmp_path / "x.parquet", {"audio": sounds(100)})
-        for name in ("audio/1", "audio/x", "sound/0", "0"):
+        for name in ("audio/1", "audio/00", "audio/x", "sound/0", "0"):
             with pytest.raises(FileNotFoundError):
                 read(rows / name)
 
@@ -122,7 +122,7 @@ class TestParquet:
         pitches = [100, 200, 300, 400, 500]
         shard = write_parquet(tmp_path / "x.parquet", {"audio": sounds(*pitches)})
         for row in (4, 0, 3, 1, 2, 4):
-            assert read(shard / f"audio/{row:04}") == sound(pitches[row])
+            assert read(shard / f"audio/{row}") == sound(pitches[row])
 
     def test_a_row_without_bytes_names_itself(self, tmp_path):
         shard = write_parquet(
