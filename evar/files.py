@@ -11,12 +11,6 @@ from pathlib import Path
 from evar.errors import UserError
 
 
-def cache_folder() -> Path:
-    """Returns where embeddings are kept: $EVAR_CACHE, else evar/ in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("EVAR_CACHE") or Path(home) / "evar")
-
-
 @contextmanager
 def writing(path):
     """Re-raises the operating system's errors while `path` is written as a UserError."""
