@@ -54,7 +54,7 @@ def embed(
     loaded = _load(model, weights, of_adapter)
     rows = manifest.good.index
     if seconds is None:
-        values, bad = embeddings.embed_whole(loaded, manifest, rows, runtime, joint=False)
+        values, bad, _ = embeddings.embed_whole(loaded, manifest, rows, runtime, joint=False)
     else:
         whole = replace(manifest.task, seconds=seconds, folds=(), trains=False)
         table = manifest.table.assign(split="test")

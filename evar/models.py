@@ -384,7 +384,7 @@ def _load_file(path: Path):
         sys.path.append(str(path.parent))  # it may import files that lie beside it
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that leaves would end this one, unscored
         del sys.modules[name]
         raise UserError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
     return module

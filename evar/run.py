@@ -17,7 +17,7 @@ from evar.errors import unknown
 from evar.progress import SILENT, Progress, Terminal
 from evar.protocol import Protocol
 from evar.runtime import Runtime, usable_device
-from evar.task import KINDS
+from evar.task import KINDS, Windows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,14 @@ if TYPE_CHECKING:
     AnyModel = str | type[Adapter] | Adapter | models.Model
 
 _RUNTIME = tuple(f.name for f in fields(Runtime))
-ARGUMENTS = ("weights", "seeds", "seconds", "data", "partial")  # of `evaluate`, by keyword
+ARGUMENTS = (
+    "weights",
+    "seeds",
+    "seconds",
+    "windows",
+    "data",
+    "partial",
+)  # of `evaluate`, by keyword
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +102,7 @@ def evaluate(
     weights=None,
     seeds: int | Sequence[int] | None = None,
     seconds: float | None = None,
+    windows: float | Windows | None = None,
     data=None,
     partial: bool = False,
     **options,
@@ -106,8 +114,9 @@ def evaluate(
     or a pandas table with the columns of a CSV. protocol: a name in evar/protocols/.
 
     weights: a checkpoint's path, or "random"; default: the published file. seeds: a number of
-    runs, or the seeds themselves. seconds: unit length of a user's own sounds. data: folder of
-    data sets and manifests; default: $EVAR_DATA or data/. partial: accept an incomplete data set.
+    runs, or the seeds themselves. seconds: unit length of a user's own sounds. windows: score a
+    user's recordings by windows, of so many seconds or as an `evar.task.Windows` says. data: folder
+    of data sets and manifests; default: $EVAR_DATA or data/. partial: accept an incomplete set.
 
     options: settings of the protocol (`lr=1e-3`), fields of `evar.runtime.Runtime` (`device`,
     `precision`, `batch_size`, `cache`, `skip_bad`, `progress`, `training`), and options of the
@@ -133,6 +142,7 @@ def evaluate(
         weights=weights,
         seeds=seeds,
         seconds=seconds,
+        windows=windows,
         data=data,
         partial=partial,
         **options,
@@ -170,6 +180,7 @@ class Request:
             "task": [task.name, task.version, task.seconds],
             "manifest": self.manifest.sha256,
             "precision": self.runtime.precision,
+            **({"windows": asdict(task.windows)} if task.windows else {}),
         }
         return hashlib.sha256(files.canonical_json(asked).encode()).hexdigest()[:16]
 
@@ -178,6 +189,8 @@ class Request:
         """Returns the settings in which the run differs from the defaults."""
         own, usual = asdict(self.settings), asdict(self.usual)
         found = {key: own[key] for key in self.given if own[key] != usual[key]}
+        if windows := self.manifest.task.windows:
+            found |= {"windows": windows.seconds, "hop": windows.hop, "pool": windows.pool}
         if self.runtime.precision != "fp32" and "precision" not in own:
             found["precision"] = self.runtime.precision
         return found
@@ -209,6 +222,7 @@ def prepare(
     weights=None,
     seeds: int | Sequence[int] | None = None,
     seconds: float | None = None,
+    windows: float | Windows | None = None,
     data=None,
     partial: bool = False,
     **options,
@@ -224,7 +238,15 @@ def prepare(
     seeds = protocols.seeds_of(chosen, seeds)
     if "text" in chosen.needs:
         models.require_text(model)
-    manifest = open_for(chosen, task, model, data=data, seconds=seconds, progress=runtime.progress)
+    manifest = open_for(
+        chosen,
+        task,
+        model,
+        data=data,
+        seconds=seconds,
+        windows=windows,
+        progress=runtime.progress,
+    )
     side = manifest if chosen.trains else manifest.test_side()
     side.require_usable(partial=partial, skip_bad=runtime.skip_bad)
     runtime = replace(runtime, device=usable_device(runtime.device))
@@ -243,17 +265,22 @@ def open_for(
     *,
     data=None,
     seconds: float | None = None,
+    windows: float | Windows | None = None,
     progress: Progress = SILENT,
 ) -> "Manifest":
     """Returns the manifest of a task that a protocol can score; UserError for any other."""
     from evar.data import opening
 
+    if windows is not None:
+        protocols.require_windows(chosen)
+        windows = windows if isinstance(windows, Windows) else Windows(windows)
     data = values.existing_folder("data", data)
     captioned = all(KINDS[kind].captions for kind in chosen.kinds)
     manifest = opening.open_task(
         task,
         data=data,
         seconds=seconds,
+        windows=windows,
         captioned=captioned,
         reindex=captioned,  # captions are no part of the manifest: the published ones are checked
         progress=progress,
@@ -318,7 +345,9 @@ def split_options(
 def _runtime(given: dict, model: "AnyModel") -> Runtime:
     from evar.embedding.store import cache_folder
 
-    given = {"device": "auto", "cache": cache_folder(), **given}
+    given = {"device": "auto", **given}
+    if "cache" not in given:
+        given["cache"] = cache_folder()
     if given["cache"] is not None:
         given["cache"] = values.path("cache", given["cache"])
     if given.get("progress") is True:

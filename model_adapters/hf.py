@@ -159,10 +159,10 @@ def _window(extractor) -> int | None:
 
 
 def _digest(extractor, config) -> torch.Tensor:
-    """(32,) bytes: SHA-256 of what the front end and the network are told to do."""
-    told = [
+    """Returns (32,) bytes: the SHA-256 of the settings of front end and network."""
+    settings = [
         {k: v for k, v in part.to_dict().items() if k not in _SAYS_NOTHING}
         for part in (extractor, config)
     ]
-    text = json.dumps(told, sort_keys=True, default=str)
+    text = json.dumps(settings, sort_keys=True, default=str)
     return torch.frombuffer(bytearray(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)

@@ -157,8 +157,8 @@ def test_a_changed_state_is_never_scored_from_old_embeddings(
     speeds = [run.record.clips_per_second for run in runs]
     assert ids[0] == ids[1] != ids[2]
     assert speeds[0] is not None
-    assert speeds[1] is None, "the same model's embeddings were computed again"
-    assert speeds[2] is not None
+    assert speeds[1] == speeds[0], "the same model's embeddings were computed again"
+    assert speeds[2] not in (None, speeds[0])
 
 
 @pytest.mark.parametrize("kind", ["an array", "a default path", "a file that embed reads"])

@@ -72,8 +72,9 @@ def _norm(values: NDArray) -> float:
 
 def _shortest(engine: Engine, values: NDArray | Sequence[NDArray]) -> list[int]:
     """Returns the numbers of the shortest clips that have an embedding."""
-    seconds = engine.manifest.table.frames / engine.manifest.table.sample_rate
-    length = np.array([seconds[view.row] for view in engine.plan])
+    table = engine.manifest.table
+    seconds = (table.frames / table.sample_rate).to_numpy()
+    length = seconds[[view.row for view in engine.plan]]
     order = np.argsort(length, kind="stable")
     finite = (int(n) for n in order if np.isfinite(values[n]).all())
     return [n for n, _ in zip(finite, range(_CLIPS), strict=False)]

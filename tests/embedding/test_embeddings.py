@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from evar import models
 from evar.data import audio, indexing, own_sounds
 from evar.data.manifest import Manifest
 from evar.embedding import embeddings, engine, store
-from evar.embedding.encoder import Encoder
+from evar.embedding.encoder import Encoder, OnItsWay
 from evar.errors import UserError
 from evar.runtime import Runtime
 
@@ -444,3 +445,37 @@ def test_a_refused_adapter_leaves_no_shard(many, new_adapter, tmp_path):
     with pytest.raises(UserError, match="not finite"):
         embed(many, new_adapter(source, "Late"))
     assert not list((tmp_path / "cache").rglob("*.safetensors*"))
+
+
+def test_batches_in_flight_from_shard_to_shard_change_nothing(many, tmp_path, monkeypatch):
+    """As on a GPU, which may be at work on a shard's last batches when the next one begins."""
+    found = []
+    for in_flight in (0, 2, 5):
+        folder = tmp_path / str(in_flight)
+        model = models.load("logmel")
+        runtime = Runtime(cache=folder, batch_size=5)
+        with embeddings.engine_for_task(model, manifest_of(many), runtime) as made:
+            made.in_flight = in_flight
+            values, _ = made.run()
+            assert made.computed == 100
+            assert not made.started
+        found.append((values.tobytes(), [p.read_bytes() for p in sorted(folder.rglob("0*.safe*"))]))
+    assert found[0] == found[1] == found[2]
+
+
+def test_what_is_on_its_way_is_checked_when_it_has_arrived():
+    class Event:
+        arrived = False
+
+        def synchronize(self):
+            self.arrived = True
+
+    encoder = Encoder(models.load("logmel").adapter)
+    values, event = torch.ones(2, 64), Event()
+    sent = OnItsWay(values, torch.tensor(True), event)
+    assert (encoder.finish(sent, 2) == 1).all()
+    assert event.arrived
+    with pytest.raises(UserError, match="not finite"):
+        encoder.finish(OnItsWay(values, torch.tensor(False), event), 2)
+    with pytest.raises(UserError, match="shape"):
+        encoder.finish(sent, 3)

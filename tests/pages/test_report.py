@@ -49,7 +49,8 @@ def sounds(tmp_path_factory):
                 tone = np.sin(2 * np.pi * (3300 - hertz if wrong else hertz + 5 * i) * time)
                 noise = 0.01 * rng.standard_normal(len(time))
                 soundfile.write(root / file, 0.3 * tone + noise, 16000)
-                rows.append((file, label, side, f"{side}{i}"))
+                group = f"{side}{i}" if i < 4 else f"{side}{i}{label}"  # 12 of the test clips
+                rows.append((file, label, side, group))
     with (root / "sounds.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("file", "label", "split", "group"), *rows])
     return root

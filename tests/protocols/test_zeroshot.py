@@ -115,6 +115,7 @@ def test_what_a_result_says(zeroshot_, hears, clips, record, table):
     assert "seed" not in predictions
     best = similarities[["high", "low"]].idxmax(axis=1)
     assert predictions.predicted.tolist() == best.tolist()
+    assert made["clips_per_second"] > 0
     assert ran.out.splitlines()[-1].startswith("Oracle  sounds  zeroshot  accuracy")
 
 
