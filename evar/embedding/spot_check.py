@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from evar.embedding.encoder import Encoder
 from evar.embedding.engine import Engine
+from evar.embedding.store import Store, entries
 from evar.errors import BadAudio, UserError
 from evar.models import Model
 from evar.precision import full_precision
@@ -21,10 +22,15 @@ def require_same(model: Model, engine: Engine, values: NDArray | Sequence[NDArra
     """Raises UserError where cached embeddings are not what the model computes now.
 
     values: (V, D) of the engine's plan, which has just run, or V arrays of frames (T, D). The
-    shortest clips are embedded again and compared. Nothing is done where all were computed by this
-    process, and for verified models (`ModelConfig.is_verified`).
+    shortest clips are embedded again and compared. Where all were computed by this process, what
+    has changed since others were kept is reported; nothing is done for verified models
+    (`ModelConfig.is_verified`).
     """
-    if model.config.is_verified or engine.computed == len(engine.plan):
+    if model.config.is_verified:
+        return
+    if engine.computed == len(engine.plan):
+        if news := changed(engine.store):
+            engine.runtime.progress.note(news)
         return
     chosen = _shortest(engine, values)
     # Of silence, an embedding may be next to nothing, and its rounding as large.
@@ -37,6 +43,27 @@ def require_same(model: Model, engine: Engine, values: NDArray | Sequence[NDArra
             difference = _difference(engine.encoder, clip, values[number], least)
             if not difference <= _DIFFERENT[engine.runtime.precision]:
                 raise UserError(_problem(model, engine, number, difference))
+
+
+def changed(store: Store) -> str:
+    """Returns what has changed of a model since other embeddings of a task were kept, or "".
+
+    Only where code and options are the same: of these, the user knows.
+    """
+    mine = store.identity
+    for entry in entries(store.folder.parent):
+        theirs = entry.identity
+        same = all(theirs.get(key) == value for key, value in mine.items() if key != "model")
+        before, now = theirs.get("model", {}), mine["model"]
+        alike = all(before.get(key) == now.get(key) for key in ("adapter", "source", "options"))
+        parts = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+        if same and alike and parts:
+            return (
+                f"{now['adapter']}: embedded again, since it is not the model of which "
+                f"embeddings are kept ({entry.key[:12]}): {', '.join(parts)} changed "
+                "(docs/add-a-model.md, 'What a model is')"
+            )
+    return ""
 
 
 def _norm(values: NDArray) -> float:
