@@ -80,7 +80,7 @@ def call(
         if any(a in ("-h", "--help") for a in arguments):
             print(_help_of(function, arguments))
             return
-        arguments = _checked(name, function, arguments, check_more or _check_model_options)
+        arguments = _checked(name, function, arguments, check_more or check_model_options)
         import fire
 
         fire.Fire(function, command=arguments, name=name)
@@ -94,6 +94,9 @@ def _one_line_for_errors(*, debug: bool = False) -> Iterator[None]:
     debug: raises it. Standard output is written before this returns, in characters that it can
     show.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed (`>&-`)
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="evar.plain")
@@ -238,7 +241,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def _check_model_options(words: list[str], keys: list[str], options: list[str]) -> None:
+def check_model_options(words: list[str], keys: list[str], options: list[str]) -> None:
     """Raises UserError for an option that neither the command nor the model's adapter has."""
     from evar import models
 

@@ -204,7 +204,14 @@ def _identity(
             embeds = fingerprint.of(adapter)
     owner = adapter if model is adapter else type(adapter)
     opened = remembered(owner, repr((sorted(options.items()), str(weights))), reading.files)
-    return identity_of(adapter, options, weights=weights, opened=opened, embeds=embeds)
+    return identity_of(
+        adapter,
+        options,
+        weights=weights,
+        opened=opened,
+        embeds=embeds,
+        is_named=isinstance(model, str),
+    )
 
 
 def require_buildable(

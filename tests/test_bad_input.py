@@ -239,10 +239,14 @@ def test_unicode_and_spaces_in_names(new_clips, simple, lineareval, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["cache", "results", "data"])
-def test_an_unwritable_folder(place, clips, simple, lineareval, refused, tmp_path):
+def test_an_unwritable_folder(place, clips, simple, lineareval, refused, tmp_path, monkeypatch):
     blocked = tmp_path / "blocked"
     blocked.write_text("a file, where a folder should be")
-    ran = lineareval(simple, clips.csv, f"--{place}={blocked / 'here'}")
+    if place == "data":  # a folder that is named as an option must be there
+        monkeypatch.setenv("EVAR_DATA", str(blocked / "here"))
+        ran = lineareval(simple, clips.csv)
+    else:
+        ran = lineareval(simple, clips.csv, f"--{place}={blocked / 'here'}")
     refused(ran, str(blocked), "cannot write", f"--{place}")
     assert blocked.is_file()
 

@@ -17,8 +17,8 @@ def prepare(task, *, source=None, data=None, download=False, quiet=False):
     usage: prepare TASK [options]
 
     TASK           a registered name (`evar list tasks`), the path of a CSV with the columns
-                   file,label,split (or fold) and optionally group, or "all": every data set that
-                   is found in --source
+                   file,label,split (or fold) and optionally group,start,end (.tsv and .xlsx do as
+                   well), or "all": every data set that is found in --source
 
     --source=DIR   the data set's folder (it stays where it is); default: where it was last time,
                    else DATA/TASK

@@ -60,6 +60,7 @@ def sounds(tmp_path_factory):
 def folders(sounds, tmp_path_factory):
     """A real run of these sounds: its id, and the folders of results, data and cache."""
     base = tmp_path_factory.mktemp("run")
+    (base / "data").mkdir()
     ran = evar.evaluate(
         adapter(),
         str(sounds / "sounds.csv"),
