@@ -12,7 +12,6 @@ import torch
 
 from evar import Adapter, models, task
 from evar.data import audio, indexing, manifests, own_sounds, targets
-from evar.embedding import spot_check
 from evar.errors import UserError
 from evar.protocols import retrieval, zeroshot
 from evar.runtime import Runtime
@@ -263,16 +262,8 @@ def test_a_cache_that_was_filled_ahead_is_all_that_is_read(command, zeroshot_, d
     filled = command("embed", model, "demo", "--quiet", "--device=cpu")
     assert "units of test clips in the joint space" in filled.out, filled.err
 
-<<<<<<< HEAD
-    def refuse(*arguments, **options):
-        raise AssertionError("decoded again")
-
-    monkeypatch.setattr(audio, "load_clip", refuse)
-    monkeypatch.setattr(spot_check, "require_same", lambda *_: None)  # which embeds a few again
-=======
     decoded, load = [], audio.load_clip
     monkeypatch.setattr(audio, "load_clip", lambda p, **how: decoded.append(p) or load(p, **how))
->>>>>>> main
     assert "100.0 %" in zeroshot_(model, "demo").out
     assert len(decoded) == 3  # a spot check: the class is a user's own
 
