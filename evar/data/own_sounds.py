@@ -218,8 +218,8 @@ def advice_on(manifest: Manifest) -> str:
 
 def manifest_name(path) -> str:
     """Returns a name for the manifest of a CSV or a folder that no other one has."""
-    resolved = str(Path(path).resolve())
-    return f"csv-{Path(path).stem}-{hashlib.sha256(resolved.encode()).hexdigest()[:8]}"
+    resolved = os.fsencode(Path(path).resolve())  # a folder's name may be no UTF-8
+    return f"csv-{Path(path).stem}-{hashlib.sha256(resolved).hexdigest()[:8]}"
 
 
 def _checked(table: pd.DataFrame, where, titles: Sequence[str]) -> pd.DataFrame:

@@ -144,6 +144,11 @@ def test_a_csv_named_like_a_registered_task_is_not_that_task(csv_file):
     assert own_sounds.task_from_csv(path).name != "esc50"
 
 
+def test_a_folders_name_may_be_no_utf_8():
+    names = {own_sounds.manifest_name(f"{folder}/t.csv") for folder in ("d\udcff", "d\udcfe")}
+    assert len(names) == 2
+
+
 def test_manifests_of_csvs_of_one_name_do_not_meet(tmp_path):
     one, other = tmp_path / "a/x.csv", tmp_path / "b/x.csv"
     assert own_sounds.manifest_name(one) != own_sounds.manifest_name(other)
