@@ -93,6 +93,7 @@ def _context(run: RunRecord, results, sounds: Sounds, cache) -> dict:
         "chosen_layer": run.extra.get("chosen_layer"),
         "map": drawn if isinstance(drawn, str) else None,
         "explained": None if isinstance(drawn, str) else f"{100 * drawn.explained:.0f} %",
+        "mapped_layer": None if isinstance(drawn, str) else drawn.layer,
         "methods": [] if isinstance(drawn, str) else list(drawn.places),
         "captions": _captions(run),
         "clips": _clip_table(table, found),
