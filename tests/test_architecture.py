@@ -192,3 +192,9 @@ def test_an_adapter_knows_what_contributors_import(name):
     }
     others = {i for i in ALL[name] if _folder(i) != "model_adapters"}
     assert others <= {"evar", *(f"evar.{module}" for module in allowed)}
+
+
+def test_a_wheel_holds_every_folder_of_code():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    plain = {name for name, path in FILES.items() if path.name != "__init__.py"}
+    assert {name.rpartition(".")[0] for name in plain} == set(listed)

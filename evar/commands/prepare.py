@@ -92,7 +92,11 @@ def _prepare_all(source, data: Path, progress: Progress) -> None:
         raise UserError("prepare all needs --source=DIR, a folder that holds data sets")
     print(f"{'task':<14} {'clips':>10} {'expected':>10}  verdict")
     for name in tasks.names():
-        task = tasks.get(name)
+        try:
+            task = tasks.get(name)
+        except UserError as error:  # a faulty file or plug-in; the others are prepared
+            print(f"{name:<14} {'-':>10} {'-':>10}  {error}")
+            continue
         expected = f"{sum(task.counts.values()):,}"
         root = task.bundled or prepare_.locate(task, source)
         if root is None:

@@ -58,7 +58,8 @@ class Manifest:
     (Hz), frames (samples per channel), bytes, fingerprint (of the content), problem ("" for a good
     clip, "missing", or why it cannot be read). Where clips are segments of recordings, `start` and
     `end` (seconds) follow the group, `frames` are those of the segment, and `file_frames` those of
-    the file. `sha256` identifies its content on any machine.
+    the file. `decoder` names what decodes a clip, in a set with clips that soundfile does not read.
+    `sha256` identifies its content on any machine.
     """
 
     task: Task

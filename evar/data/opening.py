@@ -61,7 +61,8 @@ def open_task(
     if windows is not None and seconds is not None:
         raise UserError("--windows sets the unit length: leave --seconds out")
     if isinstance(task, Task):
-        return _open(_by(windows, task), data, source, reindex, progress)
+        kept = own_folder(data) if tasks.is_own(task) else data
+        return _open(_by(windows, task), kept, source, reindex, progress)
     if not isinstance(task, (str, Path)):
         found = _by(windows, own_sounds.task_from_table(task, seconds=seconds))
         return indexing.build(found, found.bundled, progress=_wrap(found, progress))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from evar.data import tracks
 from evar.data.manifest import Manifest
 from evar.data.tables import advice, reading
 from evar.data.tables.folder import list_sounds
@@ -18,7 +19,10 @@ from evar.task import SPLITS, Task
 from evar.task import names as task_names
 
 UNKNOWN = "?"  # the label of a clip of which nothing is known
-SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au")
+SOUNDS = (
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au"),
+    *tracks.SUFFIXES,
+)
 LONGEST = 10.0  # seconds; a unit longer than that must be asked for
 SMALL = 500  # training clips below which the usual learning rate would need more than 200 epochs
 SMALL_LR = 1e-2

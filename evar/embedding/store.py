@@ -21,7 +21,8 @@ import numpy as np
 from evar import files, locks
 from evar.embedding.gathering import DamagedShard, Gathering, layout, verify
 from evar.errors import UserError
-from evar.files import cache_folder as cache_folder
+
+cache_folder = files.cache_folder  # where embeddings are kept
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class Store:
         """Computes the shards of `todo` that are missing, shared with other processes.
 
         `compute` takes an iterator of shard numbers and must write each one before it asks for
-        the next but one; a number is ours alone until then. Shards that other processes hold are
+        the next but two; a number is ours alone until then. Shards that other processes hold are
         left to them; should one of these die, its shards are taken over.
         """
         while todo:
@@ -151,7 +152,7 @@ class Store:
             if lock is None:
                 continue
             held.append(lock)
-            while len(held) > 2:  # one being computed, one being decoded ahead
+            while len(held) > 3:  # on a GPU's last batches, being computed, being decoded ahead
                 held.pop(0).release()
             yield number
 

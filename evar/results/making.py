@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from evar.protocol import Protocol
     from evar.task import Task
 
-_LIBRARIES = ("numpy", "pandas", "scipy", "soundfile", "soxr", "torch", "torchaudio")
+_LIBRARIES = ("av", "numpy", "pandas", "scipy", "soundfile", "soxr", "torch", "torchaudio")
 
 
 def make(

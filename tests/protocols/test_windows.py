@@ -1,8 +1,6 @@
 """Recordings scored by windows: trained on windows, scored and counted by recordings."""
 
 import re
-import subprocess
-import sys
 
 import numpy as np
 import pandas as pd
@@ -17,6 +15,7 @@ from evar.errors import UserError
 from evar.probing import prepared
 from evar.runtime import Runtime
 from evar.task import Windows
+from helpers import memory
 
 RATE = 16_000
 
@@ -163,19 +162,18 @@ def test_the_command_line(csv, lineareval):
 
 
 _LONG = """
-import resource, sys
+import sys
 import evar
 
 run = evar.evaluate(
     sys.argv[1] + ":Simple", sys.argv[2], windows=10, seeds=1, device="cpu",
     cache=None, data=sys.argv[3],
 )
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-print(run.score, len(run.predictions), peak)
+print(run.score, len(run.predictions), peak())
 """
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="no resource module")
+@memory.linux
 def test_three_hours_are_scored_in_flat_memory(tmp_path, new_adapter):
     """Peak memory of three hours against that of three minutes, each in a process of its own."""
     adapter = new_adapter().rpartition(":")[0]
@@ -194,15 +192,7 @@ def test_three_hours_are_scored_in_flat_memory(tmp_path, new_adapter):
                         file.write(minute * (0.5 + 0.1 * (number % 3) + 0.01 * take))
                 rows.append(f"{name},{label},{split}")
         (folder / "mine.csv").write_text("\n".join(rows) + "\n")
-        done = subprocess.run(
-            [sys.executable, "-c", _LONG, adapter, folder / "mine.csv", tmp_path / "data"],
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=500,
-        )
-        assert done.returncode == 0, done.stderr
-        score, count, peak = done.stdout.split()
+        score, count, peak = memory.said(_LONG, adapter, folder / "mine.csv", tmp_path / "data")
         assert (float(score), int(count)) == (1.0, 2)
         peaks.append(int(peak) / 1024)  # MiB
     whole = 180 * 60 * 16_000 * 4 / 2**20  # MiB of the decoded samples
