@@ -28,6 +28,8 @@ ROOT_MODULES = {
     "files": "atomic writes, hashes",
     "fingerprint": "what a model computes of fixed sounds",
     "identity": "what makes a model itself",
+    "leaving": "the end of a command's process",
+    "locks": "locks between processes",
     "models": "from a name to a model",
     "opened_files": "the files that a model reads",
     "options": "checks of option values",

@@ -265,6 +265,13 @@ def test_a_full_standard_output_is_one_line(words):
     assert ran.stderr == b"error: cannot write (No space left on device). Free some space.\n"
 
 
+@pytest.mark.skipif(not Path("/bin/sh").exists(), reason="no shell on this system")
+def test_a_closed_standard_output_is_no_failure():
+    command = f"exec {sys.executable} -m evar list protocols >&-"
+    ran = subprocess.run(["/bin/sh", "-c", command], cwd=ROOT, stderr=subprocess.PIPE)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+
+
 def test_names_that_are_no_utf_8_or_hold_nul_are_refused(command, refused):
     for name in ("log\udcffmel", "a\udcff.csv", "a\0.csv", "a\0.py:Mine"):
         refused(command("lineareval", name, "demo"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from evar.data.packed import parquet, tar
 
 _FORMATS = {".tar": tar, ".parquet": parquet}
+ENDINGS = tuple(_FORMATS)
 
 
 def split(path) -> tuple[Path, str] | None:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,17 +10,17 @@ import pandas as pd
 
 from evar import files
 from evar.data.containers.stream import Damaged
-from evar.data.packed import parquet, tar
+from evar.data.own_sounds import SOUNDS
+from evar.data.packed import ENDINGS, parquet, tar
 from evar.errors import UserError, unknown
 
-ENDINGS = (".parquet", ".tar")
 LABELS = ("label", "labels", "class", "category")  # names that columns of labels usually have
 _SPLITS = {"train": "train", "test": "test"} | dict.fromkeys(
     ("validation", "valid", "val"), "valid"
 )
 _SPLITS |= {"dev": "valid", "eval": "test", "training": "train", "testing": "test"}
-# WebDataset's convention: all files of one stem are one sample.
-_SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au")
+_CHOICES = ("label", "group", "file")  # what --column can name in a shard
+_NAMES = {"label": "label", "group": "group", "sound": "file"}
 
 
 def find(folder) -> list[Path]:
@@ -32,19 +32,22 @@ def find(folder) -> list[Path]:
     )
 
 
-def table(folder, *, label: str = "", group: str = "", sound: str = "") -> pd.DataFrame:
+def table(folder, *, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
     """Returns the sounds in a folder of shards: columns file, label, split and perhaps group.
 
-    label, group: the column of a Parquet file, or of a tar the ending (cls, txt) or the key in a
-    sample's JSON, that holds them; the default label is the only one of the usual names, or the
-    only column that the datasets library calls a ClassLabel. sound: the column of sounds, where
-    there are several. A split is what a shard's name begins with or its folder is called; without
+    columns: which column of a Parquet file, or of a tar which ending (cls, txt) or key in a
+    sample's JSON, holds the `label`, the `group`, and the `file` (the sound), where several do. The
+    default label is the only one of the usual names, or the only column that the datasets library
+    calls a ClassLabel. A split is what a shard's name begins with or its folder is called; without
     any, the column is left out. Several labels of a clip are joined by commas; a comma within the
     name of a class becomes "/".
 
     Raises UserError for what is ambiguous or absent, and names the choices.
     """
-    folder = Path(folder)
+    folder, columns = Path(folder), columns or {}
+    if odd := sorted({*columns} - {*_CHOICES}):
+        raise unknown("name in --column=NAME=TITLE of shards:", odd[0], _CHOICES)
+    label, group, sound = (columns.get(name, "") for name in _CHOICES)
     shards = find(folder)
     if not shards:
         raise UserError(f"{folder}: no Parquet files or tar shards there")
@@ -64,7 +67,7 @@ def table(folder, *, label: str = "", group: str = "", sound: str = "") -> pd.Da
                 split = {"split": splits[shard]} if splits[shard] else {}
                 rows.append({"file": f"{where}/{member}", **values, **split})
     if not rows:
-        raise UserError(f"{folder}: its shards hold no sounds ({', '.join(_SOUNDS)})")
+        raise UserError(f"{folder}: its shards hold no sounds ({', '.join(SOUNDS)})")
     return pd.DataFrame(rows)
 
 
@@ -105,13 +108,13 @@ def _of_parquet(
 def _of_tar(
     shard: Path, *, label: str, group: str, sound: str
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    samples: dict[str, dict[str, str]] = {}
+    samples: dict[str, dict[str, str]] = {}  # WebDataset: all files of one stem are one sample
     for name in tar.members(shard):
         folder, _, last = name.rpartition("/")
         key, _, ending = last.partition(".")
         samples.setdefault(f"{folder}/{key}", {})[ending.lower()] = name
     for fields in samples.values():
-        sounds = [ending for ending in fields if f".{ending}" in _SOUNDS]
+        sounds = [ending for ending in fields if f".{ending}" in SOUNDS]
         if not sounds:
             continue
         member = fields[_one(shard, "sound", sound, sounds, sounds)]
@@ -153,7 +156,8 @@ def _one(shard: Path, what: str, given: str, usual, known) -> str:
         return usual[0]
     there = ", ".join(usual or known) or "no other field"
     many = "several fields could be it" if usual else "no field is surely it"
-    raise UserError(f"{shard}: {many}, the {what}: name one (--{what}=NAME) of: {there}")
+    option = "" if what == "label" else f"{_NAMES[what]}="
+    raise UserError(f"{shard}: {many}, the {what}: name one (--column={option}NAME) of: {there}")
 
 
 def _kind(feature: dict | None) -> str:

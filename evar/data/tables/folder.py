@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from evar.data import packed
 from evar.errors import UserError
 
 FIELDS = ("label", "group", "split", "fold")
@@ -22,16 +23,17 @@ class Listing:
     """The sounds below a folder, sorted, relative to it; what else is there is counted.
 
     hidden: files and folders whose names begin with a dot (macOS writes such next to others).
-    others: all other files.
+    others: all other files. shards: where there are no sound files, those that hold sounds.
     """
 
     files: list[str]
     hidden: int
     others: list[str] = field(default_factory=list)
+    shards: list[str] = field(default_factory=list)
 
 
 def list_sounds(folder, endings: Collection[str]) -> Listing:
-    """Returns the sounds below a folder; UserError where there are none."""
+    """Returns the sounds below a folder, or the shards that hold them; UserError without any."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
@@ -47,6 +49,8 @@ def list_sounds(folder, endings: Collection[str]) -> Listing:
             path = Path(place, name)
             sound = path.suffix.lower() in endings and path.is_file()
             (names if sound else others).append(path.relative_to(folder).as_posix())
+    if not names and (shards := [name for name in others if name.lower().endswith(packed.ENDINGS)]):
+        return Listing([], hidden, sorted({*others} - {*shards}), sorted(shards))
     if not names:
         there = f"; it has {by_ending(others)}" if others else ""
         raise UserError(f"{folder}: no sound files there ({', '.join(endings)}){there}")

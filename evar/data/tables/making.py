@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from evar.data.packed import listing as packed
 from evar.data.tables import folder as folders
 from evar.data.tables import survey as surveys
 from evar.data.tables.advice import expectation
@@ -73,7 +74,10 @@ def make_table(folder, endings: Collection[str], choices: Choices, progress=None
     folder, left = Path(folder), _Left()
     listing = folders.list_sounds(folder, endings)
     left.add("hidden files or folders", listing.hidden)
-    frame, notes, read = _labelled(folder, listing.files, choices, left)
+    if listing.shards:
+        frame, notes, read = _packed(folder, listing.shards, choices), (), set()
+    else:
+        frame, notes, read = _labelled(folder, listing.files, choices, left)
     others = [name for name in listing.others if (folder / name).resolve() not in read]
     left.add("other files", len(others), folders.by_ending(others))
     frame = _without(frame, choices.without, left)
@@ -122,6 +126,17 @@ def _labelled(folder: Path, names: list[str], choices: Choices, left: _Left):
     if frame.empty:
         raise UserError(f"{folder}: no clip has a label")
     return frame, notes, used
+
+
+def _packed(folder: Path, shards: Sequence[str], choices: Choices) -> pd.DataFrame:
+    """The clips in shards (tar, Parquet), with the labels that stand there."""
+    for option, given in (("labels", choices.labels), ("pattern", choices.pattern)):
+        if given is not None:
+            raise UserError(
+                f"--{option} is for a folder of sound files, and the sounds of {folder} lie in "
+                f"{shards[0]}; --column=NAME says what holds their labels"
+            )
+    return packed.table(folder, columns=choices.wishes.columns)
 
 
 def _joined(frame: pd.DataFrame) -> pd.DataFrame:

@@ -168,18 +168,18 @@ class TestListing:
             tmp_path / "train.parquet",
             {"audio": sounds(1, 2), "labels": [["a", "b"], []], "who": ["x", "y"]},
         )
-        found = listing.table(tmp_path, group="who")
+        found = listing.table(tmp_path, columns={"group": "who"})
         assert found[["label", "group"]].to_numpy().tolist() == [["a,b", "x"], ["-", "y"]]
 
     def test_what_is_ambiguous_is_asked_for(self, tmp_path):
         write_parquet(
             tmp_path / "train.parquet", {"audio": sounds(1), "species": ["a"], "site": ["b"]}
         )
-        with pytest.raises(UserError, match=r"--label=NAME.*species, site"):
+        with pytest.raises(UserError, match=r"--column=NAME.*species, site"):
             listing.table(tmp_path)
-        assert listing.table(tmp_path, label="site").label.tolist() == ["b"]
+        assert listing.table(tmp_path, columns={"label": "site"}).label.tolist() == ["b"]
         with pytest.raises(UserError, match="did you mean species"):
-            listing.table(tmp_path, label="specie")
+            listing.table(tmp_path, columns={"label": "specie"})
 
     def test_webdataset(self, tmp_path):
         write_tar(
@@ -194,7 +194,7 @@ class TestListing:
         )
         write_tar(tmp_path / "test/000.tar", {"9.flac": sound(3), "9.cls": b"cat\n"})
         with pytest.raises(UserError, match="no such field|group"):
-            listing.table(tmp_path, group="site")
+            listing.table(tmp_path, columns={"group": "site"})
         found = listing.table(tmp_path)
         assert found.to_numpy().tolist() == [
             ["test/000.tar/9.flac", "cat", "test"],
@@ -272,3 +272,15 @@ def test_what_is_damaged_or_gone_is_named(packed_demo):
     shard.write_bytes(shard.read_bytes()[:1000])
     with pytest.raises(UserError, match=shard.name):
         opening.open_task(folder / "packed.csv", data=folder.parent)
+
+
+def test_a_table_from_shards_is_scored(packed_demo, command):
+    folder, _ = packed_demo
+    made = command("table", str(folder), "--quiet")
+    assert made.code == 0, made.err
+    assert "clips" in made.out
+    ran = command("lineareval", "logmel", f"{folder}.csv", "--seeds=1", "--quiet")
+    assert ran.code == 0, ran.err
+    refused = command("table", str(folder), "--labels=x.txt", "--overwrite", "--quiet")
+    assert refused.code != 0
+    assert "--column" in refused.err
