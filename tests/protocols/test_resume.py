@@ -15,7 +15,7 @@ FAST = {
     "hear": {"grid_points": 1, "epochs": 3},
     "xares": {"epochs": 2},
 }
-STEADY = 5  # at most a batch of four and one of them alone, to see that the model is the kept one's
+STEADY = 8  # at most two batches, by which the model is compared with the one of the cache
 
 
 @pytest.fixture
