@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from evar.data import tracks
 from evar.data.manifest import Manifest
 from evar.data.tables import advice, reading
 from evar.data.tables.headers import COLUMNS
@@ -17,7 +18,10 @@ from evar.task import SPLITS, Task
 from evar.task import names as task_names
 
 UNKNOWN = "?"  # the label of a clip of which nothing is known
-SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au")
+SOUNDS = (
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au"),
+    *tracks.SUFFIXES,
+)
 LONGEST = 10.0  # seconds; a unit longer than that must be asked for
 SMALL = 500  # training clips below which the usual learning rate would need more than 200 epochs
 SMALL_LR = 1e-2
@@ -32,6 +36,12 @@ def has_captions(path) -> bool:
 def is_csv(name: str) -> bool:
     """Returns whether TASK on a command line is a CSV (.tsv, .xlsx), not a registered name."""
     return reading.is_table(name)
+
+
+def name_of(path) -> str:
+    """Returns the name of the task of a CSV, never that of a published one."""
+    path = Path(path)
+    return path.name if path.stem in task_names() else path.stem
 
 
 def clips_in(path) -> int:
@@ -56,7 +66,7 @@ def task_from_csv(path, *, seconds: float | None = None) -> Task:
     return _task_of(
         _checked(table.frame, path, table.titles),
         path.resolve().parent,
-        name=path.name if path.stem in task_names() else path.stem,  # never a published task's
+        name=name_of(path),
         title=str(path),
         marker=path.name,
         seconds=seconds,
@@ -156,7 +166,7 @@ def captions_from_csv(path) -> Task:
     table = table[["file", "caption", "split"]]
     clips = table[["file", "split"]].drop_duplicates().assign(label="")
     return Task(
-        name=path.name if path.stem in task_names() else path.stem,
+        name=name_of(path),
         version="1",
         title=str(path),
         metadata=str(path),
@@ -200,7 +210,7 @@ def advice_on(manifest: Manifest) -> str:
     task, good = manifest.task, manifest.good
     if not task.trains or task.kind != "classification":
         return ""
-    sides = {side: Counter(rows.label) for side, rows in good.groupby(task.column)}
+    sides = {str(side): Counter(rows.label) for side, rows in good.groupby(task.column)}
     tested = good if task.folds else good[good.split == "test"]
     groups = tested.group[tested.group != ""].nunique() or None
     return advice.of_small_set(sides, folds=bool(task.folds), groups=groups)

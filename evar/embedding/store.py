@@ -22,11 +22,7 @@ from evar import files, locks
 from evar.embedding.gathering import DamagedShard, Gathering, layout, verify
 from evar.errors import UserError
 
-
-def cache_folder() -> Path:
-    """Returns where embeddings are kept: $EVAR_CACHE, else evar/ in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("EVAR_CACHE") or Path(home) / "evar")
+cache_folder = files.cache_folder  # where embeddings are kept
 
 
 @dataclass(frozen=True)
@@ -136,7 +132,7 @@ class Store:
         """Computes the shards of `todo` that are missing, shared with other processes.
 
         `compute` takes an iterator of shard numbers and must write each one before it asks for
-        the next but one; a number is ours alone until then. Shards that other processes hold are
+        the next but two; a number is ours alone until then. Shards that other processes hold are
         left to them; should one of these die, its shards are taken over.
         """
         while todo:
@@ -156,7 +152,7 @@ class Store:
             if lock is None:
                 continue
             held.append(lock)
-            while len(held) > 2:  # one being computed, one being decoded ahead
+            while len(held) > 3:  # on a GPU's last batches, being computed, being decoded ahead
                 held.pop(0).release()
             yield number
 

@@ -91,10 +91,14 @@ def _output(identity: Mapping) -> str:
     return identity.get("model", {}).get("output", "")
 
 
+_OF_MODELS = ("weights", "source", "file", "files", "opened", "revision", "values", "embeds")
+
+
 def _is_of(run: RunRecord, identity: dict) -> bool:
     """Returns whether cached embeddings are those of a run's model and clips."""
     model = identity.get("model", {})
-    same = (model.get("weights"), model.get("source")) == (run.model.weights, run.model.source)
+    own = {**run.model.identity, "weights": run.model.weights, "source": run.model.source}
+    same = all(model.get(key) == own.get(key) for key in _OF_MODELS)
     precision = run.settings.get("precision", "fp32")
     output = _output(identity)
     of_layers = run.protocol == "layers" and output.startswith("every layer")

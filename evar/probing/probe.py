@@ -5,11 +5,12 @@ together (`evar.probing.stacked`); each probe keeps its own order of samples, op
 early stopping. Letters: M probes, N rows, D embedding, C classes, B batch.
 """
 
+import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,13 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evar.probing.stacked import InputScale
-from evar.probing.training import CHUNK, Fitted, Selection, Training
+from evar.probing.training import CHUNK, Fitted, Scaler, Selection, Training
 from evar.scoring.metrics import METRICS, Metric
 
 _CORES = os.cpu_count() or 1
 _COLUMNS = 1024  # of the embeddings that a thread sums at a time, at most
+_FEWEST = 16  # columns that a thread sums: NumPy adds the numbers of a single one in another order
 _NUMBERS = 2**18  # that a thread standardises at a time: 2 MB of float64 stay in its cache
-Scaler = tuple[NDArray, NDArray]  # mean and scale, (D,) float64
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Job:
     `valid=None` holds out a random tenth of `train`. `stream` (the fold) gives jobs with the same
     seed random numbers of their own. `lr` overrides that of the settings. `features` is the number
     of the job's embedding matrix, where there are several (the layers of an encoder, say).
+    `recordings` (n_train,) says which training rows are of one recording and held out together.
     """
 
     train: NDArray
@@ -58,6 +60,7 @@ class Job:
     stream: int = 0
     lr: float | None = None
     features: int = 0
+    recordings: NDArray | None = None
 
 
 @dataclass(frozen=True)
@@ -128,19 +131,24 @@ def scaler(x: NDArray, rows: NDArray) -> Scaler:
             total[columns] += part.sum(axis=0)
             squares[columns] += np.square(part, out=part).sum(axis=0)
 
-    share = -(-x.shape[1] // _CORES)  # threads then walk over the rows together
-    _in_threads(add, x.shape[1], min(_COLUMNS, share))
+    wanted = max(_CORES, -(-x.shape[1] // _COLUMNS))  # threads then walk over the rows together
+    _in_threads(add, _equal_parts(x.shape[1], min(wanted, x.shape[1] // _FEWEST)))
     shift = total / count
     mean = offset + shift
     variance = np.maximum(squares / count - shift**2, 0.0)
     return mean, deviation(mean, variance, count)
 
 
-def _in_threads(work: Callable[[slice], None], total: int, most: int) -> None:
-    """Does `work` on all of range(total), in parts of `most`, on every core."""
-    parts = [slice(at, min(at + most, total)) for at in range(0, total, most)]
+def _in_threads(work: Callable[[slice], None], parts: Iterable[slice]) -> None:
+    """Does `work` on every part, on every core."""
     with ThreadPoolExecutor(_CORES) as pool:
         deque(pool.map(work, parts), maxlen=0)
+
+
+def _equal_parts(total: int, count: int) -> list[slice]:
+    """Returns `count` parts (one at least) of range(total), of about one size."""
+    ends = [total * i // max(count, 1) for i in range(max(count, 1) + 1)]
+    return [slice(a, b) for a, b in itertools.pairwise(ends)]
 
 
 def deviation(mean: NDArray, variance: NDArray, count: int) -> NDArray:
@@ -200,21 +208,22 @@ def _fit_matrix(
     groups = _groups(jobs, how.settings, how.device)
     overwrite = how.overwrite_x and len({id(jobs[group[0][0]].train) for group in groups}) == 1
     fitted: dict[int, Fitted] = {}
-    base, standardised = None, torch.empty(0)
+    base, prepared = None, torch.empty(0)
     for group in groups:
         lanes = [[jobs[i] for i in lane] for lane in group]
         if base is not scalers[id(lanes[0][0].train)]:
             base = scalers[id(lanes[0][0].train)]
-            standardised = _standardised(x, base, overwrite).to(how.device)
-        scale = _input_scale(base, [scalers[id(job.train)] for job in lanes[0]], how.device)
+            prepared = standardised(x, base, overwrite=overwrite).to(how.device)
+        scale = input_scale(base, [scalers[id(job.train)] for job in lanes[0]], how.device)
         waiting = len(jobs) - len(fitted) - sum(map(len, lanes))
 
         def report(epoch: int, running: int, waiting: int = waiting) -> None:
             on_epoch(epoch, running + waiting)
 
-        training = Training(standardised, scale, y, lanes, how.settings, chosen)
+        training = Training(prepared, scale, y, lanes, how.settings, chosen)
         for lane, results in zip(group, training.run(report), strict=True):
-            fitted |= zip(lane, results, strict=True)
+            for i, found in zip(lane, results, strict=True):
+                fitted[i] = replace(found, scaler=scalers[id(jobs[i].train)], base=base)
     return [fitted[i] for i in range(len(jobs))]
 
 
@@ -246,7 +255,8 @@ def _rate(job: Job, settings: ProbeSettings) -> float:
     return settings.lr if job.lr is None else job.lr
 
 
-def _standardised(x: NDArray, by: Scaler, overwrite: bool) -> Tensor:
+def standardised(x: NDArray, by: Scaler, *, overwrite: bool = False) -> Tensor:
+    """Returns embeddings (N, D) less a mean and divided by a scale, in place where asked for."""
     mean, scale = by
     out = x if overwrite else np.empty_like(x)
 
@@ -255,11 +265,12 @@ def _standardised(x: NDArray, by: Scaler, overwrite: bool) -> Tensor:
         values /= scale
         out[part] = values
 
-    _in_threads(work, len(x), max(1, _NUMBERS // x.shape[1]))
+    size = max(1, _NUMBERS // x.shape[1])
+    _in_threads(work, (slice(at, at + size) for at in range(0, len(x), size)))
     return torch.from_numpy(out)
 
 
-def _input_scale(base: Scaler, own: Sequence[Scaler], device: str) -> InputScale | None:
+def input_scale(base: Scaler, own: Sequence[Scaler], device: str) -> InputScale | None:
     """Returns what is left to do to input that was standardised by `base`; None if nothing is."""
     if all(scaler is base for scaler in own):
         return None

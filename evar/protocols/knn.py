@@ -84,6 +84,7 @@ PROTOCOL = Protocol(
     settings=KnnSettings,
     evaluate=evaluate,
     embeds="units",
+    windows=True,
     help="""
 --k=N          number of neighbours; default: of 1, 5, 10, 20 and 50 the best on the validation
                split; 10 without one

@@ -236,3 +236,15 @@ def test_a_table_in_the_folder_of_a_registered_task_is_not_that_task(sound, tmp_
 def test_what_is_no_table_of_clips_is_refused(table):
     with pytest.raises(UserError, match="no task|no clips"):
         own_sounds.task_from_table(table)
+
+
+def test_no_folder_appears_among_the_recordings(clips, monkeypatch, tmp_path):
+    monkeypatch.delenv("EVAR_DATA")
+    monkeypatch.chdir(clips.root)
+    path = clips.csv
+    before = sorted(clips.root.rglob("*"))
+    opening.open_task(path)
+    assert sorted(clips.root.rglob("*")) == before
+    assert len(list((tmp_path / "cache/manifests").glob("csv-sounds-*.json"))) == 1
+    opening.open_task(path, data="here")
+    assert (clips.root / "here/manifests").is_dir()
