@@ -46,6 +46,24 @@ def make_folder(path) -> Path:
     return Path(path)
 
 
+def cache_folder() -> Path:
+    """Returns where embeddings are kept: $EVAR_CACHE, else evar/ in the user's cache folder.
+
+    Raises UserError for a user without a home folder, as containers have them.
+    """
+    if named := os.environ.get("EVAR_CACHE"):
+        return Path(named)
+    if home := os.environ.get("XDG_CACHE_HOME"):
+        return Path(home) / "evar"
+    try:
+        return Path.home() / ".cache" / "evar"
+    except RuntimeError as error:
+        raise UserError(
+            "this user has no home folder to keep embeddings in: name one with --cache=DIR or "
+            "$EVAR_CACHE, or keep none (--no_cache)"
+        ) from error
+
+
 def write_atomic(path, content: bytes | memoryview | str) -> None:
     """Writes a file whole or not at all: a temporary file in the same folder, synced, then renamed.
 

@@ -55,6 +55,7 @@ class Protocol:
     embeds: Literal["", "units", "joint"] = ""  # what a sweep may embed ahead, with the model as it
     # is: `embed_task` with `settings.crop_seed`, or the test side in the joint space, whole clips
     # unless `settings.clips` says "unit"
+    windows: bool = False  # whether it scores recordings by windows (`evar.task.Windows`)
     averaged: tuple[str, ...] = ()  # tasks of the leaderboard's average column; empty: none
     command: str = ""  # name of its command line; "": the protocol's name
     help: str = ""  # what --help says of the settings, one option per line
@@ -100,6 +101,15 @@ class Protocol:
         raise UserError(
             f"{task.name} has {_TRUTHS.get(task.kind, task.kind)}, which {self.name} does not "
             f"score. It is for {known or 'no protocol that is installed'}"
+        )
+
+
+def require_windows(chosen: Protocol) -> None:
+    """Raises UserError for a protocol that does not score recordings by windows."""
+    if not chosen.windows:
+        known = ", ".join(p.command or p.name for p in usable() if p.windows)
+        raise UserError(
+            f"{chosen.name} does not score recordings by windows: leave --windows out ({known} do)"
         )
 
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evar import files, models
+from evar import options as values
 from evar import protocol as protocols
 from evar.errors import unknown
 from evar.progress import SILENT, Progress, Terminal
 from evar.protocol import Protocol
 from evar.runtime import Runtime, usable_device
-from evar.task import KINDS
+from evar.task import KINDS, Windows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +32,14 @@ if TYPE_CHECKING:
     AnyModel = str | type[Adapter] | Adapter | models.Model
 
 _RUNTIME = tuple(f.name for f in fields(Runtime))
-ARGUMENTS = ("weights", "seeds", "seconds", "data", "partial")  # of `evaluate`, by keyword
+ARGUMENTS = (
+    "weights",
+    "seeds",
+    "seconds",
+    "windows",
+    "data",
+    "partial",
+)  # of `evaluate`, by keyword
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +102,7 @@ def evaluate(
     weights=None,
     seeds: int | Sequence[int] | None = None,
     seconds: float | None = None,
+    windows: float | Windows | None = None,
     data=None,
     partial: bool = False,
     **options,
@@ -105,8 +114,9 @@ def evaluate(
     or a pandas table with the columns of a CSV. protocol: a name in evar/protocols/.
 
     weights: a checkpoint's path, or "random"; default: the published file. seeds: a number of
-    runs, or the seeds themselves. seconds: unit length of a user's own sounds. data: folder of
-    data sets and manifests; default: $EVAR_DATA or data/. partial: accept an incomplete data set.
+    runs, or the seeds themselves. seconds: unit length of a user's own sounds. windows: score a
+    user's recordings by windows, of so many seconds or as an `evar.task.Windows` says. data: folder
+    of data sets and manifests; default: $EVAR_DATA or data/. partial: accept an incomplete set.
 
     options: settings of the protocol (`lr=1e-3`), fields of `evar.runtime.Runtime` (`device`,
     `precision`, `batch_size`, `cache`, `skip_bad`, `progress`, `training`), and options of the
@@ -132,6 +142,7 @@ def evaluate(
         weights=weights,
         seeds=seeds,
         seconds=seconds,
+        windows=windows,
         data=data,
         partial=partial,
         **options,
@@ -169,6 +180,7 @@ class Request:
             "task": [task.name, task.version, task.seconds],
             "manifest": self.manifest.sha256,
             "precision": self.runtime.precision,
+            **({"windows": asdict(task.windows)} if task.windows else {}),
         }
         return hashlib.sha256(files.canonical_json(asked).encode()).hexdigest()[:16]
 
@@ -177,6 +189,8 @@ class Request:
         """Returns the settings in which the run differs from the defaults."""
         own, usual = asdict(self.settings), asdict(self.usual)
         found = {key: own[key] for key in self.given if own[key] != usual[key]}
+        if windows := self.manifest.task.windows:
+            found |= {"windows": windows.seconds, "hop": windows.hop, "pool": windows.pool}
         if self.runtime.precision != "fp32" and "precision" not in own:
             found["precision"] = self.runtime.precision
         return found
@@ -208,6 +222,7 @@ def prepare(
     weights=None,
     seeds: int | Sequence[int] | None = None,
     seconds: float | None = None,
+    windows: float | Windows | None = None,
     data=None,
     partial: bool = False,
     **options,
@@ -223,7 +238,15 @@ def prepare(
     seeds = protocols.seeds_of(chosen, seeds)
     if "text" in chosen.needs:
         models.require_text(model)
-    manifest = open_for(chosen, task, model, data=data, seconds=seconds, progress=runtime.progress)
+    manifest = open_for(
+        chosen,
+        task,
+        model,
+        data=data,
+        seconds=seconds,
+        windows=windows,
+        progress=runtime.progress,
+    )
     side = manifest if chosen.trains else manifest.test_side()
     side.require_usable(partial=partial, skip_bad=runtime.skip_bad)
     runtime = replace(runtime, device=usable_device(runtime.device))
@@ -242,16 +265,22 @@ def open_for(
     *,
     data=None,
     seconds: float | None = None,
+    windows: float | Windows | None = None,
     progress: Progress = SILENT,
 ) -> "Manifest":
     """Returns the manifest of a task that a protocol can score; UserError for any other."""
     from evar.data import opening
 
+    if windows is not None:
+        protocols.require_windows(chosen)
+        windows = windows if isinstance(windows, Windows) else Windows(windows)
+    data = values.existing_folder("data", data)
     captioned = all(KINDS[kind].captions for kind in chosen.kinds)
     manifest = opening.open_task(
         task,
         data=data,
         seconds=seconds,
+        windows=windows,
         captioned=captioned,
         reindex=captioned,  # captions are no part of the manifest: the published ones are checked
         progress=progress,
@@ -268,16 +297,25 @@ def load_for(
     given: Mapping[str, object],
     of_adapter: Mapping[str, object],
 ) -> "Model":
-    """Returns the model, built with the options that the protocol wants for this task."""
+    """Returns the model, built with the options that the protocol wants for this task.
+
+    Where the protocol embeds captions, what they go through is part of the model's identity.
+    """
     if isinstance(model, models.Model):
-        return model
+        return _with_text(model) if "text" in chosen.needs else model
     wanted: dict = {}
     if chosen.adapter_options is not None:
         known = models.option_names(model)
         wanted = chosen.adapter_options(manifest.task, {**of_adapter, **given}, known)
     loaded = models.load(model, weights=weights, **{**wanted, **of_adapter})
     usual = replace(loaded.config, options={**loaded.config.options, **wanted})
-    return replace(loaded, config=usual, options=dict(of_adapter))
+    loaded = replace(loaded, config=usual, options=dict(of_adapter))
+    return _with_text(loaded) if "text" in chosen.needs else loaded
+
+
+def _with_text(model: "Model") -> "Model":
+    text = model.adapter.text_identity()
+    return replace(model, identity={**model.identity, "text": text}) if text else model
 
 
 def is_first_process() -> bool:
@@ -307,11 +345,13 @@ def split_options(
 def _runtime(given: dict, model: "AnyModel") -> Runtime:
     from evar.embedding.store import cache_folder
 
-    given = {"device": "auto", "cache": cache_folder(), **given}
+    given = {"device": "auto", **given}
+    if "cache" not in given:
+        given["cache"] = cache_folder()
     if given["cache"] is not None:
-        given["cache"] = Path(given["cache"])
+        given["cache"] = values.path("cache", given["cache"])
     if given.get("progress") is True:
         given["progress"] = Terminal(str(model) if isinstance(model, str) else "")
-    elif not given.get("progress"):
+    elif given.get("progress") in (None, False):
         given["progress"] = SILENT
     return Runtime(**given)

@@ -8,6 +8,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 import evar.registry as registry
+from evar import options
+from evar.errors import UserError, unknown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,6 +39,32 @@ KINDS = {
         Kind("retrieval", "none", ("recall",), captions=True),
     )
 }
+
+
+POOLS = ("mean", "max")
+
+
+@dataclass(frozen=True)
+class Windows:
+    """How a recording is heard in steps: windows of so many seconds, one every `hop` seconds.
+
+    hop: by default a window; never more, so that all is heard. pool: what the class scores of a
+    recording are of those of its windows, "mean" or "max". Raises UserError for other values.
+    """
+
+    seconds: float
+    hop: float | None = None
+    pool: str = "mean"
+
+    def __post_init__(self):
+        seconds = options.number("windows", self.seconds, above=0.001)
+        hop = options.number("hop", self.hop, above=0.001, optional=True)
+        if hop is not None and hop > seconds:
+            raise UserError(f"--hop={hop:g} would skip audio: it is --windows={seconds:g} at most")
+        if self.pool not in POOLS:
+            raise unknown("pool", str(self.pool), POOLS)
+        object.__setattr__(self, "seconds", seconds)
+        object.__setattr__(self, "hop", seconds if hop is None else hop)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +108,7 @@ class Task:
     metadata: str = ""  # the file that lists the clips; error messages name it
     seconds: float | None  # unit length; None: clips are read whole
     longest: float | None = None  # own sounds, `seconds` None: the longest clip, at most so long
+    windows: Windows | None = None  # own sounds: score recordings by windows of the unit's length
     classes: int | None = None  # expected number; None: as many as the data has
     kind: str = "classification"  # a name in KINDS
     metric: str = ""  # a metric that fits the kind; "": the kind's default
@@ -108,6 +137,7 @@ class Task:
 
         require(self.seconds is None or self.seconds > 0, "seconds must be positive")
         require(self.longest is None or self.longest > 0, "longest must be positive")
+        require(not self.windows or self.windows.seconds == self.seconds, "a window is the unit")
         require(self.kind in KINDS, f"unknown kind {self.kind!r}, not one of {', '.join(KINDS)}")
         kind = KINDS[self.kind]
         object.__setattr__(self, "metric", self.metric or kind.metrics[0])
@@ -136,7 +166,7 @@ class Task:
 
     @property
     def column(self) -> str:
-        """The column that says which side a clip is on: "fold" or "split"."""
+        """Returns the column that says which side a clip is on: "fold" or "split"."""
         return "fold" if self.folds else "split"
 
     def unit_samples(self, sample_rate: int) -> int:
@@ -152,7 +182,7 @@ def is_own(task: Task) -> bool:
 
 
 def names() -> list[str]:
-    """All registered tasks, by the names of their files."""
+    """Returns all registered tasks, by the names of their files."""
     return registry.names("tasks")
 
 

@@ -6,12 +6,13 @@ import shlex
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 
 from fire.decorators import SetParseFns
 
 from evar.errors import UserError
-from evar.protocol import Protocol
+from evar.protocol import Protocol, require_windows
 
 _HEAD = """{title}
 
@@ -23,7 +24,8 @@ TASK           {task}
 """
 _TASKS = {
     False: """a registered name (`evar list tasks`) or the path of a CSV with the columns
-               file,label,split (or fold) and optionally group""",
+               file,label,split (or fold) and optionally group,start,end; .tsv and .xlsx do as well
+               (`evar table` makes one of a folder)""",
     True: """a registered name (`evar list tasks`) or the path of a CSV with the columns
                file,caption and optionally split (then only "test" is used); several captions
                of a file are several rows""",
@@ -35,6 +37,10 @@ _OPTIONS = {  # those that all protocols share, in the order of the help text
                weights/; "random" evaluates the untrained network""",
     "data": "--data=DIR     where data sets and manifests are; default: $EVAR_DATA or data/",
     "seconds": "--seconds=S    unit length of a CSV task; default: its longest clip, at most 10",
+    "windows": """--windows=S    hear the recordings of a CSV by windows of S seconds, each with its
+               label; scores are of whole recordings, and so are intervals""",
+    "hop": "--hop=S        seconds from one window to the next; default: a window",
+    "pool": "--pool=mean    or max: of the class scores of a recording's windows",
     "device": "--device=auto  cpu, cuda, cuda:1, mps, ...",
     "precision": "--precision=fp32  or bf16: mixed precision in the encoder, behind its front end",
     "batch_size": "--batch_size=N clips per forward pass (no effect on the protocol)",
@@ -55,7 +61,10 @@ _DEFAULTS = {
     **dict.fromkeys(("no_cache", "no_resume", "eval_only", "tensorboard"), False),
     **dict.fromkeys(("partial", "skip_bad", "quiet"), False),
 }
-_TEXT = ("model", "task", "weights", "data", "cache", "results", "device", "precision")
+_TEXT = ("model", "task", "weights", "data", "cache", "results", "device", "precision", "pool")
+
+
+_OF_WINDOWS = ("windows", "hop", "pool")
 
 
 @dataclass(frozen=True)
@@ -103,12 +112,22 @@ def command_of(protocol: Protocol, extra: Extra | None = None) -> Callable:
     rest = inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD)
     signature = inspect.Signature([*words, *keywords, rest])
     vars(run)["__signature__"] = signature  # which Fire and `cli` read
+    vars(run)["check_more"] = partial(_check_more, protocol)
     run.__name__ = run.__qualname__ = command
     run.__doc__ = _help(protocol, command, shared, extra)
     text = {name for name in _TEXT if name in options} | {"model", "task"}
     text |= {f.name for f in settings if str(f.type).startswith(("str", "<class 'str'"))}
     text |= set(extra.text) if extra else set()
     return SetParseFns(**dict.fromkeys(text, str))(run)
+
+
+def _check_more(protocol: Protocol, words: list[str], keys: list[str], options: list[str]) -> None:
+    """Raises UserError for options that neither the command nor the model's adapter has."""
+    from evar import cli
+
+    if any(key.removeprefix("--") in _OF_WINDOWS for key in keys):
+        require_windows(protocol)
+    cli.check_model_options(words, keys, options)
 
 
 def _shared(protocol: Protocol) -> list[str]:
@@ -118,6 +137,8 @@ def _shared(protocol: Protocol) -> list[str]:
     left_out |= set(protocol.options())
     if not protocol.trains:
         left_out.add("seconds")
+    if not protocol.windows:
+        left_out |= set(_OF_WINDOWS)
     return [name for name in _OPTIONS if name not in left_out]
 
 
@@ -166,8 +187,14 @@ def _require_one_process(protocol: Protocol) -> None:
 def _how(protocol: Protocol, given: dict, results: Path) -> dict:
     """Returns the options of `evar.evaluate` from those of the command line."""
     from evar.runtime import Training
+    from evar.task import Windows
 
     how = {k: v for k, v in given.items() if v is not None}
+    own = {key: how.pop(key) for key in ("hop", "pool") if key in how}
+    if own:
+        if "windows" not in how:
+            raise UserError(f"--{next(iter(own))} is of --windows=SECONDS, which is not given")
+        how["windows"] = Windows(how["windows"], **own)
     if how.pop("no_cache", False):
         how["cache"] = None
     if "gradients" in protocol.needs:

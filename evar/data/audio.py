@@ -12,7 +12,7 @@ import numpy as np
 import soxr
 
 from evar import files
-from evar.data import decoding, excerpts
+from evar.data import decoding, excerpts, packed, tracks
 from evar.errors import BadAudio
 
 Span = tuple[int, int]  # first frame of a part of a file, and the frame behind its last
@@ -22,10 +22,14 @@ LOUDEST = 1e10  # full scale is 1, and 2**31 where integers were stored as float
 
 @dataclass(frozen=True)
 class Header:
-    """Sample rate in Hz and frames (samples per channel) of a sound file."""
+    """Sample rate in Hz and frames (samples per channel) of a sound file.
+
+    decoder: name and version of what decodes it; "" for soundfile.
+    """
 
     sample_rate: int
     frames: int
+    decoder: str = ""
 
 
 def read_header(path) -> Header:
@@ -35,21 +39,23 @@ def read_header(path) -> Header:
     MPEG audio are counted. Raises BadAudio where a file cannot be read, is empty, ends before its
     own headers say (libsndfile would shorten it in silence) or contradicts itself.
     """
-    return _header(Path(path))
+    return _header(packed.locate(path))
 
 
 def duration(path) -> float:
     """Returns the length of a sound file in seconds; raises what `read_header` does."""
-    header = _header(Path(path))
+    header = _header(packed.locate(path))
     return header.frames / header.sample_rate
 
 
-def _header(path: Path) -> Header:
+def _header(path: Path | packed.Sound) -> Header:
     with decoding.named_errors(path):
         stream = decoding.inspect(path)
         if stream.trusted:
             with decoding.Reader(stream.source(decoding.native(path))) as file:
                 rate, frames = file.samplerate, stream.frames or file.frames
+        elif stream.track:
+            frames, rate = decoding.length(path, stream)
         else:
             samples, rate = decoding.decode(path, stream)
             frames = len(samples)
@@ -58,12 +64,12 @@ def _header(path: Path) -> Header:
         raise BadAudio(path, "holds no samples")
     if frames < MIN_SAMPLES:
         raise BadAudio(path, "holds a single sample")
-    return Header(rate, frames)
+    return Header(rate, frames, tracks.decoder() if stream.track else "")
 
 
 def fingerprint(path) -> str:
     """Returns the first 16 digits of a file's SHA-256, which every edit changes."""
-    with files.reading(path), Path(path).open("rb") as file:
+    with files.reading(path), packed.locate(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
@@ -75,7 +81,7 @@ def decode(path, span: Span | None = None) -> tuple[np.ndarray, int]:
     decoded to the end, for samples that differ from a checksum in the file, and for samples that
     are not finite or absurdly large.
     """
-    path = Path(path)
+    path = packed.locate(path)
     with decoding.named_errors(path):
         if span is None:
             samples, rate = decoding.decode(path, decoding.inspect(path))
@@ -102,10 +108,10 @@ def digest(path, span: Span | None = None) -> str:
 
 def head_digest(path, span: Span | None = None) -> str:
     """Returns a hash of the first samples of a file or span: tells most sounds apart quickly."""
-    path = Path(path)
+    path = packed.locate(path)
     with decoding.named_errors(path):
         if span is None:
-            with decoding.Reader(decoding.native(path)) as file:
+            with decoding.opened_quickly(path) as file:
                 samples = file.read(decoding.HEAD, dtype="float32", always_2d=True)
             mono = decoding.mono(samples)
         else:

@@ -4,6 +4,7 @@ Errors of the decoder become BadAudio (the file is to blame) or UserError (the s
 """
 
 import hashlib
+import io
 import os
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import numpy as np
 import soundfile
 
 from evar import files
+from evar.data import packed, tracks
 from evar.data.containers import flac, kinds, mpeg, ogg, riff
 from evar.data.containers.stream import PLAIN, Damaged, Stream, id3_length
 from evar.errors import BadAudio
@@ -38,7 +40,7 @@ class Reader(soundfile.SoundFile):
 
 
 @contextmanager
-def named_errors(path: Path) -> Iterator[None]:
+def named_errors(path: Path | packed.Sound) -> Iterator[None]:
     """Turns libsndfile's errors into BadAudio, or into UserError where the system is to blame.
 
     A disk that fails for a moment must not mark a clip as bad for good.
@@ -57,7 +59,7 @@ def named_errors(path: Path) -> Iterator[None]:
         raise BadAudio(path, _reason(path, error)) from error
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(path: Path | packed.Sound, error: Exception) -> str:
     head = _first_bytes(path)
     if not head:
         return kinds.describe(head)
@@ -66,17 +68,19 @@ def _reason(path: Path, error: Exception) -> str:
     return f"not readable as sound ({f'it is {kind}' if kind else detail}); {_KNOWN}"
 
 
-def native(path: Path) -> bytes | str:
+def native(path: Path | packed.Sound) -> "bytes | str | io.BytesIO":
     """Returns a path as libsndfile takes it: file names need not be UTF-8."""
+    if isinstance(path, packed.Sound):
+        return path.open()
     return str(path) if os.name == "nt" else os.fsencode(path)
 
 
-def _first_bytes(path: Path) -> bytes:
+def _first_bytes(path: Path | packed.Sound) -> bytes:
     with path.open("rb") as file:
         return file.read(HEAD)
 
 
-def inspect(path: Path) -> Stream:
+def inspect(path: Path | packed.Sound) -> Stream:
     """Looks at a file's container. Raises Damaged, BadAudio or OSError."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
@@ -86,6 +90,9 @@ def inspect(path: Path) -> Stream:
         tags = id3_length(head)
         if tags + 64 > len(head) and tags:
             head += file.read()
+        if tracks.is_one(head):
+            tracks.require(head)
+            return Stream(trusted=False, track=True)
         match head[tags : tags + 4]:
             case b"fLaC":
                 return flac.inspect(head, flac.tail_of(path), path.read_bytes) or PLAIN
@@ -99,7 +106,7 @@ def inspect(path: Path) -> Stream:
     return PLAIN
 
 
-def _inspect_mpeg(path: Path, head: bytes, tags: int) -> Stream:
+def _inspect_mpeg(path: Path | packed.Sound, head: bytes, tags: int) -> Stream:
     data = path.read_bytes()
     stream = None if kinds.describe(head) else mpeg.inspect(data)
     if stream is None and tags and not data[tags:].strip(b"\0"):
@@ -111,6 +118,31 @@ def _inspect_mpeg(path: Path, head: bytes, tags: int) -> Stream:
     return replace(stream, content=None) if enough else stream
 
 
+def opened(path: Path | packed.Sound, stream: Stream) -> "Reader | tracks.Track":
+    """Returns the open file, to read from its beginning to its end."""
+    if stream.track:
+        source = path.open() if isinstance(path, packed.Sound) else str(path)
+        return tracks.Track(source, _first_bytes(path))
+    return Reader(stream.source(native(path)))
+
+
+def opened_quickly(path: Path | packed.Sound) -> "Reader | tracks.Track":
+    """Returns the open file, without a look at how long it is."""
+    return opened(path, Stream(track=is_track(path)))
+
+
+def is_track(path: Path | packed.Sound) -> bool:
+    """Returns whether PyAV decodes a file."""
+    return tracks.is_one(_first_bytes(path))
+
+
+def length(path: Path | packed.Sound, stream: Stream) -> tuple[int, int]:
+    """Returns the frames and the rate (Hz) of a sound track, decoded in flat memory."""
+    with opened(path, stream) as file:
+        check_rate(file.samplerate)
+        return sum(len(block) for block in _blocks(file, BLOCK, "float32")), file.samplerate
+
+
 def check_rate(rate: int) -> None:
     """Raises Damaged for a sample rate that no recorder has."""
     if not RATES[0] <= rate <= RATES[1]:
@@ -118,17 +150,18 @@ def check_rate(rate: int) -> None:
         raise Damaged(f"damaged: a sample rate of {rate:,} Hz, outside {low} to {high}")
 
 
-def decode(path: Path, stream: Stream) -> tuple[np.ndarray, int]:
+def decode(path: Path | packed.Sound, stream: Stream) -> tuple[np.ndarray, int]:
     """Returns all samples (S, channels) as float32, and the rate in Hz.
 
     Raises Damaged, or what soundfile does.
     """
-    with Reader(stream.source(native(path))) as file:
+    with opened(path, stream) as file:
         expected, rate, channels = stream.frames, file.samplerate, file.channels
         if expected is None and stream.trusted:
             expected = file.frames
         check_rate(rate)
-        size = max(1, min(BLOCK // channels, file.frames + 1))
+        at_most = BLOCK if stream.track else file.frames + 1
+        size = max(1, min(BLOCK // channels, at_most))
         if stream.md5:
             samples, digest = _read_and_hash(file, size, stream.bits)
         else:
@@ -146,7 +179,7 @@ def mono(samples: np.ndarray) -> np.ndarray:
     return samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
 
 
-def _blocks(file: Reader, size: int, dtype: str) -> Iterator[np.ndarray]:
+def _blocks(file: "Reader | tracks.Track", size: int, dtype: str) -> Iterator[np.ndarray]:
     """Yields arrays (up to `size`, channels) until nothing more decodes."""
     while len(block := file.read(size, dtype=dtype, always_2d=True)):
         yield block

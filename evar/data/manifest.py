@@ -58,7 +58,8 @@ class Manifest:
     (Hz), frames (samples per channel), bytes, fingerprint (of the content), problem ("" for a good
     clip, "missing", or why it cannot be read). Where clips are segments of recordings, `start` and
     `end` (seconds) follow the group, `frames` are those of the segment, and `file_frames` those of
-    the file. `sha256` identifies its content on any machine.
+    the file. `decoder` names what decodes a clip, in a set with clips that soundfile does not read.
+    `sha256` identifies its content on any machine.
     """
 
     task: Task
@@ -134,7 +135,8 @@ class Manifest:
 
     def unheard(self) -> Unheard:
         """Returns how many clips are longer than the task's unit, and how much is left out."""
-        good, unit, own = self.good, self.task.seconds, not self.task.counts
+        good, own = self.good, not self.task.counts
+        unit = None if self.task.windows else self.task.seconds  # windows hear all
         seconds = good.frames.to_numpy(float) / np.maximum(good.sample_rate.to_numpy(float), 1)
         if unit is None or not seconds.sum():
             return Unheard(0, len(good), 0.0, unit or 0.0, seconds.max(initial=0.0), own)

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from evar import files, locks
-from evar.data import segments
+from evar.data import packed, segments, tracks
 from evar.data.indexing import ABSENT, build, find_root, stamp_of
 from evar.data.manifest import Manifest, to_csv
 from evar.errors import UserError
@@ -61,7 +61,7 @@ def load(task: Task, data, *, name: str | None = None) -> Manifest | None:
         return None
     if known != (_FORMAT, task.version, task.name, hashlib.sha256(content).hexdigest()):
         return None
-    words = ("file", "label", task.column, "group", "fingerprint", "problem")
+    words = ("file", "label", task.column, "group", "fingerprint", "problem", "decoder")
     text = dict.fromkeys((*words, *segments.COLUMNS), str)  # pandas' floats are not exact
     table = pd.read_csv(
         io.BytesIO(content),
@@ -76,16 +76,22 @@ def load(task: Task, data, *, name: str | None = None) -> Manifest | None:
 
 
 def changed(manifest: Manifest) -> list[str]:
-    """Returns the files whose size or time differs from the manifest, or that came or went."""
+    """Returns the files that a new look may find otherwise.
+
+    Their size or time differs from the manifest, they came or went, or the decoder is another.
+    """
     root = str(manifest.root)
     names = []
-    for name, stamp in zip(manifest.table.file, manifest.stamps.tolist(), strict=True):
+    table = manifest.table
+    decoders = table.get("decoder", pd.Series("", index=table.index))
+    rows = zip(table.file, manifest.stamps.tolist(), decoders, table.problem, strict=True)
+    for name, stamp, decoder, problem in rows:
         try:
-            status = os.stat(os.path.join(root, name))  # noqa: PTH116, PTH118  (300,000 times)
+            status = packed.status(os.path.join(root, name))  # noqa: PTH118  (300,000 times)
             now = stamp_of(status)
         except OSError:
             now = ABSENT
-        if now != tuple(stamp):
+        if now != tuple(stamp) or not tracks.is_current(decoder, problem):
             names.append(name)
     return names
 
@@ -108,13 +114,20 @@ def open_task(
             raise UserError(
                 f"{task.name} is not prepared and not in {source} (--data): get it (see "
                 f"{task.homepage or 'docs/tasks.md'}), "
-                f"then run `python prepare.py {task.name} --source=DIR`"
+                f"then run `python prepare.py {task.name} --source=DIR`{_fetched(task)}"
             )
     root = find_root(source, task.marker).resolve()
     manifest = build(task, root, previous=previous, progress=progress)
     if previous is None or not _same(manifest, previous):  # its folder may be read-only
         save(manifest, data, name=name)
     return manifest
+
+
+def _fetched(task: Task) -> str:
+    """Returns what a message says of --download, where some of a data set is openly served."""
+    if not any(source.url for source in task.sources):
+        return ""
+    return " (or --download, for what is openly served of it)"
 
 
 def _same(a: Manifest, b: Manifest) -> bool:

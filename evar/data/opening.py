@@ -4,13 +4,15 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from evar import files
 from evar import task as tasks
 from evar.data import indexing, manifests, own_sounds
 from evar.data.manifest import Manifest
+from evar.data.windows import of_task as of_windows
 from evar.errors import UserError
 from evar.options import number
 from evar.progress import SILENT, Progress
-from evar.task import Task
+from evar.task import Task, Windows
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,11 +25,24 @@ def data_folder(given=None) -> Path:
     return Path(given or os.environ.get("EVAR_DATA", "data"))
 
 
+def own_folder(given=None) -> Path:
+    """Returns where manifests of a user's own tables are: as data sets', if one says where.
+
+    Else they are in the cache: no folder data/ appears among recordings by surprise.
+    """
+    if given or os.environ.get("EVAR_DATA"):
+        return data_folder(given)
+    folder = files.cache_folder()
+    there = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    return folder if os.access(there, os.W_OK) else data_folder()
+
+
 def open_task(
     task: "AnyTask",
     *,
     data=None,
     seconds: float | None = None,
+    windows: Windows | None = None,
     source=None,
     reindex: bool = False,
     captioned: bool = False,
@@ -37,15 +52,19 @@ def open_task(
 
     task: a registered name, the path of a CSV, an `evar.Task`, or a pandas table with the columns
     of a CSV (files absolute, or relative to the current folder). seconds: unit length of a user's
-    own sounds; a registered task has its published one. reindex: read the data set's own tables
+    own sounds; a registered task has its published one. windows: score a user's recordings by
+    windows. reindex: read the data set's own tables
     again even where no sound file has changed. captioned: a CSV has captions instead of labels.
     Raises UserError for a task that is unknown, not prepared or not usable.
     """
     seconds = number("seconds", seconds, above=0.001, optional=True)
+    if windows is not None and seconds is not None:
+        raise UserError("--windows sets the unit length: leave --seconds out")
     if isinstance(task, Task):
-        return _open(task, data, source, reindex, progress)
+        kept = own_folder(data) if tasks.is_own(task) else data
+        return _open(_by(windows, task), kept, source, reindex, progress)
     if not isinstance(task, (str, Path)):
-        found = own_sounds.task_from_table(task, seconds=seconds)
+        found = _by(windows, own_sounds.task_from_table(task, seconds=seconds))
         return indexing.build(found, found.bundled, progress=_wrap(found, progress))
     name = str(task)
     if own_sounds.is_csv(name):
@@ -56,17 +75,29 @@ def open_task(
         if found.notes:  # what was understood of a table that is not in our own dialect
             progress.note(f"{name}: {'; '.join(found.notes)}")
         stored = own_sounds.manifest_name(name)
-        manifest = _open(found, data, found.bundled, reindex, progress, stored)
+        own = own_folder(data)
+        manifest = _open(_by(windows, found), own, found.bundled, reindex, progress, stored)
         if advice := own_sounds.advice_on(manifest):
             progress.note(f"{name}: {advice}")
         return manifest
     if Path(name).is_dir() and name not in tasks.names():
         raise UserError(
-            f"{name}: a folder. List its sounds in a CSV (file,label,split) and name that"
+            f"{name}: a folder. List its sounds in a CSV (file,label,split) and name that: "
+            f"`evar table {name}` makes one"
         )
-    if seconds is not None:
-        raise UserError("--seconds is for CSV tasks: a registered task has its published unit")
+    for option, value in (("seconds", seconds), ("windows", windows)):
+        if value is not None:
+            raise UserError(f"--{option} is for CSV tasks: a registered task has a published unit")
     return _open(tasks.get(name), data, source, reindex, progress)
+
+
+def _by(windows: Windows | None, task: Task) -> Task:
+    """Returns a user's task, scored by windows where that is asked for."""
+    if windows is None:
+        return task
+    if task.counts:
+        raise UserError(f"--windows is for own recordings: {task.name} has a published unit")
+    return of_windows(task, windows)
 
 
 def open_sounds(path, *, progress: Progress = SILENT) -> Manifest:

@@ -9,15 +9,20 @@ from pathlib import Path
 
 import pandas as pd
 
+from evar.data import tracks
 from evar.data.manifest import Manifest
 from evar.data.tables import advice, reading
+from evar.data.tables.folder import list_sounds
 from evar.data.tables.headers import COLUMNS
 from evar.errors import UserError
 from evar.task import SPLITS, Task
 from evar.task import names as task_names
 
 UNKNOWN = "?"  # the label of a clip of which nothing is known
-SOUNDS = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au")
+SOUNDS = (
+    *(".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif", ".au"),
+    *tracks.SUFFIXES,
+)
 LONGEST = 10.0  # seconds; a unit longer than that must be asked for
 SMALL = 500  # training clips below which the usual learning rate would need more than 200 epochs
 SMALL_LR = 1e-2
@@ -32,6 +37,12 @@ def has_captions(path) -> bool:
 def is_csv(name: str) -> bool:
     """Returns whether TASK on a command line is a CSV (.tsv, .xlsx), not a registered name."""
     return reading.is_table(name)
+
+
+def name_of(path) -> str:
+    """Returns the name of the task of a CSV, never that of a published one."""
+    path = Path(path)
+    return path.name if path.stem in task_names() else path.stem
 
 
 def clips_in(path) -> int:
@@ -56,7 +67,7 @@ def task_from_csv(path, *, seconds: float | None = None) -> Task:
     return _task_of(
         _checked(table.frame, path, table.titles),
         path.resolve().parent,
-        name=path.name if path.stem in task_names() else path.stem,  # never a published task's
+        name=name_of(path),
         title=str(path),
         marker=path.name,
         seconds=seconds,
@@ -156,7 +167,7 @@ def captions_from_csv(path) -> Task:
     table = table[["file", "caption", "split"]]
     clips = table[["file", "split"]].drop_duplicates().assign(label="")
     return Task(
-        name=path.name if path.stem in task_names() else path.stem,
+        name=name_of(path),
         version="1",
         title=str(path),
         metadata=str(path),
@@ -171,16 +182,16 @@ def captions_from_csv(path) -> Task:
 
 
 def task_from_sounds(path) -> Task:
-    """Returns a task of unlabelled test clips: a sound file, or all sounds below a folder."""
+    """Returns a task of unlabelled test clips: a sound file, or all sounds below a folder.
+
+    Hidden files are left out, as those that macOS writes next to others are no sounds.
+    """
     path = Path(path)
     root = path.resolve()
     if root.is_dir():
-        found = sorted(p for p in root.rglob("*") if p.suffix.lower() in SOUNDS and p.is_file())
+        names = list_sounds(path, SOUNDS).files
     else:
-        found, root = [root], root.parent
-    if not found:
-        raise UserError(f"{path}: no sound files there ({', '.join(SOUNDS)})")
-    names = [p.relative_to(root).as_posix() for p in found]
+        names, root = [root.name], root.parent
     table = pd.DataFrame({"file": names, "label": UNKNOWN, "split": "test"})
     return Task(
         name=path.resolve().name,
@@ -200,7 +211,7 @@ def advice_on(manifest: Manifest) -> str:
     task, good = manifest.task, manifest.good
     if not task.trains or task.kind != "classification":
         return ""
-    sides = {side: Counter(rows.label) for side, rows in good.groupby(task.column)}
+    sides = {str(side): Counter(rows.label) for side, rows in good.groupby(task.column)}
     tested = good if task.folds else good[good.split == "test"]
     groups = tested.group[tested.group != ""].nunique() or None
     return advice.of_small_set(sides, folds=bool(task.folds), groups=groups)
@@ -208,8 +219,8 @@ def advice_on(manifest: Manifest) -> str:
 
 def manifest_name(path) -> str:
     """Returns a name for the manifest of a CSV or a folder that no other one has."""
-    resolved = str(Path(path).resolve())
-    return f"csv-{Path(path).stem}-{hashlib.sha256(resolved.encode()).hexdigest()[:8]}"
+    resolved = os.fsencode(Path(path).resolve())  # a folder's name may be no UTF-8
+    return f"csv-{Path(path).stem}-{hashlib.sha256(resolved).hexdigest()[:8]}"
 
 
 def _checked(table: pd.DataFrame, where, titles: Sequence[str]) -> pd.DataFrame:

@@ -10,13 +10,14 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soxr
 import torch
 
 from evar.adapter import Adapter
-from evar.data import audio
+from evar.data import audio, windows
 from evar.data.manifest import Manifest
 from evar.embedding import spot_check
 from evar.embedding.encoder import Encoder, checked
@@ -36,9 +37,11 @@ class Embeddings:
     """Embeddings of a whole task.
 
     `values` (V, D) float32, one row a view. `first[i]` is the row of clip i's first unit,
-    `cropped[i]` that of its random crop (-1: this clip has none). `bad`: clips left out because
-    they cannot be decoded (row in the manifest: reason). `clips_per_second`: speed of decoding and
-    embedding, where nothing was cached.
+    `cropped[i]` that of its random crop (-1: this clip has none). `owner` (V,) is the clip of each
+    row where clips are heard by windows, each a row; then the other two are empty. `bad`: clips
+    left out because they cannot be decoded (row in the manifest: reason). `clips_per_second`: speed
+    of decoding and embedding, now or when they were computed (`Engine.clips_per_second`).
+    `statistics`: what the adapter has learnt from training clips (`Adapter.fit`).
     """
 
     values: np.ndarray
@@ -46,15 +49,28 @@ class Embeddings:
     cropped: np.ndarray
     bad: dict[int, str]
     clips_per_second: float | None = None
+    owner: np.ndarray | None = None
+    statistics: dict | None = None
+
+
+class WholeClips(NamedTuple):
+    """Embeddings of whole clips, values (N, E); the rest as in `Embeddings`."""
+
+    values: np.ndarray
+    bad: dict[int, str]
+    clips_per_second: float | None
 
 
 def views(manifest: Manifest, *, sample_rate: int, crop_seed: int) -> list[View]:
     """Returns what must be embedded: the first unit of test clips, a random crop of the others.
 
     (Protocol facts, section 1.) A clip that a fold uses on both sides has both views, a clip no
-    longer than the unit has one, whichever side it is on.
+    longer than the unit has one, whichever side it is on. With windows, these are the views.
     """
     task, table = manifest.task, manifest.good
+    if task.windows:
+        of_clip = windows.of_clip
+        return [View(row, 0, span) for row in table.index for span in of_clip(manifest, row)]
     unit = task.unit_samples(sample_rate)
     columns = (manifest.clips[table.index], table[task.column], table.frames, table.sample_rate)
     lists = (column.tolist() for column in (table.index, *columns))  # as columns, far slower
@@ -84,14 +100,19 @@ def embed_task(
     """
     with engine_for_task(model, manifest, runtime, crop_seed, kept_in) as engine:
         values, bad_views = engine.run()
-        if kept_in is Store:  # frames differ in number
-            spot_check.require_same(model, engine, values)
+        spot_check.require_same(model, engine, values)
+    bad = {engine.plan[number].row: reason for number, reason in bad_views.items()}
+    if manifest.task.windows:
+        owner, none = np.array([view.row for view in engine.plan]), np.zeros(0, np.int64)
+        return Embeddings(
+            values, none, none, bad, engine.clips_per_second, owner, engine.statistics
+        )
     first = np.full(len(manifest.table), -1)
     cropped = np.full(len(manifest.table), -1)
     for number, view in enumerate(engine.plan):
         (cropped if view.start else first)[view.row] = number
-    bad = {engine.plan[number].row: reason for number, reason in bad_views.items()}
-    return Embeddings(values, first, cropped, bad, engine.clips_per_second)
+    speed = engine.clips_per_second
+    return Embeddings(values, first, cropped, bad, speed, statistics=engine.statistics)
 
 
 def fill_task(
@@ -120,6 +141,7 @@ def engine_for_task(
         "seconds": manifest.task.seconds,
         "sample_rate": rate,
         "crop_seed": crop_seed,
+        **({"hop": manifest.task.windows.hop} if manifest.task.windows else {}),
     }
     unit = manifest.task.unit_samples(rate)
     encoder = Encoder(model.adapter.to(runtime.device), runtime.device, runtime.precision)
@@ -136,8 +158,8 @@ def embed_whole(
     *,
     joint: bool = True,
     unit: bool = False,
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Returns embeddings of whole clips (N, E), and the bad ones among them (row: reason).
+) -> WholeClips:
+    """Returns embeddings of whole clips (N, E), the bad ones among them, and the speed.
 
     `rows` are rows of the manifest's table. Clips are read from beginning to end; how an encoder
     treats long ones is the adapter's business. `joint`: in the space shared with captions, else
@@ -150,7 +172,8 @@ def embed_whole(
         spot_check.require_same(model, engine, sorted_values)
     values = np.empty(sorted_values.shape, np.float32)
     values[order] = sorted_values
-    return values, {engine.plan[number].row: reason for number, reason in bad.items()}
+    bad = {engine.plan[number].row: reason for number, reason in bad.items()}
+    return WholeClips(values, bad, engine.clips_per_second)
 
 
 def fill_whole(
@@ -259,10 +282,10 @@ def embed_captions(
 
 
 def _content(model: Model) -> dict:
-    """Returns the identity without options whose content `text_identity` has: places of files."""
+    """Returns the identity without the text tower, and without options that `text_identity` has."""
     known = model.adapter.text_options
     kept = {k: v for k, v in model.identity["options"].items() if k not in known}
-    return {**model.identity, "options": kept}
+    return {k: v for k, v in model.identity.items() if k != "text"} | {"options": kept}
 
 
 def _key(model: Model, manifest: Manifest, runtime: Runtime) -> dict:
@@ -289,6 +312,8 @@ def _store(
 
 def of_views(embedded: Embeddings, y: np.ndarray) -> np.ndarray:
     """Returns the targets of views (V, ...) from those of clips (N, ...): views share a label."""
+    if embedded.owner is not None:
+        return y[embedded.owner]
     out = np.zeros((len(embedded.values), *y.shape[1:]), y.dtype)
     for rows in (embedded.first, embedded.cropped):
         out[rows[rows >= 0]] = y[rows >= 0]
@@ -297,10 +322,18 @@ def of_views(embedded: Embeddings, y: np.ndarray) -> np.ndarray:
 
 def training_rows(embeddings: Embeddings, clips: np.ndarray) -> np.ndarray:
     """Rows of `values` for clips used in training or validation: their random crop, if any."""
+    if embeddings.owner is not None:
+        return _windows_of(embeddings, clips)
     rows = embeddings.cropped[clips]
     return np.where(rows >= 0, rows, embeddings.first[clips])
 
 
 def test_rows(embeddings: Embeddings, clips: np.ndarray) -> np.ndarray:
     """Rows of `values` for clips used in testing: their first unit."""
+    if embeddings.owner is not None:
+        return _windows_of(embeddings, clips)
     return embeddings.first[clips]
+
+
+def _windows_of(embeddings: Embeddings, clips: np.ndarray) -> np.ndarray:
+    return np.flatnonzero(np.isin(embeddings.owner, clips))

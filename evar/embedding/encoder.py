@@ -107,10 +107,21 @@ class Encoder:
             )
 
 
+class NotFinite(UserError):
+    """An embedding with NaN or infinity in it; `row` is the first such row of its batch."""
+
+    def __init__(self, text: str, row: int):
+        self.row = row
+        super().__init__(text)
+
+
 def checked(
     out: object | OnItsWay, expected: tuple[int, int], adapter: Adapter, method: str
 ) -> NDArray:
-    """Returns what an adapter gave as an array; UserError where it is not what was promised."""
+    """Returns what an adapter gave as an array; UserError where it is not what was promised.
+
+    NotFinite is raised for values that are NaN or infinite.
+    """
     name = f"{type(adapter).__name__}.{method}"
     remedy = "`python -m evar.check MODEL` shows where"
     finite: Tensor | None = None
@@ -123,6 +134,10 @@ def checked(
         raise UserError(f"{name} gave shape {tuple(out.shape)}, not {expected}; {remedy}")
     if out.dtype != torch.float32:
         raise UserError(f"{name} gave {out.dtype}, not torch.float32; {remedy}")
+    if out.layout is not torch.strided or out.is_meta:
+        kind = "meta" if out.is_meta else "sparse"
+        raise UserError(f"{name} gave a {kind} tensor, not one with values; {remedy}")
     if not (torch.isfinite(out).all() if finite is None else finite):
-        raise UserError(f"{name} gave values that are not finite (NaN or inf); {remedy}")
+        row = int(torch.isfinite(out).all(dim=1).logical_not().nonzero()[0])
+        raise NotFinite(f"{name} gave values that are not finite (NaN or inf); {remedy}", row)
     return out.detach().cpu().numpy()

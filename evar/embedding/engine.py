@@ -17,7 +17,7 @@ from torch import Tensor
 from evar.data import audio
 from evar.data.manifest import Manifest
 from evar.embedding.allocator import reused_buffers
-from evar.embedding.encoder import Encoder, OnItsWay
+from evar.embedding.encoder import Encoder, NotFinite, OnItsWay
 from evar.embedding.store import Shard, Store
 from evar.errors import BadAudio, UserError, blaming
 from evar.precision import full_precision
@@ -30,10 +30,14 @@ _IN_FLIGHT = 2  # batches that wait for a GPU while the next ones are decoded an
 
 
 class View(NamedTuple):  # there may be millions
-    """One way to look at a clip: its row in the manifest, and where a longer clip is cropped."""
+    """One way to look at a clip: its row in the manifest, and where a longer clip is cropped.
+
+    span: a window of it, [first, last) in frames of its file; None: the whole clip.
+    """
 
     row: int
     start: int  # 0: its first unit
+    span: tuple[int, int] | None = None
 
 
 @dataclass(eq=False)
@@ -71,6 +75,7 @@ class Engine:
         self.workers = os.cpu_count() or 1
         self.computed, self.seconds = 0, 0.0  # views embedded by this process, and how long it took
         self.waited = 0.0  # of these, seconds for clips that were still being decoded
+        self.statistics: dict | None = None  # what the adapter has learnt from training clips
         self.in_flight = 0 if runtime.device == "cpu" else _IN_FLIGHT
         self.started: deque[tuple[_Open, list[int], Tensor | OnItsWay]] = deque()
         self.steady = runtime.precision != "fp32"  # bfloat16 rounds by the size of a batch
@@ -104,7 +109,8 @@ class Engine:
         """Fits an adapter that learns from training clips, or reads what an earlier run learnt."""
         adapter = self.encoder.adapter
         if adapter.fit_clips:
-            adapter.fitted(self.store.once("fit", self._fit))
+            self.statistics = self.store.once("fit", self._fit)
+            adapter.fitted(self.statistics)
 
     def fill(self, part: tuple[int, int] = (0, 1)) -> int:
         """Has shards I, I + N, ... of `part` (I, N) in the store; returns their number of views."""
@@ -123,17 +129,21 @@ class Engine:
             started = perf_counter()
             self.store.fill(missing, lambda claims: self._compute(claims, shown))
             self.seconds += perf_counter() - started
+        if measured := self._measured():
+            self.store.keep_speed(self.runtime.device, measured)
 
     @property
     def clips_per_second(self) -> float | None:
-        """Returns the speed of decoding and embedding.
+        """Returns the speed of decoding and embedding: measured here, or kept beside the shards.
 
-        None unless all was computed here, or by a pass of several encoders that kept it.
+        None where they were computed in parts, or on another device.
         """
+        return self._measured() or self.store.speed(self.runtime.device)
+
+    def _measured(self) -> float | None:
+        """Returns the views per second of this process; None unless it computed them all."""
         whole = self.computed == len(self.plan) > 0 and self.seconds > 0
-        if whole:
-            return self.computed / self.seconds
-        return self.store.speed(self.runtime.device)
+        return self.computed / self.seconds if whole else None
 
     def views_of(self, shard: int) -> range:
         """Returns the numbers of the views in a shard."""
@@ -144,14 +154,15 @@ class Engine:
 
     def load(self, view: View) -> NDArray | BadAudio:
         """Returns a decoded clip (S,), or why there is none where `runtime.skip_bad`."""
+        task = self.manifest.task
         try:
             return audio.load_clip(
                 self._path(view),
                 sample_rate=self.encoder.adapter.sample_rate,
                 samples=self.samples,
                 start=view.start,
-                span=self.manifest.span(view.row),
-                silence=self.manifest.task.silence,
+                span=view.span or self.manifest.span(view.row),
+                silence=task.silence or task.windows is not None,  # a recording may pause
             )
         except BadAudio as error:
             if not self.runtime.skip_bad:
@@ -242,7 +253,11 @@ class Engine:
     def _finish(self) -> None:
         """Waits for the oldest batch that was started."""
         shard, where, out = self.started.popleft()
-        shard.content.rows[where] = self.encoder.finish(out, len(where))
+        try:
+            shard.content.rows[where] = self.encoder.finish(out, len(where))
+        except NotFinite as error:
+            clip = self._path(self.plan[self.views_of(shard.number)[where[error.row]]])
+            raise UserError(f"{clip}: {error}") from error
         shard.batches -= 1
         self._write(shard)
 

@@ -22,11 +22,7 @@ from evar import files, locks
 from evar.embedding.gathering import DamagedShard, Gathering, layout, verify
 from evar.errors import UserError
 
-
-def cache_folder() -> Path:
-    """Returns where embeddings are kept: $EVAR_CACHE, else evar/ in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("EVAR_CACHE") or Path(home) / "evar")
+cache_folder = files.cache_folder  # where embeddings are kept
 
 
 @dataclass(frozen=True)

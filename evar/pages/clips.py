@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evar.data import audio, manifests, opening
+from evar.data import audio, manifests, opening, packed
 from evar.data.manifest import Manifest
 from evar.errors import BadAudio, UserError
 from evar.results.record import RunRecord
@@ -31,19 +31,21 @@ class OnDisk:
 
 
 def find(run: RunRecord, data=None) -> OnDisk:
-    """Looks for the manifest that a run was scored on: bundled data, or <data>/manifests/."""
+    """Looks for the manifest that a run was scored on: bundled, in <data>/manifests/, or own."""
     try:
         if run.task.name in names() and get(run.task.name).bundled:
             return _checked(run, opening.open_task(run.task.name, data=data))
     except UserError as error:
         return OnDisk(None, str(error))
-    folder = opening.data_folder(data)
-    for head in sorted((folder / "manifests").glob("*.json")):
-        for task in _tasks(run):
-            found = manifests.load(task, folder, name=head.stem)
-            if found is not None and (kept := _checked(run, found)).manifest is not None:
-                return kept
-    return OnDisk(None, f"the clips of {run.task.name} are not in {folder} (--data=DIR)")
+    folders = dict.fromkeys((opening.data_folder(data), opening.own_folder(data)))
+    for folder in folders:
+        for head in sorted((folder / "manifests").glob("*.json")):
+            for task in _tasks(run):
+                found = manifests.load(task, folder, name=head.stem)
+                if found is not None and (kept := _checked(run, found)).manifest is not None:
+                    return kept
+    where = " or ".join(map(str, folders))
+    return OnDisk(None, f"the clips of {run.task.name} are not in {where} (--data=DIR)")
 
 
 def _checked(run: RunRecord, manifest: Manifest) -> OnDisk:
@@ -109,6 +111,8 @@ class Sounds:
         if path is None or self.how == "none":
             return None
         if self.how == "link":
+            if isinstance(path, packed.Sound):
+                return None  # no browser opens a sound within a shard
             _, mark, times = clip.rpartition("#t=") if self._span(clip) else ("", "", "")
             return path.resolve().as_uri() + mark + times  # browsers play a media fragment alone
         samples = self._samples(clip, _RATE)
@@ -125,11 +129,11 @@ class Sounds:
         samples = None if self._path(clip) is None else self._samples(clip, 16_000)
         return None if samples is None else data_uri(picture(samples), "image/png")
 
-    def _path(self, clip: str) -> Path | None:
+    def _path(self, clip: str) -> Path | packed.Sound | None:
         manifest, row = self.disk.manifest, self._rows.get(clip)
         if manifest is None or row is None:
             return None
-        path = manifest.root / manifest.table.file[row]
+        path = packed.locate(manifest.root / manifest.table.file[row])
         return path if path.is_file() else None
 
     def _span(self, clip: str) -> tuple[int, int] | None:

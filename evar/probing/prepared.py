@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from evar.data import targets
+from evar.data import targets, windows
 from evar.data.manifest import Manifest
 from evar.data.targets import Fold
 from evar.embedding import embeddings
@@ -40,11 +40,15 @@ class Trained(rates.Scored, Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Sides:
-    """Rows of the embeddings on each side of a fold; `valid` is None where there is no split."""
+    """Rows of the embeddings on each side of a fold; `valid` is None where there is no split.
+
+    recordings: where rows are windows, the recording of each training row.
+    """
 
     train: NDArray
     valid: NDArray | None
     test: NDArray
+    recordings: NDArray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +83,16 @@ class Prepared:
         return value if self.metric.higher_is_better else -value
 
     def test_score(self, fold: int, scores: NDArray) -> float:
-        """Returns the metric of a fold's test scores (n, C)."""
-        return self.metric.value(self.y[self.folds[fold].test], scores)
+        """Returns the metric of a fold's test scores: (n, C), of clips or of their windows."""
+        return self.metric.value(self.y[self.folds[fold].test], self.pooled(fold, scores))
+
+    def pooled(self, fold: int, scores: NDArray) -> NDArray:
+        """Returns the scores of a fold's test clips (n, C), from those of its test rows."""
+        by, owner = self.manifest.task.windows, self.embedded.owner
+        if by is None or owner is None:
+            return scores
+        rows, clips = self.sides[fold].test, self.folds[fold].test
+        return windows.pooled(scores, owner[rows], clips, by.pool)
 
     def trained_record(self, fold: int, tried: Mapping[float, Trained]) -> dict[str, object]:
         """Returns what a result says of a fold: its score, how the probe's training went.
@@ -116,10 +128,13 @@ class Prepared:
         runs: Sequence[Mapping[str, object]],
         **more,
     ) -> Evaluation:
-        """Returns the evaluation of scores[run][fold], (n, C) of each fold's test clips.
+        """Returns the evaluation of scores[run][fold], (n, C) of each fold's test rows.
 
-        settings: the protocol's, a dataclass. `more` goes to `summary.evaluation`.
+        Those of windows are pooled by recordings. settings: the protocol's, a dataclass. `more`
+        goes to `summary.evaluation`.
         """
+        by = self.manifest.task.windows
+        scores = [[self.pooled(i, of_fold) for i, of_fold in enumerate(run)] for run in scores]
         evaluation = summary.evaluation(
             self.manifest,
             self.folds,
@@ -127,7 +142,11 @@ class Prepared:
             self.names,
             self.y,
             scores,
-            settings={**asdict(settings), "precision": runtime.precision},
+            settings={
+                **asdict(settings),
+                "precision": runtime.precision,
+                **({"windows": asdict(by)} if by else {}),
+            },
             runs=tuple(runs),
             seconds={
                 "embed": round(self.embed_seconds, 2),
@@ -166,8 +185,10 @@ def prepare(manifest: Manifest, embed: Callable[[], Embeddings]) -> Prepared:
 
 
 def _sides(embedded: Embeddings, fold: Fold) -> Sides:
+    train = embeddings.training_rows(embedded, fold.train)
     return Sides(
-        embeddings.training_rows(embedded, fold.train),
+        train,
         None if fold.valid is None else embeddings.training_rows(embedded, fold.valid),
         embeddings.test_rows(embedded, fold.test),
+        None if embedded.owner is None else embedded.owner[train],
     )

@@ -10,7 +10,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,14 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evar.probing.stacked import InputScale
-from evar.probing.training import CHUNK, Fitted, Selection, Training
+from evar.probing.training import CHUNK, Fitted, Scaler, Selection, Training
 from evar.scoring.metrics import METRICS, Metric
 
 _CORES = os.cpu_count() or 1
 _COLUMNS = 1024  # of the embeddings that a thread sums at a time, at most
 _FEWEST = 16  # columns that a thread sums: NumPy adds the numbers of a single one in another order
 _NUMBERS = 2**18  # that a thread standardises at a time: 2 MB of float64 stay in its cache
-Scaler = tuple[NDArray, NDArray]  # mean and scale, (D,) float64
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,7 @@ class Job:
     `valid=None` holds out a random tenth of `train`. `stream` (the fold) gives jobs with the same
     seed random numbers of their own. `lr` overrides that of the settings. `features` is the number
     of the job's embedding matrix, where there are several (the layers of an encoder, say).
+    `recordings` (n_train,) says which training rows are of one recording and held out together.
     """
 
     train: NDArray
@@ -60,6 +60,7 @@ class Job:
     stream: int = 0
     lr: float | None = None
     features: int = 0
+    recordings: NDArray | None = None
 
 
 @dataclass(frozen=True)
@@ -207,21 +208,22 @@ def _fit_matrix(
     groups = _groups(jobs, how.settings, how.device)
     overwrite = how.overwrite_x and len({id(jobs[group[0][0]].train) for group in groups}) == 1
     fitted: dict[int, Fitted] = {}
-    base, standardised = None, torch.empty(0)
+    base, prepared = None, torch.empty(0)
     for group in groups:
         lanes = [[jobs[i] for i in lane] for lane in group]
         if base is not scalers[id(lanes[0][0].train)]:
             base = scalers[id(lanes[0][0].train)]
-            standardised = _standardised(x, base, overwrite).to(how.device)
-        scale = _input_scale(base, [scalers[id(job.train)] for job in lanes[0]], how.device)
+            prepared = standardised(x, base, overwrite=overwrite).to(how.device)
+        scale = input_scale(base, [scalers[id(job.train)] for job in lanes[0]], how.device)
         waiting = len(jobs) - len(fitted) - sum(map(len, lanes))
 
         def report(epoch: int, running: int, waiting: int = waiting) -> None:
             on_epoch(epoch, running + waiting)
 
-        training = Training(standardised, scale, y, lanes, how.settings, chosen)
+        training = Training(prepared, scale, y, lanes, how.settings, chosen)
         for lane, results in zip(group, training.run(report), strict=True):
-            fitted |= zip(lane, results, strict=True)
+            for i, found in zip(lane, results, strict=True):
+                fitted[i] = replace(found, scaler=scalers[id(jobs[i].train)], base=base)
     return [fitted[i] for i in range(len(jobs))]
 
 
@@ -253,7 +255,8 @@ def _rate(job: Job, settings: ProbeSettings) -> float:
     return settings.lr if job.lr is None else job.lr
 
 
-def _standardised(x: NDArray, by: Scaler, overwrite: bool) -> Tensor:
+def standardised(x: NDArray, by: Scaler, *, overwrite: bool = False) -> Tensor:
+    """Returns embeddings (N, D) less a mean and divided by a scale, in place where asked for."""
     mean, scale = by
     out = x if overwrite else np.empty_like(x)
 
@@ -267,7 +270,7 @@ def _standardised(x: NDArray, by: Scaler, overwrite: bool) -> Tensor:
     return torch.from_numpy(out)
 
 
-def _input_scale(base: Scaler, own: Sequence[Scaler], device: str) -> InputScale | None:
+def input_scale(base: Scaler, own: Sequence[Scaler], device: str) -> InputScale | None:
     """Returns what is left to do to input that was standardised by `base`; None if nothing is."""
     if all(scaler is base for scaler in own):
         return None

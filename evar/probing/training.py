@@ -27,12 +27,17 @@ CHUNK = 4096  # rows per product outside of training
 _TOGETHER = 2**24  # numbers in one product over several probes' held-out rows
 
 
+Scaler = tuple[NDArray, NDArray]  # mean and scale, (D,) float64
+
+
 @dataclass(frozen=True, eq=False)
 class Fitted:
     """A trained probe: logits of its test rows (n_test, C), and how its training went.
 
     valid_score: the metric of the held-out rows at the best epoch. goodness: the same, the larger
-    the better; -inf where training diverged: logits and layers then mean nothing.
+    the better; -inf where training diverged: logits and layers then mean nothing. scaler: of the
+    training rows. base: by which the input was standardised first, in float64; what `scaler`
+    differs by is an affine map in float32.
     """
 
     logits: NDArray
@@ -42,6 +47,18 @@ class Fitted:
     goodness: float
     held_out: str  # "valid split", "random tenth", "stratified tenth"
     layers: tuple[tuple[NDArray, NDArray], ...]  # weight (out, in), bias (out,), for scaled input
+    scaler: Scaler | None = None
+    base: Scaler | None = None
+
+
+def _random_tenth(job: "Job", y: NDArray, rng: np.random.Generator) -> holdout.Sides:
+    """Holds out a tenth of the training rows, or of the recordings that they are of."""
+    if job.recordings is None:
+        return holdout.random_tenth(y[job.train], rng)
+    recordings, first = np.unique(job.recordings, return_index=True)
+    _, held, how = holdout.random_tenth(y[job.train[first]], rng)
+    is_held = np.isin(job.recordings, recordings[held])
+    return np.flatnonzero(~is_held), np.flatnonzero(is_held), f"{how} of the recordings"
 
 
 class _Draws:
@@ -51,7 +68,7 @@ class _Draws:
         rng = np.random.default_rng([job.seed, job.stream])
         train, valid, self.held_out = job.train, job.valid, "valid split"
         if valid is None:
-            kept, held, self.held_out = holdout.random_tenth(y[job.train], rng)
+            kept, held, self.held_out = _random_tenth(job, y, rng)
             train, valid = job.train[kept], job.train[held]
         self.train = torch.from_numpy(np.asarray(train, np.int64))
         self.valid = np.asarray(valid, np.int64)

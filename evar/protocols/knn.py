@@ -74,7 +74,8 @@ def evaluate(
         for i, (fold, found) in enumerate(zip(task.folds, fitted, strict=True))
     ]
     scores = [[found.scores for found in fitted]]
-    return task.evaluation(settings, seeds, runtime, scores, runs=[{"folds": records}])
+    none = {"no_ci95": "nothing is random: every run would be the same"}
+    return task.evaluation(settings, seeds, runtime, scores, runs=[{"folds": records}], extra=none)
 
 
 PROTOCOL = Protocol(
@@ -84,6 +85,7 @@ PROTOCOL = Protocol(
     settings=KnnSettings,
     evaluate=evaluate,
     embeds="units",
+    windows=True,
     help="""
 --k=N          number of neighbours; default: of 1, 5, 10, 20 and 50 the best on the validation
                split; 10 without one

@@ -4,7 +4,7 @@ M2D-CLAP (Niizumi et al., Interspeech 2024), Section 4.3.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from evar.options import whole
@@ -64,7 +64,7 @@ def evaluate(
     but finite embeddings.
     """
     from evar.embedding import embeddings
-    from evar.probing import prepared, probe
+    from evar.probing import kept, prepared, probe
 
     task = prepared.prepare(
         manifest,
@@ -72,16 +72,28 @@ def evaluate(
     )
     with task.probing():
         tried = _fit(task, settings, seeds, runtime)
-    return task.evaluation(
+    best = [[of_fold[rates.best(of_fold)] for of_fold in run] for run in tried]
+    evaluated = task.evaluation(
         settings,
         seeds,
         runtime,
-        [[probe.predicted_scores(t[rates.best(t)].logits) for t in run] for run in tried],
+        [[probe.predicted_scores(fitted.logits) for fitted in run] for run in best],
         runs=[
             {"seed": seed, "folds": [task.trained_record(i, t) for i, t in enumerate(run)]}
             for seed, run in zip(seeds, tried, strict=True)
         ],
     )
+    probes = kept.to_bytes(
+        {
+            (seed, fold.name): fitted
+            for seed, run in zip(seeds, best, strict=True)
+            for fold, fitted in zip(task.folds, run, strict=True)
+        },
+        classes=task.names,
+        multi_label=manifest.task.multi_label,
+        statistics=task.embedded.statistics,
+    )
+    return replace(evaluated, files={kept.SUFFIX: probes})
 
 
 def _fit(
@@ -92,7 +104,15 @@ def _fit(
 
     grid = rates.rates_of(settings.lr)
     jobs = [
-        probe.Job(sides.train, sides.valid, sides.test, seed, stream, lr=rate)
+        probe.Job(
+            sides.train,
+            sides.valid,
+            sides.test,
+            seed,
+            stream,
+            lr=rate,
+            recordings=sides.recordings,
+        )
         for seed in seeds
         for stream, sides in enumerate(task.sides)
         for rate in grid
@@ -127,6 +147,7 @@ PROTOCOL = Protocol(
     resolve=resolve,
     evaluate=evaluate,
     embeds="units",
+    windows=True,
     seeds=(42, 43, 44),
     averaged=("esc50", "us8k", "spcv2", "vc1", "voxforge", "cremad", "gtzan", "nsynth", "surge"),
     command="lineareval",

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from evar.protocol import Protocol
     from evar.task import Task
 
-_LIBRARIES = ("numpy", "pandas", "scipy", "soundfile", "soxr", "torch", "torchaudio")
+_LIBRARIES = ("av", "numpy", "pandas", "scipy", "soundfile", "soxr", "torch", "torchaudio")
 
 
 def make(
@@ -45,7 +45,7 @@ def make(
     Its `id` hashes what decides the score: the same run again has the same id, and a new version
     of this package alone does not change it. Raises UserError for a score that is not a number.
     """
-    task, of_model = manifest.task, _plain(model.identity)
+    task, of_model = manifest.task, plain(model.identity)
     skipped = [entry["clip"] for entry in evaluation.clips["skipped"]]
     decisive = {
         "protocol": protocol.name,
@@ -53,7 +53,7 @@ def make(
         "model": {"name": model.name, **of_model},
         "task": {"name": task.name, "version": task.version, "seconds": task.seconds},
         "manifest": manifest.sha256,
-        "settings": _plain(evaluation.settings),
+        "settings": plain(evaluation.settings),
         "seeds": list(evaluation.seeds),
     }
     extra = dict(evaluation.extra)
@@ -92,21 +92,21 @@ def make(
     clash = set(extra) & set(about)
     if clash:
         raise ValueError(f"{protocol.name}: extra fields {sorted(clash)} are fields of the record")
-    return from_json(_plain({**about, **extra}), file=f"{task.name}, {protocol.name}")
+    return from_json(plain({**about, **extra}), file=f"{task.name}, {protocol.name}")
 
 
 def _digest(value) -> str:
     return hashlib.sha256(files.canonical_json(value).encode()).hexdigest()[:16]
 
 
-def _plain(value):
+def plain(value):
     """JSON values of mappings, sequences, paths and NumPy numbers."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(inside) for key, inside in value.items()}
+        return {str(key): plain(inside) for key, inside in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(inside) for inside in value]
+        return [plain(inside) for inside in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     return str(value) if isinstance(value, Path) else value
 
 
@@ -122,11 +122,11 @@ def _variant(
     model: "Model",
 ) -> dict[str, object]:
     """Returns what differs from the defaults of protocol and model, for a person to read."""
-    changed = {**schema1.weights_variant(str(model.config.checkpoint)), **_plain(overrides)}
+    changed = {**schema1.weights_variant(str(model.config.checkpoint)), **plain(overrides)}
     if tuple(evaluation.seeds) != tuple(protocol.seeds):
         changed["seeds"] = list(evaluation.seeds)
-    given = _plain(model.identity)["options"]
-    of_config = _plain(model.config.options)
+    given = plain(model.identity)["options"]
+    of_config = plain(model.config.options)
     return changed | {k: v for k, v in given.items() if of_config.get(k) != v}
 
 

@@ -1,6 +1,7 @@
 """The record of a run: typed, written as one JSON per run, and read back with every field checked.
 
-results/runs/<id>.json, with <id>.predictions.csv.gz and further tables of the protocol next to it.
+results/runs/<id>.json, with <id>.predictions.csv.gz and further tables and files of the protocol,
+such as its probes, next to it.
 The leaderboard and pages are rebuilt from the JSONs. docs/results.md documents every field.
 """
 
@@ -283,7 +284,7 @@ def _score(data: checks.Fields) -> Score:
 
 
 def save_run(record: RunRecord, evaluation: Evaluation, folder) -> Path:
-    """Writes the tables, then the JSON that makes the run count; returns the JSON's path.
+    """Writes the tables and files, then the JSON that makes the run count; returns the JSON's path.
 
     Raises UserError where the folder is not writable; tables of a new run are removed then.
     """
@@ -298,6 +299,9 @@ def save_run(record: RunRecord, evaluation: Evaluation, folder) -> Path:
             packed = gzip.compress(content, compresslevel=5, mtime=0)  # the same bytes every time
             written.append(runs / f"{record.id}.{name}.csv.gz")
             files.write_atomic(written[-1], packed)
+        for name, content in evaluation.files.items():
+            written.append(runs / f"{record.id}.{name}")
+            files.write_atomic(written[-1], content)
         files.write_atomic(path, text)
     except UserError:
         if not known:

@@ -39,6 +39,9 @@ def percent(record: RunRecord, digits: int = 1) -> str:
 def caveats(record: RunRecord) -> list[str]:
     """Returns what must be said wherever the score is shown: a partial set, skipped clips, ..."""
     said, clips = [], record.clips
+    by = record.settings.get("windows")
+    if isinstance(by, Mapping):
+        said.append(f"{by['pool']} over windows of {by['seconds']:g} s, every {by['hop']:g} s")
     if record.unheard and not record.task.published:
         said.append(f"{100 * float(str(record.unheard['share'])):.0f} % of the audio not heard")
     if record.seen_in_training in SEEN:

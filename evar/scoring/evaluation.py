@@ -49,7 +49,8 @@ class Evaluation:
     seconds: wall-clock seconds per stage. extra: further fields of this protocol's record
     (docs/results.md lists them). clips_per_second: speed of decoding and embedding, where it was
     measured. predictions: one row per test clip, fold and seed. tables: further tables by name,
-    such as "confusion".
+    such as "confusion". files: what else is kept with the run, such as its probes, by the end of
+    the file's name.
     """
 
     settings: Mapping[str, object]
@@ -65,3 +66,4 @@ class Evaluation:
     extra: Mapping[str, object] = field(default_factory=dict)
     clips_per_second: float | None = None
     tables: Mapping[str, "pd.DataFrame"] = field(default_factory=dict)
+    files: Mapping[str, bytes] = field(default_factory=dict)

@@ -11,10 +11,11 @@ _MAGIC = (  # (offset, bytes, what it is)
     (0, b"../.git/annex/", "a git-annex pointer instead of its content (`git annex get`)"),
     (0, b"\x1a\x45\xdf\xa3", "a Matroska or WebM file"),
     (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "a Windows Media file (WMA)"),
-    (0, b"wvPK", "a WavPack file"),
+    (0, b"wvpk", "a WavPack file"),
     (0, b"MAC ", "a Monkey's Audio file (APE)"),
     (0, b"#!AMR", "an AMR file"),
     (0, b"FLV\x01", "a Flash video"),
+    (8, b"AVI LIST", "an AVI video"),
     (0, b"MThd", "a MIDI file: notes, no sound"),
     (0, b"PK\x03\x04", "a zip archive"),
     (0, b"\x1f\x8b", "a gzip archive"),
@@ -30,13 +31,26 @@ _MAGIC = (  # (offset, bytes, what it is)
     (28, b"Speex", "Ogg Speex"),
     (28, b"\x80theora", "an Ogg video"),
 )
+TRACKS = (  # of these, what PyAV decodes
+    "an MP4 or M4A file (AAC)",
+    "AAC (ADTS)",
+    "a Matroska or WebM file",
+    "a Windows Media file (WMA)",
+    "a WavPack file",
+    "a Monkey's Audio file (APE)",
+    "an AMR file",
+    "a Flash video",
+    "an AVI video",
+    "Ogg Speex",
+    "an Ogg video",
+)
 _HTML = re.compile(
     rb"\s*(<!--.*?-->\s*)?<(!doctype html|html|head|body)", re.IGNORECASE | re.DOTALL
 )
 
 
 def describe(head: bytes) -> str:
-    """What a file that begins with `head` is, as "a ZIP archive"; "" where that is not known."""
+    """Says what a file that begins with `head` is, as "a ZIP archive"; "" if that is not known."""
     if not head:
         return "an empty file (0 bytes)"
     if not head.strip(b"\0"):

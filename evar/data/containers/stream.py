@@ -13,7 +13,8 @@ class Stream:
     container does not say. trusted: whether the decoder's own idea of the length can be believed
     without decoding. md5: of the samples, in FLAC (16 bytes; empty where the encoder left it
     out). bits: per sample, where `md5` is set. lenient: a length that differs from `frames` is
-    accepted where the MD5 proves that all samples are there.
+    accepted where the MD5 proves that all samples are there. track: whether PyAV decodes it
+    (`evar.data.tracks`).
     """
 
     content: bytes | None = None
@@ -22,6 +23,7 @@ class Stream:
     md5: bytes = b""
     bits: int = 0
     lenient: bool = False
+    track: bool = False
 
     def source(self, path):
         """Returns what soundfile opens."""
