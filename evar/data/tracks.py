@@ -6,7 +6,7 @@ file to other samples: its name and version are part of what a clip is.
 
 import functools
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -98,7 +98,7 @@ class Track:
             self._require_whole()
         return found
 
-    def _decoded(self) -> Iterator[np.ndarray]:
+    def _decoded(self) -> Generator[np.ndarray]:
         """Yields (n, channels) float32 samples of each frame."""
         self._rate, layout = 0, None
         for frame in self._container.decode(self._stream):

@@ -97,7 +97,8 @@ class Sounds:
 
     def __post_init__(self):
         manifest = self.disk.manifest
-        self._rows = {} if manifest is None else {c: row for row, c in manifest.clips.items()}
+        named = [] if manifest is None else zip(manifest.clips, manifest.table.index, strict=True)
+        self._rows: dict[str, int] = dict(named)
 
     def source(self, clip: str) -> str | None:
         """Returns the address of a clip for an audio element; None where it cannot be heard."""
@@ -135,7 +136,7 @@ class Sounds:
 
     def _span(self, clip: str) -> tuple[int, int] | None:
         manifest = self.disk.manifest
-        return manifest and manifest.span(self._rows[clip])
+        return None if manifest is None else manifest.span(self._rows[clip])
 
     def _samples(self, clip: str, rate: int) -> NDArray | None:
         try:
