@@ -1,14 +1,18 @@
 """What a GPU gives: the same scores as a CPU, and the speed of embedding, probing, fine-tuning.
 
-    python benchmarks/gpu.py            # a few minutes; prints a line per measurement
+    python benchmarks/gpu.py            # under 8 minutes; prints a line per measurement
 
-Embedding is measured from memory (`Encoder`, no decoding), so that the figure is the card's. Share
+Embedding is measured from memory (`Encoder`, no decoding), so that the figure is the card's, and
+from files, with the share of the time in which the card was at work (CUDA events around every
+batch). Then the probe, and the steps of `finetune.py` and `pretrain.py` next to this file. Share
 of peak: floating-point operations of the encoder's matrix products (2 per parameter and token)
 over the time, against the dense peak of an H100 SXM (67 TFLOP/s in float32 without tensor cores,
 989 in bfloat16).
 """
 
 import argparse
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -18,10 +22,11 @@ import torch
 
 import evar
 from evar import models
+from evar.embedding import embeddings
 from evar.embedding.encoder import Encoder
 from evar.precision import full_precision
 from evar.probing import probe
-from evar.runtime import Training
+from evar.runtime import Runtime, Training
 
 _PEAK = {"fp32": 67e12, "bf16": 989e12}
 
@@ -78,6 +83,49 @@ def embedding(device: str, batch: int, rounds: int) -> None:
         print(f"embed      {precision}: {rate:,.0f} clips/s, {100 * share:.0f} % of dense peak")
 
 
+class Timed(Encoder):
+    """An encoder that notes when a GPU begins and ends each batch."""
+
+    def start(self, batch):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        out = super().start(batch)
+        end.record()
+        vars(self).setdefault("events", []).append((begin, end))
+        return out
+
+    def busy(self) -> float:
+        """Returns the seconds in which the GPU was at work."""
+        torch.cuda.synchronize()
+        return sum(begin.elapsed_time(end) for begin, end in vars(self)["events"]) / 1000
+
+
+def from_files(device: str, clips: int) -> None:
+    """Prints clips per second of M2D from WAV files of 5 s at 44.1 kHz, decoded and resampled."""
+    import linear
+
+    from evar.data import opening
+
+    model = models.load("m2d", weights="random")
+    with tempfile.TemporaryDirectory() as folder:
+        task = linear.make_set(Path(folder) / "set", clips, min(clips, 500))
+        manifest = opening.open_task(str(task), data=folder)
+        for precision in ("fp32", "bf16"):
+            runtime = Runtime(device=device, precision=precision, batch_size=128)
+            with embeddings.engine_for_task(model, manifest, runtime) as engine:
+                on_gpu = device.startswith("cuda")
+                engine.encoder = (Timed if on_gpu else Encoder)(
+                    engine.encoder.adapter, device, precision
+                )
+                engine.run()
+            busy = engine.encoder.busy() / engine.seconds if on_gpu else 1.0
+            waited = engine.waited / engine.seconds
+            print(
+                f"embed      {precision}, from files: {engine.clips_per_second:,.0f} clips/s, "
+                f"busy {100 * busy:.0f} %, waiting for decoding {100 * waited:.0f} % of the time"
+            )
+
+
 def probing(device: str, rows: int) -> None:
     """Prints the time of three probes of 20 epochs on `rows` x 768 embeddings."""
     rng = np.random.default_rng(0)
@@ -98,13 +146,24 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--rows", type=int, default=300_000)
+    parser.add_argument("--clips", type=int, default=4000, help="files to embed")
+    parser.add_argument("--steps", type=int, default=10, help="of fine-tuning and pre-training")
     given = parser.parse_args()
     name = torch.cuda.get_device_name() if given.device.startswith("cuda") else "CPU"
     print(f"{name}, torch {torch.__version__}")
     same_scores(given.device)
     embedding(given.device, given.batch, given.rounds)
+    from_files(given.device, given.clips)
     probing(given.device, given.rows)
+    folder = Path(__file__).parent
+    for script, more in (
+        ("finetune.py", ["--batch_size=128", "--compile=False"]),
+        ("pretrain.py", ["--clips=50"]),
+    ):
+        print(f"{script} {' '.join(more)}", flush=True)
+        command = [sys.executable, str(folder / script), f"--steps={given.steps}", *more]
+        subprocess.run(command, check=False)
 
 
 if __name__ == "__main__":

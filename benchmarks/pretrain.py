@@ -73,8 +73,21 @@ def steps_of(config, device: str, steps: int) -> None:
     how = config.precision + (", compiled" if config.compile else "")
     print(
         f"  {how}: {seconds:.2f} s a step, {size / seconds:,.1f} clips/s, peak {memory:,.0f} MB, "
-        f"{rate / 1e12:.2f} TFLOP/s{share}"
+        f"{rate / 1e12:.2f} TFLOP/s{share}; "
+        f"300 epochs of 2 million clips: {600e6 / (size / seconds) / 86400:.1f} days"
     )
+
+
+def largest_that_fits(config) -> int:
+    """Returns the largest batch of 2048, 1024, ... that a GPU trains."""
+    for size in (2048, 1024, 512, 256, 128):
+        try:
+            steps_of(config.changed({"batch_size": size, "precision": "bf16"}), "cuda", 1)
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+        else:
+            return size
+    return 64
 
 
 def loading(clips: int, batch_size: int, frames: int, workers: int) -> None:
@@ -118,8 +131,9 @@ def main(
     made = config_.read(config)
     if not gpu:
         made = made.changed(REDUCED)
-    size = batch_size or (512 if gpu else 32)
-    made = made.changed({"batch_size": size, "micro_batch": micro_batch})
+    made = made.changed({"micro_batch": micro_batch})
+    size = batch_size or (largest_that_fits(made) if gpu else 32)
+    made = made.changed({"batch_size": size})
     what = config if gpu else f"a reduced network ({made.width} x {made.depth})"
     print(f"{what}, batches of {size} clips, {'GPU' if gpu else 'CPU'}")
     ways = [("bf16", False), ("bf16", True), ("fp32", False)] if gpu else [("fp32", False)]

@@ -1,10 +1,13 @@
 """Command lines: the root scripts and the console command `evar`. Imports nothing heavy."""
 
+import codecs
+import contextlib
+import errno
 import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,6 +18,7 @@ from evar.errors import UserError, described, unknown
 _FOLDER = Path(__file__).parent / "commands"
 _NO_COMMANDS = ("__init__", "evaluate")  # evaluate: what the commands of all protocols share
 _SPELLED = {"list_registered": "list"}  # a file that would shadow a built-in name
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -23,13 +27,15 @@ def main(arguments: list[str] | None = None) -> None:
         leaving.arrange()
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print("usage: evar COMMAND ... (`evar COMMAND --help` explains one)\n")
-        for name in commands():
-            summary, _, _ = (inspect.getdoc(_function(name)) or "").partition("\n")
-            print(f"  {name:<12} {summary}")
+        with _one_line_for_errors():
+            print("usage: evar COMMAND ... (`evar COMMAND --help` explains one)\n")
+            for name in commands():
+                summary, _, _ = (inspect.getdoc(_function(name)) or "").partition("\n")
+                print(f"  {name:<12} {summary}")
         return
     if arguments[0] == "--version":
-        print(evar.__version__)
+        with _one_line_for_errors():
+            print(evar.__version__)
         return
     run(arguments[0], arguments[1:])
 
@@ -70,7 +76,7 @@ def call(
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments  # an option of every command
     arguments = [a for a in arguments if a != "--debug"]
-    try:
+    with _one_line_for_errors(debug=debug):
         if any(a in ("-h", "--help") for a in arguments):
             print(_help_of(function, arguments))
             return
@@ -78,14 +84,31 @@ def call(
         import fire
 
         fire.Fire(function, command=arguments, name=name)
-        sys.stdout.flush()
         leaving.leave_with(0)
+
+
+@contextlib.contextmanager
+def _one_line_for_errors(*, debug: bool = False) -> Iterator[None]:
+    """Ends the process with one line and an exit code for whatever a command raises.
+
+    debug: raises it. Standard output is written before this returns, in characters that it can
+    show.
+    """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed (`>&-`)
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="evar.plain")
+    try:
+        yield
+        sys.stdout.flush()
     except UserError as error:
         if debug:
             raise
         _exit(error)
     except BrokenPipeError:  # `... | head` has read enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         _end(0)
     except KeyboardInterrupt:
         print("Interrupted. Run the same command again to resume.", file=sys.stderr)
@@ -93,11 +116,37 @@ def call(
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+            print(f"error: cannot write ({error.strerror}). Free some space.", file=sys.stderr)
+            _drop_output()
+            _end(1)
         print(
             f"error: {described(error)}. This was not foreseen: --debug shows the traceback",
             file=sys.stderr,
         )
         _end(1)
+
+
+def _drop_output() -> None:
+    """Sends what is left of standard output nowhere, so that its end is no second error."""
+    with contextlib.suppress(OSError, ValueError):  # a stream without a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """Replaces what a terminal cannot show: signs of this program in ASCII, escapes for the rest.
+
+    In UTF-8 these are the bytes of file names in other encodings.
+    """
+    assert isinstance(error, UnicodeEncodeError)
+    left = error.object[error.start : error.end]
+    signs = {"±": "+/-", "→": "->", "·": "-", "×": "x"}
+    return "".join(signs.get(c, c.encode("ascii", "backslashreplace").decode()) for c in left), (
+        error.end
+    )
+
+
+codecs.register_error("evar.plain", _plain)
 
 
 def _help_of(function: Callable, arguments: list[str]) -> str:

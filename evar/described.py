@@ -14,6 +14,8 @@ from types import CodeType, FunctionType, MethodType, ModuleType
 from evar import opened_files
 from evar.sources import canonical, file_of, is_own_module
 
+_DEPTH = 10  # of objects within objects
+
 
 def class_code(cls: type, seen: tuple[int, ...] = ()) -> bytes:
     """Returns the code of a class without a module file, and the globals that its methods use.
@@ -92,7 +94,7 @@ def described(value, seen: tuple[int, ...] = ()):
     if value is None or isinstance(value, (bool, int, float, complex, str, bytes)):
         return value
     kind = _name(type(value))
-    if id(value) in seen:
+    if id(value) in seen or len(seen) > _DEPTH:
         return kind
     seen = (*seen, id(value))
     if isinstance(value, (list, tuple)):

@@ -35,7 +35,7 @@ def blaming(what: str):
         raise UserError(f"{what}: {described(error)}") from error
 
 
-def described(error: Exception) -> str:
+def described(error: BaseException) -> str:
     """Returns an exception's type, text and last line outside of installed libraries."""
     place = ""
     for frame in traceback.extract_tb(error.__traceback__):

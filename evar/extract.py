@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evar import models, run
+from evar.options import existing_folder
 from evar.runtime import usable_device
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ def embed(
     from evar.data import opening
     from evar.embedding import embeddings
 
+    data = existing_folder("data", data)
     _, runtime, of_adapter = run.split_options(None, model, options)
     runtime = replace(runtime, device=usable_device(runtime.device))
     if isinstance(sounds, (str, Path)) and Path(sounds).exists() and not _is_table(sounds):
@@ -52,7 +54,7 @@ def embed(
     loaded = _load(model, weights, of_adapter)
     rows = manifest.good.index
     if seconds is None:
-        values, bad = embeddings.embed_whole(loaded, manifest, rows, runtime, joint=False)
+        values, bad, _ = embeddings.embed_whole(loaded, manifest, rows, runtime, joint=False)
     else:
         whole = replace(manifest.task, seconds=seconds, folds=(), trains=False)
         table = manifest.table.assign(split="test")
@@ -85,6 +87,7 @@ def fill_cache(
     from evar.embedding.store import cache_folder
     from evar.protocols import zeroshot
 
+    data = existing_folder("data", data)
     _, runtime, of_adapter = run.split_options(None, model, options)
     if runtime.cache is None:
         runtime = replace(runtime, cache=cache_folder())

@@ -47,9 +47,21 @@ def make_folder(path) -> Path:
 
 
 def cache_folder() -> Path:
-    """Returns where embeddings are kept: $EVAR_CACHE, else evar/ in the user's cache folder."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(os.environ.get("EVAR_CACHE") or Path(home) / "evar")
+    """Returns where embeddings are kept: $EVAR_CACHE, else evar/ in the user's cache folder.
+
+    Raises UserError for a user without a home folder, as containers have them.
+    """
+    if named := os.environ.get("EVAR_CACHE"):
+        return Path(named)
+    if home := os.environ.get("XDG_CACHE_HOME"):
+        return Path(home) / "evar"
+    try:
+        return Path.home() / ".cache" / "evar"
+    except RuntimeError as error:
+        raise UserError(
+            "this user has no home folder to keep embeddings in: name one with --cache=DIR or "
+            "$EVAR_CACHE, or keep none (--no_cache)"
+        ) from error
 
 
 def write_atomic(path, content: bytes | memoryview | str) -> None:
@@ -147,6 +159,10 @@ def canonical_json(value) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
+_PART = r"[\w \-+,()][\w \-+,().]*"  # of a path: not empty, and no dot to begin with
+_PLAIN = re.compile(f"{_PART}(/{_PART})*", re.ASCII)
+
+
 def path_problem(name: str) -> str:
     """Says why a path that a file names may not be followed; "" where it leads down.
 
@@ -154,6 +170,8 @@ def path_problem(name: str) -> str:
     through "..", nor with a drive letter, in either system's notation. Links in that folder are
     followed, as its owner made them: archives are unpacked without links.
     """
+    if _PLAIN.fullmatch(name):  # nearly all of perhaps millions
+        return ""
     parts = name.replace("\\", "/").split("/")
     if "\0" in name:
         return "holds a NUL character"

@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import weakref
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from evar import opened_files
@@ -14,6 +14,7 @@ from evar.sources import ModuleSource, library_versions, module_sources
 if TYPE_CHECKING:
     from evar.adapter import Adapter
 
+_of_named: "weakref.WeakKeyDictionary[type, bytes]" = weakref.WeakKeyDictionary()
 _as_first_seen: "weakref.WeakKeyDictionary[Adapter, bytes]" = weakref.WeakKeyDictionary()
 
 
@@ -24,6 +25,7 @@ def identity_of(
     weights: Path | None = None,
     opened: Mapping[str, str] | None = None,
     embeds: str | None = None,
+    is_named: bool = False,
 ) -> dict:
     """Returns what a model's embeddings depend on: source, options, state, files, libraries.
 
@@ -31,13 +33,14 @@ def identity_of(
     the adapter was built with, but for `weights`, the path that was given, read or not. `opened`:
     files that the adapter has read (path: hash). `embeds`: what it computes of fixed sounds
     (evar.fingerprint); None for a verified model, whose state is known to be in its parameters,
-    buffers, options and files.
+    buffers, options and files. `is_named`: the class was loaded by its name, and no program has
+    changed it since.
 
     An entry that says nothing is left out, so that verified models keep the identity they had.
     """
     from evar.weights import state_hash
 
-    weights = weights or getattr(adapter, "weights", None)
+    weights = weights or _own_weights(adapter)
     sources = sources_of(type(adapter))
     read = opened_files.of_modules(source.name for source in sources) | dict(opened or {})
     files = _file_options(options, adapter.text_options)
@@ -45,7 +48,7 @@ def identity_of(
     more = {
         "opened": opened_files.by_name(_without(read, known)),
         "revision": getattr(adapter, "revision", None),
-        "values": "" if embeds is None else _values(adapter),
+        "values": "" if embeds is None else _values(adapter, is_named=is_named),
         "embeds": embeds,
     }
     return {
@@ -60,6 +63,12 @@ def identity_of(
     }
 
 
+def _own_weights(adapter: "Adapter") -> Path | None:
+    """Returns the attribute `weights`, unless a class uses it for something else than a path."""
+    own = getattr(adapter, "weights", None)
+    return Path(own) if isinstance(own, (str, PurePath)) and Path(own).exists() else None
+
+
 def _without(files: Mapping[str, str], known: Iterable) -> dict[str, str]:
     """Returns files but for those at, or in folders at, paths whose content is known already."""
     places = [Path(str(path)).absolute() for path in known if path]
@@ -70,9 +79,15 @@ def _without(files: Mapping[str, str], known: Iterable) -> dict[str, str]:
     }
 
 
-def _values(adapter: "Adapter") -> str:
+def _values(adapter: "Adapter", *, is_named: bool) -> str:
     """Returns a hash of the values of an adapter's attributes, and of what its class uses."""
-    values = ascii(Values().of_class(type(adapter))).encode()
+    cls = type(adapter)
+    if is_named and cls in _of_named:  # what it keeps of earlier runs is no other model
+        values = _of_named[cls]
+    else:
+        values = ascii(Values().of_class(cls)).encode()
+    if is_named:
+        _of_named[cls] = values
     return hashlib.sha256(_attributes(adapter) + b"\0" + values).hexdigest()[:16]
 
 

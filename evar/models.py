@@ -204,7 +204,14 @@ def _identity(
             embeds = fingerprint.of(adapter)
     owner = adapter if model is adapter else type(adapter)
     opened = remembered(owner, repr((sorted(options.items()), str(weights))), reading.files)
-    return identity_of(adapter, options, weights=weights, opened=opened, embeds=embeds)
+    return identity_of(
+        adapter,
+        options,
+        weights=weights,
+        opened=opened,
+        embeds=embeds,
+        is_named=isinstance(model, str),
+    )
 
 
 def require_buildable(
@@ -377,7 +384,7 @@ def _load_file(path: Path):
         sys.path.append(str(path.parent))  # it may import files that lie beside it
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that leaves would end this one, unscored
         del sys.modules[name]
         raise UserError(f"{path}: cannot be imported: {type(error).__name__}: {error}") from error
     return module

@@ -1,6 +1,8 @@
 """Checks values of command line options."""
 
 import math
+import os
+from pathlib import Path
 
 from evar.errors import UserError
 
@@ -20,6 +22,26 @@ def part(text: str | None) -> tuple[int, int]:
     if not slash or not number.isdecimal() or not total.isdecimal() or int(number) >= int(total):
         raise UserError(f"--part={text}: write I/N with I from 0 to N - 1, as in --part=0/4")
     return int(number), int(total)
+
+
+def path(name: str, value: object) -> Path:
+    """Returns the path that a value is; UserError for what is none."""
+    if not isinstance(value, (str, os.PathLike)) or "\0" in str(value):
+        raise UserError(f"--{name} must be a path, not {value!r}")
+    return Path(value)
+
+
+def existing_folder(name: str, value: object) -> Path | None:
+    """Returns the path of a folder that must be there, None of None; UserError for any other."""
+    if value is None:
+        return None
+    found = path(name, value)
+    if not found.is_dir():
+        raise UserError(
+            f"{found}: no such folder (--{name}). Check its name; `evar prepare` and `mkdir` make "
+            "new ones"
+        )
+    return found
 
 
 def number(name: str, value, *, above: float, optional: bool = False) -> float | None:

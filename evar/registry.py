@@ -44,11 +44,18 @@ def names(kind: str) -> list[str]:
 def load(kind: str, name: str) -> Any:
     """Imports the module of a name; for a plug-in, what its entry point names.
 
-    Raises UserError for a plug-in that cannot be imported.
+    Raises UserError for a file or a plug-in that cannot be imported.
     """
     if kind == "metrics" or (name in plugins(kind) and name not in module_names(kind)):
         return plugin(kind, name)
-    return importlib.import_module(f"evar.{kind}.{name}")
+    try:
+        return importlib.import_module(f"evar.{kind}.{name}")
+    except UserError:
+        raise
+    except (Exception, SystemExit) as error:  # a new file: any kind of exception
+        raise UserError(
+            f"{folder(kind) / name}.py cannot be imported: {described(error)}. Correct or remove it"
+        ) from error
 
 
 def declared(kind: str, name: str, attribute: str, cls: type[T]) -> T:
@@ -70,7 +77,7 @@ def plugin(kind: str, name: str):
     point = plugins(kind)[name]
     try:
         return point.load()
-    except Exception as error:  # third-party code: any kind of exception
+    except (Exception, SystemExit) as error:  # third-party code: any kind of exception
         distribution = point.dist.name if point.dist else "an installed package"
         raise UserError(
             f"{name} ({point.value} of {distribution}) cannot be imported: {described(error)}. "

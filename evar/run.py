@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from evar import files, models
+from evar import options as values
 from evar import protocol as protocols
 from evar.errors import unknown
 from evar.progress import SILENT, Progress, Terminal
@@ -273,7 +274,7 @@ def open_for(
     if windows is not None:
         protocols.require_windows(chosen)
         windows = windows if isinstance(windows, Windows) else Windows(windows)
-
+    data = values.existing_folder("data", data)
     captioned = all(KINDS[kind].captions for kind in chosen.kinds)
     manifest = opening.open_task(
         task,
@@ -296,16 +297,25 @@ def load_for(
     given: Mapping[str, object],
     of_adapter: Mapping[str, object],
 ) -> "Model":
-    """Returns the model, built with the options that the protocol wants for this task."""
+    """Returns the model, built with the options that the protocol wants for this task.
+
+    Where the protocol embeds captions, what they go through is part of the model's identity.
+    """
     if isinstance(model, models.Model):
-        return model
+        return _with_text(model) if "text" in chosen.needs else model
     wanted: dict = {}
     if chosen.adapter_options is not None:
         known = models.option_names(model)
         wanted = chosen.adapter_options(manifest.task, {**of_adapter, **given}, known)
     loaded = models.load(model, weights=weights, **{**wanted, **of_adapter})
     usual = replace(loaded.config, options={**loaded.config.options, **wanted})
-    return replace(loaded, config=usual, options=dict(of_adapter))
+    loaded = replace(loaded, config=usual, options=dict(of_adapter))
+    return _with_text(loaded) if "text" in chosen.needs else loaded
+
+
+def _with_text(model: "Model") -> "Model":
+    text = model.adapter.text_identity()
+    return replace(model, identity={**model.identity, "text": text}) if text else model
 
 
 def is_first_process() -> bool:
@@ -335,11 +345,13 @@ def split_options(
 def _runtime(given: dict, model: "AnyModel") -> Runtime:
     from evar.embedding.store import cache_folder
 
-    given = {"device": "auto", "cache": cache_folder(), **given}
+    given = {"device": "auto", **given}
+    if "cache" not in given:
+        given["cache"] = cache_folder()
     if given["cache"] is not None:
-        given["cache"] = Path(given["cache"])
+        given["cache"] = values.path("cache", given["cache"])
     if given.get("progress") is True:
         given["progress"] = Terminal(str(model) if isinstance(model, str) else "")
-    elif not given.get("progress"):
+    elif given.get("progress") in (None, False):
         given["progress"] = SILENT
     return Runtime(**given)

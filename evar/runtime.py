@@ -52,6 +52,12 @@ class Runtime:
     def __post_init__(self):
         if self.precision not in PRECISIONS:
             raise unknown("precision", str(self.precision), PRECISIONS)
+        if not isinstance(self.device, str):
+            raise UserError(f"--device must be a name such as cpu or cuda:1, not {self.device!r}")
+        if not isinstance(self.progress, Progress):
+            raise UserError(
+                f"progress must be True, False or an evar.progress.Progress, not {self.progress!r}"
+            )
         if not isinstance(self.skip_bad, bool):
             raise UserError(f"skip_bad must be True or False, not {self.skip_bad!r}")
         if not isinstance(self.training, Training):

@@ -167,7 +167,7 @@ class Task:
 
     @property
     def column(self) -> str:
-        """The column that says which side a clip is on: "fold" or "split"."""
+        """Returns the column that says which side a clip is on: "fold" or "split"."""
         return "fold" if self.folds else "split"
 
     def unit_samples(self, sample_rate: int) -> int:
@@ -183,7 +183,7 @@ def is_own(task: Task) -> bool:
 
 
 def names() -> list[str]:
-    """All registered tasks, by the names of their files."""
+    """Returns all registered tasks, by the names of their files."""
     return registry.names("tasks")
 
 

@@ -28,7 +28,7 @@ _BLOCK = re.compile(r"^(.*?\.)(\d+)\.")
 
 
 def tensors(content: Mapping, container: str = "") -> dict[str, Tensor]:
-    """The named tensors of a checkpoint's content, without the wrappers around all of them.
+    """Returns the named tensors of a checkpoint's content, without the wrappers around all of them.
 
     `container`: the key that a family of checkpoints keeps them under, before all others. Tensors
     of half precision become float32: so is computed with them.
@@ -45,7 +45,7 @@ def tensors(content: Mapping, container: str = "") -> dict[str, Tensor]:
 
 
 def _innermost(content: Mapping, container: str) -> Mapping:
-    """The dictionary of tensors in dictionaries; where there are several, the preferred one."""
+    """Returns the dictionary of tensors in dictionaries; of several, the preferred one."""
     inner = {k: v for k, v in content.items() if isinstance(v, Mapping) and _holds_tensors(v)}
     if container in inner:
         return _innermost(inner[container], container)
@@ -69,7 +69,7 @@ def _single(value: Tensor) -> Tensor:
 
 
 def fitted(state: Mapping[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
-    """The tensors under the names of a network, where wrappers and heads are all that differs.
+    """Returns the tensors under a network's names, where wrappers and heads alone differ.
 
     A prefix made of wrappers' names is taken off where more names agree without it. Classifier
     heads, which an encoder lacks, are left out where everything else is there.
@@ -101,7 +101,7 @@ def _first(name: str) -> str:
 
 
 def described(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str:
-    """What a file holds that does not fit a network, in a sentence or two."""
+    """Says what a file holds that does not fit a network, in a sentence or two."""
     return " ".join([*_kinds(state), *_sizes(state, own), _parts(state)])
 
 
@@ -117,7 +117,7 @@ def _kinds(state: Mapping[str, Tensor]) -> Iterator[str]:
 
 
 def _sizes(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> Iterator[str]:
-    """Other numbers of blocks, positions or channels, which tell a variant of the same network."""
+    """Yields other numbers of blocks, positions or channels: a variant of the same network."""
     differing = [n for n in own if n in state and own[n].shape != state[n].shape]
     for name in differing:
         ours, theirs = own[name].shape, state[name].shape

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from evar import unwrap
+from evar import options, unwrap
 from evar.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,9 +51,10 @@ def find(model: str, published: "Weights | None", given) -> Path | None:
     if given == "random":
         return None
     if given is not None:
-        if not Path(given).exists():
+        found = options.path("weights", given)
+        if not found.exists():
             raise UserError(f"{given}: no such weights file or folder (--weights)")
-        return Path(given)
+        return found
     if published is None:
         return None
     from evar.data import download

@@ -45,7 +45,7 @@ def parse_yaml(content: bytes, where, *, what: str = "a YAML file"):
 
 
 def _reason(error: Exception) -> str:
-    """One line on what is wrong, with the number of the line where YAML names it."""
+    """Says in one line what is wrong, with the number of the line where YAML names it."""
     mark = getattr(error, "problem_mark", None)
     if mark is not None:
         return f"{getattr(error, 'problem', error)} in line {mark.line + 1}"
@@ -64,7 +64,7 @@ def _check_depth(events, yaml) -> None:
 
 
 def _count(node, known: dict, yaml) -> int:
-    """Number of values below a node, aliases written out. Raises ValueError beyond the limits."""
+    """Counts the values below a node, aliases written out. Raises ValueError beyond the limits."""
     if id(node) in known:
         if known[id(node)] is None:
             raise ValueError("an alias inside of what it stands for")

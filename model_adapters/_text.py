@@ -11,16 +11,17 @@ from evar.adapter import Adapter
 from evar.errors import UserError
 from evar.weights import state_hash, weights_folder
 
-from . import _transformers
+from . import _hub, _transformers
 
 
 class Tokenizer:
     """Turns captions into token ids and attention masks; its files are read on first use.
 
-    `name`: a folder or a name on the Hugging Face hub; a folder of the same name in the weights
-    folder has precedence. `size`: the expected vocabulary. It is checked since, without a network,
-    transformers may return a tokenizer without vocabulary, which maps every caption to the same few
-    unknown tokens. `max_length`: in tokens; longer captions are truncated.
+    `name`: a folder or a name on the Hugging Face hub, also NAME@REVISION; a folder of the same
+    name in the weights folder has precedence. `size`: the expected vocabulary. It is checked
+    since, without a network, transformers may return a tokenizer without vocabulary, which maps
+    every caption to the same few unknown tokens. `max_length`: in tokens; longer captions are
+    truncated.
     `whole`: False where the network has more rows than its tokenizer has tokens.
     """
 
@@ -38,16 +39,13 @@ class Tokenizer:
 
     @cached_property
     def _tokenizer(self):
-        from transformers import AutoTokenizer
-
-        local = weights_folder() / Path(self.name).name
-        source = str(local) if local.is_dir() and not Path(self.name).is_dir() else self.name
+        local, source = _local_or_pinned(self.name)
         remedy = (
             f"Put the tokenizer's files (tokenizer.json, tokenizer_config.json) into {local}, or "
             "give their folder with --tokenizer=DIR."
         )
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            tokenizer = _transformers.tokenizer(source)
         except Exception as error:  # no network, missing or damaged files: many kinds of errors
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(f"{source}: no tokenizer could be read ({reason}) {remedy}") from error
@@ -80,8 +78,9 @@ class Tokenizer:
 class SentenceEncoder:
     """A frozen sentence encoder: the mean of its last hidden states over a caption's tokens.
 
-    `name`: a folder or a name on the Hugging Face hub; a folder of the same name in the weights
-    folder has precedence. It is read on first use, and is not part of the audio model's weights.
+    `name`: a folder or a name on the Hugging Face hub, also NAME@REVISION; a folder of the same
+    name in the weights folder has precedence. It is read on first use, and is not part of the audio
+    model's weights.
     """
 
     def __init__(self, name: str, *, max_length: int = 512):
@@ -101,14 +100,11 @@ class SentenceEncoder:
 
     @cached_property
     def _parts(self):
-        from transformers import AutoTokenizer
-
-        local = weights_folder() / Path(self.name).name
-        source = str(local) if local.is_dir() and not Path(self.name).is_dir() else self.name
+        local, source = _local_or_pinned(self.name)
         try:
             model = self._network(source)
             model.eval().requires_grad_(False)
-            tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+            tokenizer = _transformers.tokenizer(source)
         except Exception as error:  # no network, missing or damaged files: many kinds of errors
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
@@ -137,6 +133,14 @@ class SentenceEncoder:
             return_tensors="pt",
         ).to(device)
         return self._pooled(model.to(device), tokens)
+
+
+def _local_or_pinned(name: str) -> tuple[Path, str]:
+    """The place of a name in the weights folder, and what to read: it, else the pinned name."""
+    local = weights_folder() / Path(_hub.split(name)[0]).name
+    if local.is_dir() and not Path(name).is_dir():
+        return local, str(local)
+    return local, _hub.pinned(name)
 
 
 def _tokenizer_hash(tokenizer, max_length: int) -> str:

@@ -11,15 +11,17 @@ from torch import Tensor
 from evar.errors import UserError
 from evar.weights import first_line
 
+from . import _hub
+
 Layers = int | str | Sequence[int] | None
 
 
 def pretrained(cls, source: str | Path, *, unused: str = "masked_spec_embed", **options):
     """`cls.from_pretrained` in float32: every parameter of the encoder must be in the folder.
 
-    `source` is a local folder or a name on the Hugging Face hub. Code that lies beside the
-    weights is never run. `unused`: a part of the names of parameters that may be missing; some
-    published files lack the mask of SpecAugment.
+    `source` is a local folder or a name on the Hugging Face hub (`_hub.pinned`). Code that lies
+    beside the weights is never run. `unused`: a part of the names of parameters that may be
+    missing; some published files lack the mask of SpecAugment.
     """
     options |= {"dtype": torch.float32, "weights_only": True, "output_loading_info": True}
     options |= {"ignore_mismatched_sizes": True}  # they are refused below, by their names
@@ -60,9 +62,11 @@ def feature_extractor(source: str | Path):
 
 
 def _from_pretrained(cls, source, options: dict):
+    name, revision = _hub.split(_hub.pinned(source))
+    options = options | ({"revision": revision} if revision else {})
     try:
         with _quietly():
-            return cls.from_pretrained(str(source), trust_remote_code=False, **options)
+            return cls.from_pretrained(name, trust_remote_code=False, **options)
     except Exception as error:  # damaged files raise errors of many kinds
         if "trust_remote_code" in str(error):
             remedy = "It holds code of its own, which evar does not run: write an adapter for it."
@@ -78,9 +82,18 @@ def _from_pretrained(cls, source, options: dict):
         else:
             remedy = (
                 "Without network access, give a local folder: download it where there is one "
-                f"(`hf download {source} --local-dir FOLDER`)."
+                f"(`hf download {name} --local-dir FOLDER`)."
             )
         raise UserError(f"{source}: cannot be loaded ({first_line(error)}). {remedy}") from error
+
+
+def tokenizer(source: str | Path):
+    """The tokenizer of a local folder or of a name on the hub; no code beside it is run."""
+    from transformers import AutoTokenizer
+
+    name, revision = _hub.split(_hub.pinned(source))
+    options = {"revision": revision} if revision else {}
+    return AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
 
 
 @contextlib.contextmanager

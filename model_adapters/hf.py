@@ -9,7 +9,7 @@ from evar.adapter import Adapter
 from evar.errors import UserError
 from evar.weights import first_line
 
-from . import _hf_inputs, _transformers
+from . import _hf_inputs, _hub, _transformers
 from ._frontend import zero_pad
 
 _SHORTEST = (0.1, 0.2, 0.4, 0.8)  # seconds: what the first convolutions need; nearly all, 0.1
@@ -29,6 +29,8 @@ class HfModel(Adapter):
     reaches a model that would hear it (PE-Audio). `layers` chooses one
     layer (0: before the first block), several, "all" or "mean"; several stand side by side, or
     are averaged with combine="mean". pooling="pooler" takes the model's own pooled output.
+    Of a name on the hub, everything is of one commit, which is part of the model's identity:
+    `revision` names it, or a branch or a tag (default: main).
     """
 
     TINY = None  # there is no model without a folder
@@ -37,6 +39,7 @@ class HfModel(Adapter):
         self,
         source: str,
         *,
+        revision: str | None = None,
         layers: _transformers.Layers = None,
         combine: str = "stack",
         pooling: str = "mean",
@@ -51,6 +54,8 @@ class HfModel(Adapter):
             raise UserError(f"--seconds={seconds}: it is a number of {_SHORTEST[0]} or more")
         from transformers import AutoModel
 
+        source = _hub.pinned(source, revision)
+        self.revision = _hub.commit_of(source)
         self.extractor = _transformers.feature_extractor(source)
         self.sample_rate = self.extractor.sampling_rate
         self.window = round(seconds * self.sample_rate) if seconds else _window(self.extractor)
@@ -154,10 +159,10 @@ def _window(extractor) -> int | None:
 
 
 def _digest(extractor, config) -> torch.Tensor:
-    """(32,) bytes: SHA-256 of what the front end and the network are told to do."""
-    told = [
+    """Returns (32,) bytes: the SHA-256 of the settings of front end and network."""
+    settings = [
         {k: v for k, v in part.to_dict().items() if k not in _SAYS_NOTHING}
         for part in (extractor, config)
     ]
-    text = json.dumps(told, sort_keys=True, default=str)
+    text = json.dumps(settings, sort_keys=True, default=str)
     return torch.frombuffer(bytearray(hashlib.sha256(text.encode()).digest()), dtype=torch.uint8)

@@ -16,6 +16,16 @@ from . import _published, _transformers
 from ._frontend import zero_pad
 
 _HOP = 240  # samples: 10 ms
+# MuQ-large-msd-iter's config.json, of which a folder brings its own.
+_LARGE = {
+    "stat": {"melspec_2048_mean": 6.768444971712967, "melspec_2048_std": 18.417922652295623},
+    "w2v2_config": {
+        "hidden_act": "swish",
+        "intermediate_size": 4096,
+        "num_attention_heads": 16,
+        "position_embeddings_type": "rotary",
+    },
+}
 _UNUSED = ("linear.", "quantizer_", "rvq.", "cls_token", "recon_proj.")  # of pre-training
 
 
@@ -54,7 +64,7 @@ class Muq(Adapter):
         config: Mapping | None = None,
     ):
         super().__init__(weights)
-        config = _config(Path(weights)) if weights is not None else config or {}
+        config = _config(Path(weights)) if weights is not None else config or _LARGE
         stat = config.get("stat") or {}
         self.mean = float(stat.get("melspec_2048_mean", 0.0))
         self.std = float(stat.get("melspec_2048_std", 1.0))

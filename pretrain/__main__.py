@@ -12,8 +12,8 @@ from evar.errors import UserError, unknown
 def pretrain(
     *,
     config,
-    data,
-    out,
+    data=None,
+    out=None,
     captions=None,
     init=None,
     init_partial=False,
@@ -35,7 +35,8 @@ def pretrain(
     --init=PATH    start from a published checkpoint, or one of this program
     --init_partial initialise at random what --init lacks (predictor, target, projector)
     --evaluate=esc50,demo  tasks for linear and zero-shot evaluation of the last checkpoint
-    --dry_run      print parameters, memory, steps and expected time; train nothing
+    --dry_run      print parameters, memory, steps and expected time; train nothing. Without --data
+                   it is for as many clips as AudioSet had for the authors; --out is not needed
     --device=auto  cpu, cuda, cuda:1, ...
     --quiet        no progress line
     --NAME=VALUE   any setting of pretrain/config.py, e.g. --epochs=100
@@ -46,25 +47,26 @@ def pretrain(
     from evar.runtime import usable_device
 
     from . import config as config_
-    from .data import ClipStream
+    from .data import ClipStream, Unread
     from .train import Report, Trainer
 
     made = config_.read(config).changed(settings)
     if captions and made.objective != "m2d_clap":
         raise UserError(f"{made.objective} reads no captions: leave out --captions")
+    if not dry_run:
+        _require("--data=SHARDS", data)
+        _require("--out=DIR", out)
     tasks = _tasks(evaluate)
     (bands, frames) = made.input_size
-    stream = ClipStream(
-        data,
-        frames=frames,
-        bands=bands,
-        seed=made.seed,
-        captions=captions,
-    )
+    if data is None:
+        stream = Unread(made.objective)
+    else:
+        stream = ClipStream(data, frames=frames, bands=bands, seed=made.seed, captions=captions)
     text_encoder = stream.captions.text_encoder if stream.captions else ""
     with contextlib.ExitStack() as stack:
         world, own = stack.enter_context(process_group(usable_device(device)))
-        trainer = Trainer(made, stream, out, text_encoder=text_encoder, world=world, device=own)
+        folder = Path(out or ".")
+        trainer = Trainer(made, stream, folder, text_encoder=text_encoder, world=world, device=own)
         if dry_run:
             from .estimate import estimate
 
@@ -100,6 +102,11 @@ def pretrain(
         raise UserError("; ".join(failed))
 
 
+def _require(option: str, value) -> None:
+    if value is None:
+        raise UserError(f"pretrain needs {option} (but for --dry_run); --help explains it")
+
+
 @contextlib.contextmanager
 def _alone(out: Path):
     """Locks the folder of a run and removes temporary files that a killed run left there."""
@@ -123,11 +130,11 @@ def _alone(out: Path):
 
 
 def _bar(trainer, stack):
-    from tqdm import tqdm
+    from evar.progress import bar_class
 
     bar = stack.enter_context(
         # Remaining time by the mean of all steps: those that write a state take longer.
-        tqdm(
+        bar_class()(
             total=trainer.steps,
             initial=trainer.step,
             unit="step",

@@ -32,6 +32,8 @@ def nt_xent(audio: Tensor, text: Tensor, captioned: Tensor, logit_scale: Tensor)
     audio, text: (B, D). captioned: (B,), which clips have a caption; others are neither rows nor
     negatives. With fewer than two captioned clips there are no negatives: the loss is 0.
     """
+    if audio.device.type == "cuda":
+        return _nt_xent_masked(audio, text, captioned, logit_scale)
     if int(captioned.sum()) < 2:
         return 0.0 * (audio.sum() + text.sum() + logit_scale)
     audio = normalize(audio[captioned].float(), dim=1)
@@ -39,6 +41,22 @@ def nt_xent(audio: Tensor, text: Tensor, captioned: Tensor, logit_scale: Tensor)
     logits = logit_scale.exp() * audio @ text.T
     own = torch.arange(len(logits), device=logits.device)
     return (cross_entropy(logits, own) + cross_entropy(logits.T, own)) / 2
+
+
+def _nt_xent_masked(audio: Tensor, text: Tensor, captioned: Tensor, logit_scale: Tensor) -> Tensor:
+    """Computes `nt_xent` without asking how many clips have a caption, for which a GPU would wait.
+
+    Pairs without a caption get no probability. The row of a clip without one is certain of itself:
+    its loss is 0, and so is its gradient.
+    """
+    audio, text = normalize(audio.float(), dim=1), normalize(text.float(), dim=1)
+    logits = logit_scale.exp() * audio @ text.T
+    own = torch.arange(len(logits), device=logits.device)
+    alone = torch.diag(~captioned)
+    logits = logits.masked_fill(~(captioned[:, None] & captioned), -torch.inf)
+    logits = logits.masked_fill(alone, 0.0)
+    total = sum(cross_entropy(x, own, reduction="sum") for x in (logits, logits.T))
+    return total / 2 / captioned.sum().clamp_min(1)
 
 
 def effective_rank(embeddings: Tensor) -> float:

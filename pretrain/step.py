@@ -17,6 +17,7 @@ from evar.parallel import World
 from . import losses
 from .config import PAPER_PROCESSES, Config
 from .model import Pretrainer
+from .overlap import Overlap
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,19 @@ class Losses:
 
 
 def backward(
-    model: Pretrainer, forward, share: Share, config: Config, world: World, *, mixed: bool
+    model: Pretrainer,
+    forward,
+    share: Share,
+    config: Config,
+    world: World,
+    *,
+    mixed: bool,
+    overlap: Overlap | None = None,
 ) -> Losses:
     """Adds the gradient of the whole batch, summed over processes, to the parameters.
 
-    forward: the model's, possibly compiled. mixed: compute under bfloat16 autocast. Returns the
-    losses.
+    forward: the model's, possibly compiled. mixed: compute under bfloat16 autocast. overlap: sums
+    gradients during the backward pass; None: afterwards, in one message. Returns the losses.
     """
     device = share.spectrogram.device.type
     size = config.micro_batch or len(share.spectrogram)
@@ -86,9 +94,17 @@ def backward(
             objective = objective + (audio * of_features[0][part]).sum()
             if text.requires_grad:
                 objective = objective + (text * of_features[1][part]).sum()
-        objective.backward()
-    gradients = [p.grad for p in model.parameters() if p.grad is not None]
-    world.all_reduce([*gradients, total])
+        if overlap is not None and part is parts[-1]:
+            with overlap.armed():
+                objective.backward()
+        else:
+            objective.backward()
+    if overlap is not None:
+        overlap.finish()
+        world.all_reduce([total])
+    else:
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        world.all_reduce([*gradients, total])
     return Losses(config.masked_weight * total + config.clap_weight * clap, total, clap, features)
 
 

@@ -20,6 +20,7 @@ from . import checkpoint, losses, schedule
 from .config import Config
 from .data import Batch, ClipStream
 from .model import Pretrainer, shuffle
+from .overlap import Overlap
 from .step import Share, backward
 
 _MEASURED = 1000  # clips from which mean and deviation of the log-mel are computed
@@ -74,6 +75,9 @@ class Trainer:
         self.optimizer = optimizer(self.model, config)
         self.mixed = config.precision == "bf16" and device.startswith("cuda")
         self.forward = torch.compile(self.model) if config.compile else self.model
+        # On a CPU one message after the backward pass, whose order of summation results have.
+        overlaps = world.size > 1 and device.startswith("cuda")
+        self.overlap = Overlap(list(self.model.parameters()), world) if overlaps else None
         self.step, self._looked = 0, 0.0
 
     def begin(self, init=None, *, init_partial: bool = False) -> None:
@@ -153,7 +157,10 @@ class Trainer:
         )
         size = len(batch.clips)
         own = noise[self.world.rank * size : (self.world.rank + 1) * size]
-        shuffled, kept = shuffle(own.to(self.device), self.config.mask_ratio)
+        if self.device != "cpu":
+            own = own.pin_memory()  # so that the copy does not wait for what the GPU is doing
+        own = own.to(self.device, non_blocking=True)
+        shuffled, kept = shuffle(own, self.config.mask_ratio)
         return Share(
             self.standardised(batch.inputs),
             shuffled,
@@ -168,7 +175,15 @@ class Trainer:
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         share = self.share(batch, self.step)
-        found = backward(self.model, self.forward, share, config, self.world, mixed=self.mixed)
+        found = backward(
+            self.model,
+            self.forward,
+            share,
+            config,
+            self.world,
+            mixed=self.mixed,
+            overlap=self.overlap,
+        )
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_grad)
         rate = schedule.learning_rate(
             self.step,

@@ -79,7 +79,7 @@ def _read(root: Path, *, splits: Mapping[str, tuple[str, ...]]):
 
 
 def _found(root: Path, name: str):
-    """Table (file, label) of the clips of one list that are in its folder."""
+    """Returns a table (file, label) of the clips of one list that are in its folder."""
     import numpy as np
     import pandas as pd
 
@@ -121,6 +121,6 @@ def _files(root: Path, name: str):
 
 
 def titles(root: Path) -> dict[str, str]:
-    """The display name of every class id."""
+    """Returns the display name of every class id."""
     with (root / "class_labels_indices.csv").open(newline="", encoding="utf-8") as lines:
         return {row["mid"]: row["display_name"] for row in csv.DictReader(lines)}

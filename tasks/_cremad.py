@@ -13,7 +13,7 @@ COUNTS = {"train": 5155, "valid": 732, "test": 1551}
 
 
 def clips(names):
-    """File stems `{actor}_{sentence}_{EMOTION}_{level}` -> table of clips, groups are actors."""
+    """Parses file stems `{actor}_{sentence}_{EMOTION}_{level}`: a table of clips, by actor."""
     import pandas as pd
 
     kept = sorted(n for n in set(names) if n.rpartition("_")[0] not in EXCLUDED)
@@ -29,7 +29,7 @@ def clips(names):
 
 
 def read(root: Path):
-    """The clips that SentenceFilenames.csv lists, where the copy has it; else those found."""
+    """Returns the clips that SentenceFilenames.csv lists, if the copy has it, else those found."""
     import pandas as pd
 
     listed = root / "SentenceFilenames.csv"

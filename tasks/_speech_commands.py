@@ -14,7 +14,7 @@ CITATION = """
 
 
 def read(root: Path):
-    """Every clip of every word; what neither list names is for training."""
+    """Returns every clip of every word; what neither list names is for training."""
     import pandas as pd
 
     split = {}

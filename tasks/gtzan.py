@@ -15,7 +15,7 @@ _LISTS = {
 
 
 def lists() -> dict[str, list[str]]:
-    """The fault-filtered, artist-filtered lists: names such as "blues.00029" of each split."""
+    """Returns the fault-filtered, artist-filtered lists: names like "blues.00029" of each split."""
     # Under MIT in github.com/jongpillee/music_dataset_split; torchaudio ships the same names.
     from torchaudio.datasets import gtzan
 

@@ -43,7 +43,7 @@ TEST = (
 
 
 def splits(tones: list[str]) -> dict[str, str]:
-    """The split of every tone, by its place among the sorted names."""
+    """Returns the split of every tone, by its place among the sorted names."""
     return {
         tone: "valid" if i in VALID else "test" if i in TEST else "train"
         for i, tone in enumerate(sorted(tones))

@@ -2,6 +2,7 @@
 
 import ast
 import importlib.util
+import tomllib
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -27,6 +28,8 @@ ROOT_MODULES = {
     "files": "atomic writes, hashes",
     "fingerprint": "what a model computes of fixed sounds",
     "identity": "what makes a model itself",
+    "leaving": "the end of a command's process",
+    "locks": "locks between processes",
     "models": "from a name to a model",
     "opened_files": "the files that a model reads",
     "options": "checks of option values",
@@ -161,6 +164,14 @@ def test_the_root_holds_what_others_import_or_run():
     assert found == set(ROOT_MODULES)
 
 
+def test_a_wheel_has_every_package():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    folders = {p.parent for p in (ROOT / "evar").rglob("__init__.py")}
+    there = {".".join(("evar", *f.relative_to(ROOT / "evar").parts)) for f in folders}
+    there |= {f"evar.{name}" for name in LINKED}
+    assert set(listed["tool"]["setuptools"]["packages"]) >= there
+
+
 @pytest.mark.parametrize("name", [n for n in FILES if _folder(n) == "tasks"])
 def test_a_task_knows_the_ground_and_other_tasks_alone(name):
     allowed = {"alias", "callable_module", "errors", "files", "task"}
@@ -183,3 +194,9 @@ def test_an_adapter_knows_what_contributors_import(name):
     }
     others = {i for i in ALL[name] if _folder(i) != "model_adapters"}
     assert others <= {"evar", *(f"evar.{module}" for module in allowed)}
+
+
+def test_a_wheel_holds_every_folder_of_code():
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    plain = {name for name, path in FILES.items() if path.name != "__init__.py"}
+    assert {name.rpartition(".")[0] for name in plain} == set(listed)

@@ -1,11 +1,13 @@
 """Whatever a user gets wrong: file, reason and remedy in one line, exit code 2, nothing left."""
 
 import errno
+import importlib
 import json
 import os
 import pickle
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -237,10 +239,14 @@ def test_unicode_and_spaces_in_names(new_clips, simple, lineareval, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["cache", "results", "data"])
-def test_an_unwritable_folder(place, clips, simple, lineareval, refused, tmp_path):
+def test_an_unwritable_folder(place, clips, simple, lineareval, refused, tmp_path, monkeypatch):
     blocked = tmp_path / "blocked"
     blocked.write_text("a file, where a folder should be")
-    ran = lineareval(simple, clips.csv, f"--{place}={blocked / 'here'}")
+    if place == "data":  # a folder that is named as an option must be there
+        monkeypatch.setenv("EVAR_DATA", str(blocked / "here"))
+        ran = lineareval(simple, clips.csv)
+    else:
+        ran = lineareval(simple, clips.csv, f"--{place}={blocked / 'here'}")
     refused(ran, str(blocked), "cannot write", f"--{place}")
     assert blocked.is_file()
 
@@ -271,7 +277,10 @@ def test_a_full_disk(call, victim, clips, simple, lineareval, refused, monkeypat
 # --- adapters
 
 ADAPTERS = {
-    "NaN": ("return torch.full((len(audio), 3), torch.nan)", ("not finite", "evar.check")),
+    "NaN": ("return torch.full((len(audio), 3), torch.nan)", ("not finite", "evar.check", ".wav:")),
+    "sparse": ("return torch.zeros(len(audio), 3).to_sparse()", ("sparse tensor", "evar.check")),
+    "meta": ("return torch.zeros(len(audio), 3, device='meta')", ("meta tensor", "evar.check")),
+    "leaves": ("import sys; sys.exit()", ("sys.exit(None)",)),
     "shape": ("return torch.zeros(len(audio), 4)", ("shape", "(16, 4)", "(16, 3)", "evar.check")),
     "frames": ("return torch.zeros(len(audio), 5, 3)", ("shape", "(16, 5, 3)", "evar.check")),
     "dtype": ("return torch.zeros(len(audio), 3).double()", ("float64", "float32", "evar.check")),
@@ -296,6 +305,7 @@ SOURCES = {
     "a rate of 0": ("class Wrong(Adapter):\n    sample_rate, embed_dim = 0, 3", "`sample_rate`"),
     "a rate in words": ("class Wrong(Adapter):\n    sample_rate = '16k'", "`sample_rate`"),
     "raises at import": ("raise RuntimeError('no licence')", "RuntimeError: no licence"),
+    "leaves at import": ("import sys\nsys.exit(0)", "SystemExit"),
     "does not parse": ("class Wrong(Adapter:\n", "SyntaxError"),
     "misses a module": ("import nowhere_to_be_found", "nowhere_to_be_found"),
     "no such class": ("class Wrongly(Adapter):\n    pass", "Wrongly"),
@@ -308,6 +318,93 @@ def test_a_file_that_is_no_adapter(kind, clips, new_adapter, lineareval, refused
     source, reason = SOURCES[kind]
     model = new_adapter(f"from evar import Adapter\n{source}\n", "Wrong")
     refused(lineareval(model, clips.csv), model.rpartition(":")[0], reason)
+
+
+def test_the_clip_is_named_whose_embedding_is_not_finite(clips, new_adapter, lineareval, refused):
+    """A loud clip in the middle of a batch, on which an encoder overflows."""
+    clips.add("train/loud.wav", "low", "train", samples=np.full(3200, 900.0), subtype="FLOAT")
+    source = (
+        "import torch\nfrom evar import Adapter\n\n\nclass Wrong(Adapter):\n"
+        "    sample_rate, embed_dim = 16000, 3\n\n    def embed(self, audio):\n"
+        "        return (10 * audio[:, :3].abs()).exp()\n"
+    )
+    refused(lineareval(new_adapter(source, "Wrong"), clips.csv), "train/loud.wav: Wrong.embed")
+
+
+def test_a_tensor_with_gradient_is_taken(clips, new_adapter, lineareval):
+    source = (
+        "import torch\nfrom evar import Adapter\n\n\nclass Fine(Adapter):\n"
+        "    sample_rate, embed_dim = 16000, 3\n\n    def embed(self, audio):\n"
+        "        with torch.inference_mode(False), torch.enable_grad():\n"
+        "            return audio.clone()[:, :3] * torch.ones(3, requires_grad=True)\n"
+    )
+    assert lineareval(new_adapter(source, "Fine"), clips.csv).code == 0
+
+
+# --- surroundings
+
+
+def test_a_user_without_a_home_folder_names_one(clips, simple, command, monkeypatch, refused):
+    """A user id without passwd entry and no $HOME, as containers have it."""
+
+    def nowhere():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("EVAR_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pathlib.Path.home", nowhere)
+    refused(command("lineareval", simple, clips.csv, "--quiet"), "--cache=DIR", "--no_cache")
+    ran = command("lineareval", simple, clips.csv, "--quiet", "--cache=kept")
+    assert ran.code == 0, ran.err
+
+
+TASK_FILE = """
+from pathlib import Path
+
+from evar.task import Task
+
+TASK = Task(
+    name="fine", version="1", title="Fine", read=lambda root: None, marker="x", seconds=1.0
+)
+"""
+
+
+@pytest.mark.parametrize("content", ["TASK = 1 / 0\n", "TASK = Task(\n", "raise SystemExit\n"])
+def test_a_faulty_file_is_named_and_the_others_go_on(content, command, tmp_path, monkeypatch):
+    import evar.tasks
+
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "broken_file.py").write_text(content)
+    (folder / "fine.py").write_text(TASK_FILE)
+    monkeypatch.setattr(evar.tasks, "__path__", [str(folder)])
+    importlib.invalidate_caches()
+    for words in (["list", "tasks"], ["list", "tasks", "--json"], ["prepare", "all", "--source=."]):
+        ran = command(*words)
+        assert ran.code == 0, ran.err
+        (named,) = (line for line in ran.out.splitlines() if "broken_file.py" in line)
+        assert "cannot be imported" in named
+        assert any("fine" in line and "broken" not in line for line in ran.out.splitlines())
+    for name in ("broken_file", "fine"):
+        sys.modules.pop(f"evar.tasks.{name}", None)
+
+
+def test_a_faulty_model_file_is_named(command, tmp_path, monkeypatch, refused):
+    import evar.model_adapters
+
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "broken_model.py").write_text("import nowhere_to_be_found\n")
+    monkeypatch.setattr(evar.model_adapters, "__path__", [str(folder)])
+    importlib.invalidate_caches()
+    ran = command("list", "models")
+    assert ran.code == 0, ran.err
+    assert "broken_model" in ran.out
+    refused(command("lineareval", "broken_model", "demo"), "broken_model.py", "nowhere_to_be")
+
+
+def test_what_is_not_prepared_names_the_download(command, refused):
+    refused(command("lineareval", "logmel", "esc50"), "--source=DIR", "--download")
 
 
 def test_no_such_adapter_file(clips, lineareval, refused):

@@ -223,3 +223,80 @@ def test_python_m_evar_is_the_console_command():
 def test_the_hint_after_a_run_can_be_typed_as_it_stands(started, folder, expected, monkeypatch):
     monkeypatch.setattr(sys, "argv", [started])
     assert evaluate._as_pages("abc", folder) == f"as pages: {expected}"
+
+
+def spoken(code: str, **environment) -> subprocess.CompletedProcess:
+    """How a small command ends whose body is `code`."""
+    source = f"from evar import cli\ndef f():\n    'Does it.'\n    {code}\ncli.call('f', f)\n"
+    surroundings = {**os.environ, "PYTHONPATH": str(ROOT), **environment}
+    command = [sys.executable, "-c", source, *environment.pop("words", ())]
+    return subprocess.run(command, env=surroundings, capture_output=True)
+
+
+def test_what_was_not_foreseen_is_one_line(capsys):
+    def command():
+        """Fails."""
+        raise KeyError("wanted")
+
+    with pytest.raises(SystemExit) as leaving:
+        cli.call("command", command, [])
+    assert leaving.value.code == 1
+    said = capsys.readouterr().err
+    assert said.startswith("error: KeyError: 'wanted' (")
+    assert said.endswith("--debug shows the traceback\n")
+    assert said.count("\n") == 1
+    with pytest.raises(KeyError):
+        cli.call("command", command, ["--debug"])
+
+
+def test_a_terminal_without_the_signs_shows_others():
+    ran = spoken("print('49.3 ± 0.0 % é')", PYTHONIOENCODING="ascii")
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, b"49.3 +/- 0.0 % \\xe9\n", b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full on this system")
+@pytest.mark.parametrize("words", [["--version"], ["--help"], ["list", "protocols"]])
+def test_a_full_standard_output_is_one_line(words):
+    with Path("/dev/full").open("w") as full:
+        ran = subprocess.run(
+            [sys.executable, "-m", "evar", *words], cwd=ROOT, stdout=full, stderr=subprocess.PIPE
+        )
+    assert ran.returncode == 1
+    assert ran.stderr == b"error: cannot write (No space left on device). Free some space.\n"
+
+
+@pytest.mark.skipif(not Path("/bin/sh").exists(), reason="no shell on this system")
+def test_a_closed_standard_output_is_no_failure():
+    command = f"exec {sys.executable} -m evar list protocols >&-"
+    ran = subprocess.run(["/bin/sh", "-c", command], cwd=ROOT, stderr=subprocess.PIPE)
+    assert (ran.returncode, ran.stderr) == (0, b"")
+
+
+def test_names_that_are_no_utf_8_or_hold_nul_are_refused(command, refused):
+    for name in ("log\udcffmel", "a\udcff.csv", "a\0.csv", "a\0.py:Mine"):
+        refused(command("lineareval", name, "demo"))
+        refused(command("lineareval", "logmel", name))
+
+
+def test_torchrun_does_not_score_a_frozen_encoder_twice(command, refused, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    refused(command("lineareval", "logmel", "demo"), "runs in one process")
+
+
+def test_a_device_that_is_not_there_is_named(command, refused, monkeypatch):
+    monkeypatch.setattr("torch.zeros", lambda *_, **how: (_ for _ in ()).throw(RuntimeError("no")))
+    refused(command("lineareval", "logmel", "demo", "--device=mps"), "--device=mps: not usable")
+
+
+def test_a_models_options_are_shown_with_their_values(command):
+    for words in (["list", "models", "byola"], ["lineareval", "byola", "--help"]):
+        shown = command(*words).out
+        assert "version" in shown
+        assert "2048" in shown
+
+
+@pytest.mark.parametrize("name", ["lineareval", "zeroshot", "embed", "check", "sweep"])
+def test_help_names_models_of_other_libraries(name, command):
+    shown = command(name, "--help").out
+    assert "hf:" in shown
+    assert "hear:" in shown

@@ -30,6 +30,5 @@ def test_the_cache_can_be_filled_in_parts(clips, simple, tmp_path, monkeypatch):
     monkeypatch.setattr(
         audio, "load_clip", lambda file, **how: decoded.append(file) or load_clip(file, **how)
     )
-    run = evar.evaluate(simple, clips.csv, seeds=1, device="cpu", cache=tmp_path / "kept")
-    assert run.record.clips_per_second is None
+    evar.evaluate(simple, clips.csv, seeds=1, device="cpu", cache=tmp_path / "kept")
     assert len(decoded) == 3  # a spot check: the class is a user's own

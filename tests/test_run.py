@@ -10,6 +10,7 @@ import pytest
 
 import evar
 import evar.run
+from evar import extract
 from evar.results import record
 from evar.runtime import Runtime
 
@@ -74,6 +75,30 @@ def test_another_process_can_be_sent_the_call(clips, simple, tmp_path):
 def test_what_is_no_option_of_anything_is_named(clips, simple):
     with pytest.raises(evar.UserError, match="did you mean --device"):
         evar.evaluate(simple, clips.csv, devise="cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"cache": 3}, "--cache must be a path, not 3"),
+        ({"progress": "x"}, "progress must be True, False"),
+        ({"progress": 1}, "progress must be True, False"),
+        ({"device": 3}, "--device must be a name"),
+        ({"data": 3}, "--data must be a path"),
+        ({"data": "nowhere"}, r"nowhere: no such folder \(--data\)"),
+        ({"skip_bad": "yes"}, "skip_bad must be True or False"),
+    ],
+)
+@pytest.mark.parametrize("call", [evar.evaluate, evar.embed, extract.fill_cache])
+def test_an_option_of_another_kind_is_refused(options, words, call, tmp_path):
+    with pytest.raises(evar.UserError, match=words):
+        call("logmel", "demo", **options)
+    assert not (tmp_path / "nowhere").exists()
+
+
+def test_weights_are_a_path():
+    with pytest.raises(evar.UserError, match="--weights must be a path, not 3"):
+        evar.evaluate("byola", "demo", weights=3)
 
 
 def test_the_defaults_of_a_runtime_change_nothing():

@@ -28,7 +28,8 @@ def embed(
 
     usage: embed MODEL TASK [options]
 
-    MODEL          as for the protocols (`evar lineareval --help`)
+    MODEL          a registered name (`evar list models`), path/to/file.py:ClassName, hf:ORG/NAME
+                   or hear:MODULE
     TASK           a registered name or the path of a CSV
 
     --part=I/N     only the I-th of N parts of the work, counted from 0; parts run on different

@@ -24,7 +24,8 @@ TASK           {task}
 """
 _TASKS = {
     False: """a registered name (`evar list tasks`) or the path of a CSV with the columns
-               file,label,split (or fold) and optionally group""",
+               file,label,split (or fold) and optionally group,start,end; .tsv and .xlsx do as well
+               (`evar table` makes one of a folder)""",
     True: """a registered name (`evar list tasks`) or the path of a CSV with the columns
                file,caption and optionally split (then only "test" is used); several captions
                of a file are several rows""",

@@ -1,6 +1,7 @@
 """`list models|tasks|protocols`: what is registered, and what is known of one of them."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def list_registered(what, name=None, *, data=None, json=False):
         raise unknown("list:", what, list(kinds))
     registered, table, one = kinds[what](data)
     if name is None:
-        _print_json([one(n) for n in registered]) if json else table(registered)
+        _print_json([_or_error(one, n) for n in registered]) if json else table(registered)
     elif name not in registered and not (what == "models" and ":" in name):
         raise unknown(what.removesuffix("s"), name, registered)
     elif json:
@@ -35,12 +36,21 @@ def list_registered(what, name=None, *, data=None, json=False):
         _print_fields(one(name))
 
 
+def _or_error(one: Callable[[str], dict], name: str) -> dict:
+    """Returns what is known of a name; of a faulty file or plug-in, what is wrong with it."""
+    try:
+        return one(name)
+    except UserError as error:
+        return {"name": name, "error": str(error)}
+
+
 def _models(_):
     from evar import models
 
     def table(registered: list[str]) -> None:
         for name in registered:
-            print(f"{name:<20} {models.config(name).title}")
+            found = _or_error(lambda n: {"title": models.config(n).title}, name)
+            print(f"{name:<20} {found.get('title', found.get('error'))}")
 
     def one(name: str) -> dict:
         return {**asdict(models.config(name)), "options": models.options_of(name)}
@@ -90,7 +100,11 @@ def _protocols(_):
 
     def table(registered: list[str]) -> None:
         for name in registered:
-            found = protocol.get(name)
+            try:
+                found = protocol.get(name)
+            except UserError as error:
+                print(f"{name:<12} {error}")
+                continue
             print(f"{name:<12} {found.command or found.name:<12} {found.title}")
 
     def one(name: str) -> dict:

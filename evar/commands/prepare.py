@@ -17,8 +17,8 @@ def prepare(task, *, source=None, data=None, download=False, quiet=False):
     usage: prepare TASK [options]
 
     TASK           a registered name (`evar list tasks`), the path of a CSV with the columns
-                   file,label,split (or fold) and optionally group, or "all": every data set that
-                   is found in --source
+                   file,label,split (or fold) and optionally group,start,end (.tsv and .xlsx do as
+                   well), or "all": every data set that is found in --source
 
     --source=DIR   the data set's folder (it stays where it is); default: where it was last time,
                    else DATA/TASK
@@ -92,7 +92,11 @@ def _prepare_all(source, data: Path, progress: Progress) -> None:
         raise UserError("prepare all needs --source=DIR, a folder that holds data sets")
     print(f"{'task':<14} {'clips':>10} {'expected':>10}  verdict")
     for name in tasks.names():
-        task = tasks.get(name)
+        try:
+            task = tasks.get(name)
+        except UserError as error:  # a faulty file or plug-in; the others are prepared
+            print(f"{name:<14} {'-':>10} {'-':>10}  {error}")
+            continue
         expected = f"{sum(task.counts.values()):,}"
         root = task.bundled or prepare_.locate(task, source)
         if root is None:

@@ -46,7 +46,8 @@ def sweep(
     usage: sweep MODELS TASKS [options]
            sweep PLAN.yaml [options]
 
-    MODELS         names, comma lists, globs ('m2d*,beats_*'), path.py:Class, hf:ORG/NAME, or "all"
+    MODELS         names, comma lists, globs ('m2d*,beats_*'), path.py:Class, hf:ORG/NAME,
+                   hear:MODULE, or "all"
     TASKS          names, comma lists, globs, CSVs, "paper" (the tasks of the protocol's average)
                    or "all" (all that are prepared on this machine)
     PLAN.yaml      the keys models (names, or mappings with `name` and options), tasks, protocols,

@@ -10,6 +10,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -207,21 +208,36 @@ def _zip_members(archive: Path):
 
 def _tar_members(archive: Path, opener, max_bytes: int):
     with opener(archive, "rb") as raw:
-        guarded: Any = _Guarded(raw, archive)  # as much of a file as tarfile reads
-        with tarfile.open(fileobj=guarded, mode="r:") as file:
-            for info in file:
-                if not (info.isreg() or info.isdir()):
-                    raise _odd_member(archive, info.name)
-                if info.issparse():  # of which a few bytes may stand for a disk of zeros
-                    raise tarfile.ReadError(f"{info.name!r} is a sparse file")
-                yield info.name, None if info.isdir() else file.extractfile(info)
-        if guarded.latest != bytes(tarfile.BLOCKSIZE):  # tarfile takes a broken header for the end
-            raise tarfile.ReadError("it ends too early")
+        for file, info in _tar_infos(archive, raw):
+            yield info.name, None if info.isdir() else file.extractfile(info)
         rest = 0
         while chunk := raw.read(CHUNK):  # to the end, where gzip keeps the checksum of everything
             rest += len(chunk)
             if rest > max(max_bytes, HEADER_BYTES):
                 raise _too_large(archive, max_bytes)
+
+
+def tar_infos(archive: Path) -> Iterator[tarfile.TarInfo]:
+    """Yields the header of every file and folder of a plain tar file.
+
+    Raises UserError for links, devices and absurd headers, tarfile.TarError for a damaged file.
+    """
+    with archive.open("rb") as raw:
+        for _, info in _tar_infos(archive, raw):
+            yield info
+
+
+def _tar_infos(archive: Path, raw) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    guarded: Any = _Guarded(raw, archive)  # as much of a file as tarfile reads
+    with tarfile.open(fileobj=guarded, mode="r:") as file:
+        for info in file:
+            if not (info.isreg() or info.isdir()):
+                raise _odd_member(archive, info.name)
+            if info.issparse():  # of which a few bytes may stand for a disk of zeros
+                raise tarfile.ReadError(f"{info.name!r} is a sparse file")
+            yield file, info
+    if guarded.latest != bytes(tarfile.BLOCKSIZE):  # tarfile takes a broken header for the end
+        raise tarfile.ReadError("it ends too early")
 
 
 def _odd_member(archive: Path, name: str) -> UserError:
@@ -248,7 +264,7 @@ class _Guarded:
 
 
 def _check_mergeable(aside: Path, folder: Path) -> None:
-    """UserError where a file would replace a folder, or the reverse, or go through a link."""
+    """Raises UserError where a file would replace a folder, the reverse, or go through a link."""
     for new in aside.iterdir():
         old = folder / new.name
         if old.is_symlink() or (old.exists() and old.is_dir() != new.is_dir()):

@@ -12,7 +12,7 @@ import numpy as np
 import soxr
 
 from evar import files
-from evar.data import decoding, excerpts, tracks
+from evar.data import decoding, excerpts, packed, tracks
 from evar.errors import BadAudio
 
 Span = tuple[int, int]  # first frame of a part of a file, and the frame behind its last
@@ -39,16 +39,16 @@ def read_header(path) -> Header:
     MPEG audio are counted. Raises BadAudio where a file cannot be read, is empty, ends before its
     own headers say (libsndfile would shorten it in silence) or contradicts itself.
     """
-    return _header(Path(path))
+    return _header(packed.locate(path))
 
 
 def duration(path) -> float:
     """Returns the length of a sound file in seconds; raises what `read_header` does."""
-    header = _header(Path(path))
+    header = _header(packed.locate(path))
     return header.frames / header.sample_rate
 
 
-def _header(path: Path) -> Header:
+def _header(path: Path | packed.Sound) -> Header:
     with decoding.named_errors(path):
         stream = decoding.inspect(path)
         if stream.trusted:
@@ -69,7 +69,7 @@ def _header(path: Path) -> Header:
 
 def fingerprint(path) -> str:
     """Returns the first 16 digits of a file's SHA-256, which every edit changes."""
-    with files.reading(path), Path(path).open("rb") as file:
+    with files.reading(path), packed.locate(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
@@ -81,7 +81,7 @@ def decode(path, span: Span | None = None) -> tuple[np.ndarray, int]:
     decoded to the end, for samples that differ from a checksum in the file, and for samples that
     are not finite or absurdly large.
     """
-    path = Path(path)
+    path = packed.locate(path)
     with decoding.named_errors(path):
         if span is None:
             samples, rate = decoding.decode(path, decoding.inspect(path))
@@ -108,7 +108,7 @@ def digest(path, span: Span | None = None) -> str:
 
 def head_digest(path, span: Span | None = None) -> str:
     """Returns a hash of the first samples of a file or span: tells most sounds apart quickly."""
-    path = Path(path)
+    path = packed.locate(path)
     with decoding.named_errors(path):
         if span is None:
             with decoding.opened_quickly(path) as file:

@@ -165,7 +165,7 @@ def check_usable(task: Task, root: Path, table: pd.DataFrame) -> None:
 
 
 def _why_empty(task: Task, root: Path, table: pd.DataFrame, side: str) -> str:
-    """Why a side of the split has no usable clip, and what to do."""
+    """Says why a side of the split has no usable clip, and what to do."""
     rows = table[table[task.column] == side]
     where = task.metadata or "the table of clips"
     if rows.empty:

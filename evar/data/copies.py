@@ -41,7 +41,7 @@ def _known(good: pd.DataFrame) -> list[pd.Series]:
 
 
 def _shared(good: pd.DataFrame, sides: pd.Series, keys: list[pd.Series]) -> pd.DataFrame:
-    """The clips whose keys are found on more than one side."""
+    """Returns the clips whose keys are found on more than one side."""
     return good[sides.loc[good.index].groupby(keys).transform("nunique") > 1]
 
 
@@ -55,7 +55,7 @@ def _digests(root: Path, good: pd.DataFrame, function) -> list[str]:
 
 
 def _digest(path: Path, span: tuple[int, int] | None, function) -> str:
-    """The digest of a clip's samples; one of its own where they cannot be decoded or are silent."""
+    """Returns the digest of a clip's samples; one of its own where there are none or only zeros."""
     try:
         return function(path, span) or f"{path} {span}"
     except UserError:

@@ -4,6 +4,7 @@ Errors of the decoder become BadAudio (the file is to blame) or UserError (the s
 """
 
 import hashlib
+import io
 import os
 import stat
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import numpy as np
 import soundfile
 
 from evar import files
-from evar.data import tracks
+from evar.data import packed, tracks
 from evar.data.containers import flac, kinds, mpeg, ogg, riff
 from evar.data.containers.stream import PLAIN, Damaged, Stream, id3_length
 from evar.errors import BadAudio
@@ -39,7 +40,7 @@ class Reader(soundfile.SoundFile):
 
 
 @contextmanager
-def named_errors(path: Path) -> Iterator[None]:
+def named_errors(path: Path | packed.Sound) -> Iterator[None]:
     """Turns libsndfile's errors into BadAudio, or into UserError where the system is to blame.
 
     A disk that fails for a moment must not mark a clip as bad for good.
@@ -58,7 +59,7 @@ def named_errors(path: Path) -> Iterator[None]:
         raise BadAudio(path, _reason(path, error)) from error
 
 
-def _reason(path: Path, error: Exception) -> str:
+def _reason(path: Path | packed.Sound, error: Exception) -> str:
     head = _first_bytes(path)
     if not head:
         return kinds.describe(head)
@@ -67,17 +68,19 @@ def _reason(path: Path, error: Exception) -> str:
     return f"not readable as sound ({f'it is {kind}' if kind else detail}); {_KNOWN}"
 
 
-def native(path: Path) -> bytes | str:
+def native(path: Path | packed.Sound) -> "bytes | str | io.BytesIO":
     """Returns a path as libsndfile takes it: file names need not be UTF-8."""
+    if isinstance(path, packed.Sound):
+        return path.open()
     return str(path) if os.name == "nt" else os.fsencode(path)
 
 
-def _first_bytes(path: Path) -> bytes:
+def _first_bytes(path: Path | packed.Sound) -> bytes:
     with path.open("rb") as file:
         return file.read(HEAD)
 
 
-def inspect(path: Path) -> Stream:
+def inspect(path: Path | packed.Sound) -> Stream:
     """Looks at a file's container. Raises Damaged, BadAudio or OSError."""
     status = path.stat()
     if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
@@ -103,7 +106,7 @@ def inspect(path: Path) -> Stream:
     return PLAIN
 
 
-def _inspect_mpeg(path: Path, head: bytes, tags: int) -> Stream:
+def _inspect_mpeg(path: Path | packed.Sound, head: bytes, tags: int) -> Stream:
     data = path.read_bytes()
     stream = None if kinds.describe(head) else mpeg.inspect(data)
     if stream is None and tags and not data[tags:].strip(b"\0"):
@@ -115,24 +118,25 @@ def _inspect_mpeg(path: Path, head: bytes, tags: int) -> Stream:
     return replace(stream, content=None) if enough else stream
 
 
-def opened(path: Path, stream: Stream) -> "Reader | tracks.Track":
+def opened(path: Path | packed.Sound, stream: Stream) -> "Reader | tracks.Track":
     """Returns the open file, to read from its beginning to its end."""
     if stream.track:
-        return tracks.Track(str(path), _first_bytes(path))
+        source = path.open() if isinstance(path, packed.Sound) else str(path)
+        return tracks.Track(source, _first_bytes(path))
     return Reader(stream.source(native(path)))
 
 
-def opened_quickly(path: Path) -> "Reader | tracks.Track":
+def opened_quickly(path: Path | packed.Sound) -> "Reader | tracks.Track":
     """Returns the open file, without a look at how long it is."""
     return opened(path, Stream(track=is_track(path)))
 
 
-def is_track(path: Path) -> bool:
+def is_track(path: Path | packed.Sound) -> bool:
     """Returns whether PyAV decodes a file."""
     return tracks.is_one(_first_bytes(path))
 
 
-def length(path: Path, stream: Stream) -> tuple[int, int]:
+def length(path: Path | packed.Sound, stream: Stream) -> tuple[int, int]:
     """Returns the frames and the rate (Hz) of a sound track, decoded in flat memory."""
     with opened(path, stream) as file:
         check_rate(file.samplerate)
@@ -146,7 +150,7 @@ def check_rate(rate: int) -> None:
         raise Damaged(f"damaged: a sample rate of {rate:,} Hz, outside {low} to {high}")
 
 
-def decode(path: Path, stream: Stream) -> tuple[np.ndarray, int]:
+def decode(path: Path | packed.Sound, stream: Stream) -> tuple[np.ndarray, int]:
     """Returns all samples (S, channels) as float32, and the rate in Hz.
 
     Raises Damaged, or what soundfile does.

@@ -143,7 +143,7 @@ def _take(part: Path, source, target: Path, kind: str) -> None:
 
 
 def _known(target: Path) -> dict:
-    """Size and SHA-256 of what was fetched the last time; empty where that is not known."""
+    """Returns size and SHA-256 of what was fetched the last time; empty where that is not known."""
     try:
         known = json.loads(_taken(target).read_text())
         return {"bytes": int(known["bytes"]), "sha256": str(known["sha256"])}
@@ -163,7 +163,7 @@ def _verify_taken(target: Path, source) -> None:
 
 
 def _target(source, folder) -> Path:
-    """Where a record's file belongs; UserError where that is not below the folder."""
+    """Returns where a record's file belongs; UserError where that is not below the folder."""
     name = getattr(source, "path", None) or source.file
     return Path(folder).joinpath(*safe_parts(name, "the record"))
 
@@ -182,7 +182,7 @@ def _checksums(source) -> dict[str, str]:
 
 
 def _difference(path: Path, source) -> str:
-    """How a file differs from its record; empty where it does not."""
+    """Says how a file differs from its record; empty where it does not."""
     size, wanted = path.stat().st_size, _checksums(source)
     if source.bytes is not None and size != source.bytes:
         return f"it has {size} bytes instead of {source.bytes}"
@@ -201,7 +201,7 @@ def _difference(path: Path, source) -> str:
 
 
 def _part(target: Path) -> tuple[Path, Path]:
-    """The unfinished file, and the note on which version of the file it is a part of."""
+    """Returns the unfinished file, and the note on which version of the file it is a part of."""
     return target.with_name(target.name + ".part"), target.with_name(target.name + ".part.json")
 
 
@@ -233,7 +233,7 @@ def _persist(source, target: Path, progress) -> bool:
 
 
 def _transfer(source, target: Path, progress) -> bool:
-    """One attempt; returns whether it continued an earlier one.
+    """Makes one attempt; returns whether it continued an earlier one.
 
     Raises HTTPException or OSError where the connection drops.
     """
@@ -291,7 +291,7 @@ def _begin(response, length, source, target: Path) -> None:
 
 
 def _require_room(length: int, source, target: Path) -> None:
-    """UserError for a file that is larger than the disk has room for, or than any data set."""
+    """Raises UserError for a file larger than the room on the disk, or than any data set."""
     free = shutil.disk_usage(target.parent).free
     if length > MAX_BYTES:
         raise UserError(f"{source.url}: the server offers {length:,} bytes, more than any data set")
@@ -334,7 +334,7 @@ def _bar(name: str):
 
 
 def _read_note(part: Path, note: Path, source) -> dict:
-    """What is known of an unfinished download; empty where it must start again.
+    """Returns what is known of an unfinished download; empty where it must start again.
 
     Without a checksum in its record, a part is continued only where the server can tell whether
     the file is still the same one.
@@ -351,7 +351,7 @@ def _read_note(part: Path, note: Path, source) -> dict:
 
 
 def _validator(known: dict) -> str | None:
-    """What If-Range asks for: a strong ETag, or the time of the last change."""
+    """Returns what If-Range asks for: a strong ETag, or the time of the last change."""
     etag = known["etag"]
     return etag if etag and not etag.startswith("W/") else known.get("modified")
 

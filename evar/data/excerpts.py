@@ -14,7 +14,7 @@ from threading import Lock
 import numpy as np
 import soundfile
 
-from evar.data import decoding, tracks
+from evar.data import decoding, packed, tracks
 from evar.data.containers.stream import Damaged
 
 _SEEKABLE = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC")  # names of libsndfile
@@ -24,7 +24,7 @@ _OPEN = 4  # files that stay open
 _STEP = 1 << 16  # frames decoded at a time
 
 
-def read(path: Path, first: int, last: int) -> tuple[np.ndarray, int]:
+def read(path: Path | packed.Sound, first: int, last: int) -> tuple[np.ndarray, int]:
     """Returns frames [first, last) of a file as mono float32 (last - first,), and its rate in Hz.
 
     The samples are those of the whole file, decoded and cut. Raises Damaged where the file ends
@@ -38,7 +38,7 @@ def read(path: Path, first: int, last: int) -> tuple[np.ndarray, int]:
     return found
 
 
-def _by_seeking(path: Path, first: int, last: int) -> tuple[np.ndarray, int] | None:
+def _by_seeking(path: Path | packed.Sound, first: int, last: int) -> tuple[np.ndarray, int] | None:
     """Returns the samples and the rate; None for a file in which seeking is not exact."""
     if decoding.is_track(path):
         return None
@@ -112,7 +112,7 @@ _tapes: OrderedDict[tuple, Tape] = OrderedDict()
 _tapes_lock = Lock()
 
 
-def _tape_of(path: Path) -> Tape:
+def _tape_of(path: Path | packed.Sound) -> Tape:
     """Returns the open tape of a file as it is now, of this process."""
     status = path.stat()
     key = (os.getpid(), str(path), status.st_size, status.st_mtime_ns)
@@ -124,7 +124,7 @@ def _tape_of(path: Path) -> Tape:
         return tape
 
 
-def _opened(path: Path) -> decoding.Reader | tracks.Track:
+def _opened(path: Path | packed.Sound) -> decoding.Reader | tracks.Track:
     file = decoding.opened(path, decoding.inspect(path))
     decoding.check_rate(file.samplerate)
     return file

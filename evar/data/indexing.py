@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from evar.data import audio, segments, tracks
+from evar.data import audio, packed, segments, tracks
 from evar.data.clip_table import MISSING, check_table, check_usable, label_set
+from evar.data.containers.stream import Damaged
 from evar.data.copies import check_copies
 from evar.data.download import verify
 from evar.data.manifest import Manifest, table_hash
@@ -112,7 +113,7 @@ def altered_tables(task: Task, root: Path) -> tuple[str, ...]:
 
 
 def _scan(root: Path, names: list[str], previous, progress) -> tuple[pd.DataFrame, np.ndarray]:
-    """Header and fingerprint of every file, in parallel: (table, (N, 3) stamps)."""
+    """Reads header and fingerprint of every file, in parallel: (table, (N, 3) stamps)."""
     known, columns = {}, []
     if previous is not None and previous.root == root:
         known = {name: row for row, name in enumerate(previous.table.file)}
@@ -122,7 +123,7 @@ def _scan(root: Path, names: list[str], previous, progress) -> tuple[pd.DataFram
 
     def look(name: str):
         try:
-            status = os.stat(os.path.join(root, name))  # noqa: PTH116, PTH118  (300,000 times)
+            status = packed.status(os.path.join(root, name))  # noqa: PTH118  (300,000 times)
         except OSError:
             return ABSENT, (0, 0, 0, "", MISSING, "")
         stamp = stamp_of(status)
@@ -131,16 +132,7 @@ def _scan(root: Path, names: list[str], previous, progress) -> tuple[pd.DataFram
             seen = tuple(column[row] for column in columns)
             if tracks.is_current(seen[-1], seen[-2]):
                 return stamp, seen
-        path = root / name
-        if not path.is_file():
-            return stamp, (0, 0, 0, "", "not a file", "")
-        try:
-            header = audio.read_header(path)
-        except BadAudio as error:
-            return stamp, (0, 0, status.st_size, audio.fingerprint(path), error.reason, "")
-        mark = audio.fingerprint(path)
-        found = (header.sample_rate, header.frames, status.st_size, mark, "", header.decoder)
-        return stamp, found
+        return stamp, _look(packed.locate(root / name))
 
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         # One task a file would keep 300,000 of them in memory at once.
@@ -149,6 +141,21 @@ def _scan(root: Path, names: list[str], previous, progress) -> tuple[pd.DataFram
         results = list(progress(looked, total=len(names)) if progress else looked)
     stamps = np.array([stamp for stamp, _ in results], dtype=np.int64).reshape(-1, 3)
     return pd.DataFrame([row for _, row in results], columns=_SCANNED), stamps
+
+
+def _look(path: Path | packed.Sound) -> tuple[int, int, int, str, str, str]:
+    """Reads a file that is there; returns its cells of the columns _SCANNED."""
+    try:
+        if not path.is_file():
+            return 0, 0, 0, "", MISSING if isinstance(path, packed.Sound) else "not a file", ""
+        size, mark = packed.size(path), audio.fingerprint(path)
+    except Damaged as error:  # the shard that holds it
+        return 0, 0, 0, "", str(error), ""
+    try:
+        header = audio.read_header(path)
+    except BadAudio as error:
+        return 0, 0, size, mark, error.reason, ""
+    return header.sample_rate, header.frames, size, mark, "", header.decoder
 
 
 def stamp_of(status: os.stat_result) -> tuple[int, int, int]:

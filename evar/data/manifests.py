@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from evar import files, locks
-from evar.data import segments, tracks
+from evar.data import packed, segments, tracks
 from evar.data.indexing import ABSENT, build, find_root, stamp_of
 from evar.data.manifest import Manifest, to_csv
 from evar.errors import UserError
@@ -87,7 +87,7 @@ def changed(manifest: Manifest) -> list[str]:
     rows = zip(table.file, manifest.stamps.tolist(), decoders, table.problem, strict=True)
     for name, stamp, decoder, problem in rows:
         try:
-            status = os.stat(os.path.join(root, name))  # noqa: PTH116, PTH118  (300,000 times)
+            status = packed.status(os.path.join(root, name))  # noqa: PTH118  (300,000 times)
             now = stamp_of(status)
         except OSError:
             now = ABSENT
@@ -114,13 +114,20 @@ def open_task(
             raise UserError(
                 f"{task.name} is not prepared and not in {source} (--data): get it (see "
                 f"{task.homepage or 'docs/tasks.md'}), "
-                f"then run `python prepare.py {task.name} --source=DIR`"
+                f"then run `python prepare.py {task.name} --source=DIR`{_fetched(task)}"
             )
     root = find_root(source, task.marker).resolve()
     manifest = build(task, root, previous=previous, progress=progress)
     if previous is None or not _same(manifest, previous):  # its folder may be read-only
         save(manifest, data, name=name)
     return manifest
+
+
+def _fetched(task: Task) -> str:
+    """Returns what a message says of --download, where some of a data set is openly served."""
+    if not any(source.url for source in task.sources):
+        return ""
+    return " (or --download, for what is openly served of it)"
 
 
 def _same(a: Manifest, b: Manifest) -> bool:

@@ -55,7 +55,7 @@ def _more(count: int) -> str:
 
 
 def _nearest(root: Path, name: str) -> tuple[Path, str]:
-    """The deepest folder on the way to a file that exists, and the next part, which does not."""
+    """Returns the deepest folder on the way to a file that exists, and the next part of the way."""
     folder = root
     parts = [part for part in name.split("/") if part not in ("", ".")]
     for part in parts[:-1]:
@@ -81,7 +81,7 @@ def _entries(folder: Path) -> list[str]:
 
 
 def _elsewhere(root: Path, name: str) -> str:
-    """Where a file of that name is instead, one or two levels below; "" where it is not."""
+    """Returns where a file of that name is instead, one or two levels below, or ""."""
     last = name.rpartition("/")[2]
     if (root / last).is_file():
         return last

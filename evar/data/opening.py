@@ -26,11 +26,15 @@ def data_folder(given=None) -> Path:
 
 
 def own_folder(given=None) -> Path:
-    """Returns where manifests of a user's own recordings are: as given, else $EVAR_DATA.
+    """Returns where manifests of a user's own tables are: as data sets', if one says where.
 
-    Else in the user's cache folder: no folder appears beside the recordings.
+    Else they are in the cache: no folder data/ appears among recordings by surprise.
     """
-    return Path(given or os.environ.get("EVAR_DATA") or files.cache_folder() / "own")
+    if given or os.environ.get("EVAR_DATA"):
+        return data_folder(given)
+    folder = files.cache_folder()
+    there = next(path for path in (folder, *folder.resolve().parents) if path.exists())
+    return folder if os.access(there, os.W_OK) else data_folder()
 
 
 def open_task(
@@ -71,14 +75,15 @@ def open_task(
         if found.notes:  # what was understood of a table that is not in our own dialect
             progress.note(f"{name}: {'; '.join(found.notes)}")
         stored = own_sounds.manifest_name(name)
-        kept = own_folder(data)
-        manifest = _open(_by(windows, found), kept, found.bundled, reindex, progress, stored)
+        own = own_folder(data)
+        manifest = _open(_by(windows, found), own, found.bundled, reindex, progress, stored)
         if advice := own_sounds.advice_on(manifest):
             progress.note(f"{name}: {advice}")
         return manifest
     if Path(name).is_dir() and name not in tasks.names():
         raise UserError(
-            f"{name}: a folder. List its sounds in a CSV (file,label,split) and name that"
+            f"{name}: a folder. List its sounds in a CSV (file,label,split) and name that: "
+            f"`evar table {name}` makes one"
         )
     for option, value in (("seconds", seconds), ("windows", windows)):
         if value is not None:

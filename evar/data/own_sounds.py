@@ -38,6 +38,12 @@ def is_csv(name: str) -> bool:
     return reading.is_table(name)
 
 
+def name_of(path) -> str:
+    """Returns the name of the task of a CSV, never that of a published one."""
+    path = Path(path)
+    return path.name if path.stem in task_names() else path.stem
+
+
 def clips_in(path) -> int:
     """Returns how many clips a CSV lists, without a look at them."""
     cells, _ = reading.read_head(path)
@@ -60,7 +66,7 @@ def task_from_csv(path, *, seconds: float | None = None) -> Task:
     return _task_of(
         _checked(table.frame, path, table.titles),
         path.resolve().parent,
-        name=path.name if path.stem in task_names() else path.stem,  # never a published task's
+        name=name_of(path),
         title=str(path),
         marker=path.name,
         seconds=seconds,
@@ -160,7 +166,7 @@ def captions_from_csv(path) -> Task:
     table = table[["file", "caption", "split"]]
     clips = table[["file", "split"]].drop_duplicates().assign(label="")
     return Task(
-        name=path.name if path.stem in task_names() else path.stem,
+        name=name_of(path),
         version="1",
         title=str(path),
         metadata=str(path),
@@ -204,7 +210,7 @@ def advice_on(manifest: Manifest) -> str:
     task, good = manifest.task, manifest.good
     if not task.trains or task.kind != "classification":
         return ""
-    sides = {side: Counter(rows.label) for side, rows in good.groupby(task.column)}
+    sides = {str(side): Counter(rows.label) for side, rows in good.groupby(task.column)}
     tested = good if task.folds else good[good.split == "test"]
     groups = tested.group[tested.group != ""].nunique() or None
     return advice.of_small_set(sides, folds=bool(task.folds), groups=groups)
@@ -212,8 +218,8 @@ def advice_on(manifest: Manifest) -> str:
 
 def manifest_name(path) -> str:
     """Returns a name for the manifest of a CSV or a folder that no other one has."""
-    resolved = str(Path(path).resolve())
-    return f"csv-{Path(path).stem}-{hashlib.sha256(resolved.encode()).hexdigest()[:8]}"
+    resolved = os.fsencode(Path(path).resolve())  # a folder's name may be no UTF-8
+    return f"csv-{Path(path).stem}-{hashlib.sha256(resolved).hexdigest()[:8]}"
 
 
 def _checked(table: pd.DataFrame, where, titles: Sequence[str]) -> pd.DataFrame:

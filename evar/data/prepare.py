@@ -12,7 +12,7 @@ from evar.task import Source, Task
 
 
 def locate(task: Task, source) -> Path | None:
-    """The root of a task's data in a folder that may hold many data sets; None if not there.
+    """Returns the root of a task's data in a folder that may hold many data sets, or None.
 
     Looks below the folder's own name for the task and the names it usually goes by.
     """
@@ -67,7 +67,7 @@ def _later_part(name: str) -> bool:
 
 
 def _whole(task: Task, path: Path) -> Path:
-    """The archive that begins with this file, joined from its parts where it has several."""
+    """Returns the archive that begins with this file, joined from its parts if it has several."""
     if path.with_suffix(".z01").exists():
         return split_files.join_split_zip(path.parent, path.stem)
     name = path.name.removesuffix("_partaa")
@@ -114,7 +114,7 @@ def _fetch_listed(source: Source, folder: Path) -> str:
 
 
 def _listed(line: str) -> Source:
-    """A line such as "host/name.tgz" or "https://host/name.wav 12345 SHA256"."""
+    """Parses a line such as "host/name.tgz" or "https://host/name.wav 12345 SHA256"."""
     url, *check = line.split()
     url = url if "://" in url else f"http://{url}"
     return Source(

@@ -70,14 +70,14 @@ def _newer(target: Path, parts: list[Path]) -> bool:
 
 
 def _alone(target: Path) -> filelock.FileLock:
-    """A lock under which one process at a time joins a file; a second one waits and finds it."""
+    """Yields under a lock: one process at a time joins a file; a second one waits and finds it."""
     make_folder(target.parent)
     return filelock.FileLock(target.with_name(f".{target.name}.lock"))
 
 
 @contextmanager
 def _whole(target: Path):
-    """A file to write `target` to, which appears under that name only when it is complete."""
+    """Yields a file to write `target` to, which gets that name only when it is complete."""
     temporary = target.with_name(f".{target.name}.joining")
     make_folder(target.parent)
     try:
@@ -179,7 +179,7 @@ def _entries(listing: bytes, count: int, starts: list[int]):
 
 
 def _split_extra(extra: bytes) -> tuple[BytesIO, bytes]:
-    """The ZIP64 field's content (4.5.3) and all other extra fields."""
+    """Splits extra fields: the ZIP64 field's content (4.5.3) and all others."""
     large, others, at = b"", b"", 0
     while at < len(extra):
         kind, size = struct.unpack_from("<2H", extra, at)
@@ -197,12 +197,12 @@ def _take(large: BytesIO, size: int) -> bytes:
 
 
 def _value(field: int, full: int, large: BytesIO, size: int) -> int:
-    """A usual field's value, or the ZIP64 one where the usual field is full."""
+    """Returns a usual field's value, or the ZIP64 one where the usual field is full."""
     return field if field < full else int.from_bytes(_take(large, size), "little")
 
 
 def _end_records(end: _ZipEnd, begin: int, size: int) -> bytes:
-    """The end of a zip of one part, whose directory of `size` bytes is at `begin`."""
+    """Makes the end of a zip of one part, whose directory of `size` bytes is at `begin`."""
     records = b""
     if end.entries >= FULL_16 or max(begin, size) >= ZIP64_FROM:
         large = (44, 45, 45, 0, 0, end.entries, end.entries, size, begin)

@@ -8,6 +8,7 @@ import functools
 import importlib.util
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from typing import BinaryIO
 
 import numpy as np
 
@@ -60,11 +61,11 @@ def is_current(used: str, problem: str) -> bool:
 class Track:
     """The first sound track of a file, read from its beginning to its end like a soundfile."""
 
-    def __init__(self, path: str, head: bytes):
+    def __init__(self, source: str | BinaryIO, head: bytes):
         import av
 
         with _named_errors(f"not readable as sound (it is {kinds.describe(head)})"):
-            self._container = av.open(path, metadata_errors="replace")
+            self._container = av.open(source, metadata_errors="replace")
         with _named_errors("damaged"):
             if not self._container.streams.audio:
                 raise Damaged("a video without a sound track")

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import soxr
@@ -39,8 +40,8 @@ class Embeddings:
     `cropped[i]` that of its random crop (-1: this clip has none). `owner` (V,) is the clip of each
     row where clips are heard by windows, each a row; then the other two are empty. `bad`: clips
     left out because they cannot be decoded (row in the manifest: reason). `clips_per_second`: speed
-    of decoding and embedding, where nothing was cached. `statistics`: what the adapter has learnt
-    from training clips (`Adapter.fit`).
+    of decoding and embedding, now or when they were computed (`Engine.clips_per_second`).
+    `statistics`: what the adapter has learnt from training clips (`Adapter.fit`).
     """
 
     values: np.ndarray
@@ -50,6 +51,14 @@ class Embeddings:
     clips_per_second: float | None = None
     owner: np.ndarray | None = None
     statistics: dict | None = None
+
+
+class WholeClips(NamedTuple):
+    """Embeddings of whole clips, values (N, E); the rest as in `Embeddings`."""
+
+    values: np.ndarray
+    bad: dict[int, str]
+    clips_per_second: float | None
 
 
 def views(manifest: Manifest, *, sample_rate: int, crop_seed: int) -> list[View]:
@@ -64,8 +73,9 @@ def views(manifest: Manifest, *, sample_rate: int, crop_seed: int) -> list[View]
         return [View(row, 0, span) for row in table.index for span in of_clip(manifest, row)]
     unit = task.unit_samples(sample_rate)
     columns = (manifest.clips[table.index], table[task.column], table.frames, table.sample_rate)
+    lists = (column.tolist() for column in (table.index, *columns))  # as columns, far slower
     plan = []
-    for row, clip, side, frames, rate in zip(table.index, *columns, strict=True):
+    for row, clip, side, frames, rate in zip(*lists, strict=True):
         longer = audio.resampled_length(int(frames), int(rate), sample_rate) > unit
         if not longer or task.folds or side == "test":
             plan.append(View(row, 0))
@@ -90,8 +100,7 @@ def embed_task(
     """
     with engine_for_task(model, manifest, runtime, crop_seed, kept_in) as engine:
         values, bad_views = engine.run()
-        if kept_in is Store:  # frames differ in number
-            spot_check.require_same(model, engine, values)
+        spot_check.require_same(model, engine, values)
     bad = {engine.plan[number].row: reason for number, reason in bad_views.items()}
     if manifest.task.windows:
         owner, none = np.array([view.row for view in engine.plan]), np.zeros(0, np.int64)
@@ -149,8 +158,8 @@ def embed_whole(
     *,
     joint: bool = True,
     unit: bool = False,
-) -> tuple[np.ndarray, dict[int, str]]:
-    """Returns embeddings of whole clips (N, E), and the bad ones among them (row: reason).
+) -> WholeClips:
+    """Returns embeddings of whole clips (N, E), the bad ones among them, and the speed.
 
     `rows` are rows of the manifest's table. Clips are read from beginning to end; how an encoder
     treats long ones is the adapter's business. `joint`: in the space shared with captions, else
@@ -163,7 +172,8 @@ def embed_whole(
         spot_check.require_same(model, engine, sorted_values)
     values = np.empty(sorted_values.shape, np.float32)
     values[order] = sorted_values
-    return values, {engine.plan[number].row: reason for number, reason in bad.items()}
+    bad = {engine.plan[number].row: reason for number, reason in bad.items()}
+    return WholeClips(values, bad, engine.clips_per_second)
 
 
 def fill_whole(
@@ -272,10 +282,10 @@ def embed_captions(
 
 
 def _content(model: Model) -> dict:
-    """Returns the identity without options whose content `text_identity` has: places of files."""
+    """Returns the identity without the text tower, and without options that `text_identity` has."""
     known = model.adapter.text_options
     kept = {k: v for k, v in model.identity["options"].items() if k not in known}
-    return {**model.identity, "options": kept}
+    return {k: v for k, v in model.identity.items() if k != "text"} | {"options": kept}
 
 
 def _key(model: Model, manifest: Manifest, runtime: Runtime) -> dict:

@@ -17,6 +17,29 @@ _UNSTEADY = 1e-2  # relative difference; honest encoders are below 1e-4 (evar.ch
 
 
 @dataclass(frozen=True, eq=False)
+class OnItsWay:
+    """Embeddings (B, D) that a GPU is at work on, and whether they are finite, as host memory.
+
+    They are there when the event has arrived, which batches that were started later do not delay.
+    """
+
+    values: Tensor
+    finite: Tensor
+    arrived: torch.cuda.Event
+
+    @classmethod
+    def send(cls, out: Tensor) -> "OnItsWay":
+        """Starts copying what a GPU computes to pinned memory, behind nothing but itself."""
+        copies = []
+        for tensor in (out, torch.isfinite(out).all()):
+            host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+            copies.append(host.copy_(tensor, non_blocking=True))
+        event = torch.cuda.Event()
+        event.record()
+        return cls(*copies, event)
+
+
+@dataclass(frozen=True, eq=False)
 class Encoder:
     """An adapter as the engine runs it. `joint`: `embed_joint` (B, E), else `embed` (B, D)."""
 
@@ -39,7 +62,7 @@ class Encoder:
         """Returns the name of the adapter's method that computes the embeddings."""
         return "embed_joint" if self.joint else "embed"
 
-    def start(self, batch: NDArray) -> Tensor:
+    def start(self, batch: NDArray) -> Tensor | OnItsWay:
         """Hands (B, S) float32 waveforms to the encoder. A GPU returns before it is done."""
         waveforms = torch.from_numpy(batch)
         kind = torch.device(self.device).type
@@ -49,9 +72,13 @@ class Encoder:
         place = f"{type(self.adapter).__name__}.{self.method}() of {tuple(batch.shape)} samples"
         with torch.inference_mode(), mixed, blaming(place):
             out = getattr(self.adapter, self.method)(waveforms.to(self.device))
-        return out.float() if self.precision == "bf16" and isinstance(out, Tensor) else out
+            if isinstance(out, Tensor):
+                out = out.detach().float() if self.precision == "bf16" else out.detach()
+                if out.device.type == "cuda":
+                    return OnItsWay.send(out)
+        return out
 
-    def finish(self, out: Tensor, rows: int) -> NDArray:
+    def finish(self, out: Tensor | OnItsWay, rows: int) -> NDArray:
         """Returns what `start` gave as a checked (B, D) float32 array; waits for a GPU."""
         return checked(out, (rows, self.dim), self.adapter, self.method)
 
@@ -80,16 +107,37 @@ class Encoder:
             )
 
 
-def checked(out: object, expected: tuple[int, int], adapter: Adapter, method: str) -> NDArray:
-    """Returns what an adapter gave as an array; UserError where it is not what was promised."""
+class NotFinite(UserError):
+    """An embedding with NaN or infinity in it; `row` is the first such row of its batch."""
+
+    def __init__(self, text: str, row: int):
+        self.row = row
+        super().__init__(text)
+
+
+def checked(
+    out: object | OnItsWay, expected: tuple[int, int], adapter: Adapter, method: str
+) -> NDArray:
+    """Returns what an adapter gave as an array; UserError where it is not what was promised.
+
+    NotFinite is raised for values that are NaN or infinite.
+    """
     name = f"{type(adapter).__name__}.{method}"
     remedy = "`python -m evar.check MODEL` shows where"
+    finite: Tensor | None = None
+    if isinstance(out, OnItsWay):
+        out.arrived.synchronize()
+        out, finite = out.values, out.finite
     if not isinstance(out, Tensor):
         raise UserError(f"{name} gave a {type(out).__name__}, not a tensor; {remedy}")
     if tuple(out.shape) != expected:
         raise UserError(f"{name} gave shape {tuple(out.shape)}, not {expected}; {remedy}")
     if out.dtype != torch.float32:
         raise UserError(f"{name} gave {out.dtype}, not torch.float32; {remedy}")
-    if not torch.isfinite(out).all():
-        raise UserError(f"{name} gave values that are not finite (NaN or inf); {remedy}")
+    if out.layout is not torch.strided or out.is_meta:
+        kind = "meta" if out.is_meta else "sparse"
+        raise UserError(f"{name} gave a {kind} tensor, not one with values; {remedy}")
+    if not (torch.isfinite(out).all() if finite is None else finite):
+        row = int(torch.isfinite(out).all(dim=1).logical_not().nonzero()[0])
+        raise NotFinite(f"{name} gave values that are not finite (NaN or inf); {remedy}", row)
     return out.detach().cpu().numpy()

@@ -1,11 +1,13 @@
 """Clips through one encoder: threads decode ahead, batches are embedded, shards are written."""
 
 import os
+from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from time import perf_counter
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,7 +17,7 @@ from torch import Tensor
 from evar.data import audio
 from evar.data.manifest import Manifest
 from evar.embedding.allocator import reused_buffers
-from evar.embedding.encoder import Encoder
+from evar.embedding.encoder import Encoder, NotFinite, OnItsWay
 from evar.embedding.store import Shard, Store
 from evar.errors import BadAudio, UserError, blaming
 from evar.precision import full_precision
@@ -27,8 +29,7 @@ _SHARD_CLIPS = 512
 _IN_FLIGHT = 2  # batches that wait for a GPU while the next ones are decoded and sent
 
 
-@dataclass(frozen=True)
-class View:
+class View(NamedTuple):  # there may be millions
     """One way to look at a clip: its row in the manifest, and where a longer clip is cropped.
 
     span: a window of it, [first, last) in frames of its file; None: the whole clip.
@@ -37,6 +38,16 @@ class View:
     row: int
     start: int  # 0: its first unit
     span: tuple[int, int] | None = None
+
+
+@dataclass(eq=False)
+class _Open:
+    """A shard that is being computed: batches that have not ended; whole: all have been started."""
+
+    number: int
+    content: Shard
+    batches: int = 0
+    whole: bool = False
 
 
 class Engine:
@@ -65,6 +76,8 @@ class Engine:
         self.computed, self.seconds = 0, 0.0  # views embedded by this process, and how long it took
         self.waited = 0.0  # of these, seconds for clips that were still being decoded
         self.statistics: dict | None = None  # what the adapter has learnt from training clips
+        self.in_flight = 0 if runtime.device == "cpu" else _IN_FLIGHT
+        self.started: deque[tuple[_Open, list[int], Tensor | OnItsWay]] = deque()
         self.steady = runtime.precision != "fp32"  # bfloat16 rounds by the size of a batch
 
     def run(self) -> tuple[NDArray, dict[int, str]]:
@@ -116,17 +129,21 @@ class Engine:
             started = perf_counter()
             self.store.fill(missing, lambda claims: self._compute(claims, shown))
             self.seconds += perf_counter() - started
+        if measured := self._measured():
+            self.store.keep_speed(self.runtime.device, measured)
 
     @property
     def clips_per_second(self) -> float | None:
-        """Returns the speed of decoding and embedding.
+        """Returns the speed of decoding and embedding: measured here, or kept beside the shards.
 
-        None unless all was computed here, or by a pass of several encoders that kept it.
+        None where they were computed in parts, or on another device.
         """
+        return self._measured() or self.store.speed(self.runtime.device)
+
+    def _measured(self) -> float | None:
+        """Returns the views per second of this process; None unless it computed them all."""
         whole = self.computed == len(self.plan) > 0 and self.seconds > 0
-        if whole:
-            return self.computed / self.seconds
-        return self.store.speed(self.runtime.device)
+        return self.computed / self.seconds if whole else None
 
     def views_of(self, shard: int) -> range:
         """Returns the numbers of the views in a shard."""
@@ -194,37 +211,61 @@ class Engine:
                 loading = [pool.submit(self.load, self.plan[i]) for i in self.views_of(number)]
                 ahead.append((number, loading))
                 if len(ahead) == 2:
-                    self.write(*ahead.pop(0), bar)
+                    self.write(*ahead.pop(0), bar, drain=False)
             while ahead:
-                self.write(*ahead.pop(0), bar)
+                self.write(*ahead.pop(0), bar, drain=False)
+            self.drain()
         finally:
+            self.started.clear()
             pool.shutdown(cancel_futures=True)
 
-    def write(self, number: int, loading: list[Future], bar: Bar) -> None:
-        """Embeds and writes a shard of clips that are being decoded; empties `loading`."""
+    def write(self, number: int, loading: list[Future], bar: Bar, *, drain: bool = True) -> None:
+        """Embeds and writes a shard of clips that are being decoded; empties `loading`.
+
+        drain=False: a GPU may still be at work on its last batches when this returns; the shard is
+        then written by the next call, or by `drain`.
+        """
         rows = np.full((len(loading), self.encoder.dim), np.nan, np.float32)
-        bad: dict[int, str] = {}
-        started: list[tuple[list[int], Tensor]] = []  # batches that a GPU may still be at work on
-
-        def finish() -> None:
-            where, out = started.pop(0)
-            rows[where] = self.encoder.finish(out, len(where))
-
+        shard = _Open(number, Shard(rows, {}))
         for at in range(0, len(loading), self.batch_size):
-            alike = self._of_equal_length(loading, range(at, at + self.batch_size), bad)
+            numbers = range(at, at + self.batch_size)
+            alike = self._of_equal_length(loading, numbers, shard.content.bad)
             for where, batch in alike:
-                started.append((where, self.encoder.start(batch)))
+                self.started.append((shard, where, self.encoder.start(batch)))
+                shard.batches += 1
                 if not self.steady:  # the first batch of the run
-                    finish()
+                    self.drain()
                     self.encoder.require_steady(batch, rows[where])
                     self.steady = True
-                elif self.runtime.device == "cpu" or len(started) > _IN_FLIGHT:
-                    finish()
+                while len(self.started) > self.in_flight:
+                    self._finish()
             bar.update(sum(len(where) for where, _ in alike))
-        while started:
-            finish()
-        self.computed += len(rows)
-        self.store.write(number, Shard(rows, bad))
+        shard.whole = True
+        self._write(shard)
+        if drain:
+            self.drain()
+
+    def drain(self) -> None:
+        """Waits for the batches that a GPU is at work on, and writes their shards."""
+        while self.started:
+            self._finish()
+
+    def _finish(self) -> None:
+        """Waits for the oldest batch that was started."""
+        shard, where, out = self.started.popleft()
+        try:
+            shard.content.rows[where] = self.encoder.finish(out, len(where))
+        except NotFinite as error:
+            clip = self._path(self.plan[self.views_of(shard.number)[where[error.row]]])
+            raise UserError(f"{clip}: {error}") from error
+        shard.batches -= 1
+        self._write(shard)
+
+    def _write(self, shard: "_Open") -> None:
+        """Writes a shard when all of its batches have been started and have ended."""
+        if shard.whole and not shard.batches:
+            self.computed += len(shard.content.rows)
+            self.store.write(shard.number, shard.content)
 
     def _of_equal_length(
         self, loading: list, numbers: range, bad: dict[int, str]

@@ -1,10 +1,13 @@
 """Checks embeddings from the cache: some clips are embedded again and compared."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from evar.embedding.encoder import Encoder
 from evar.embedding.engine import Engine
+from evar.embedding.store import Store, entries
 from evar.errors import BadAudio, UserError
 from evar.models import Model
 from evar.precision import full_precision
@@ -15,38 +18,76 @@ _CLIPS = 3
 _DIFFERENT = {"fp32": 1e-2, "bf16": 5e-2}
 
 
-def require_same(model: Model, engine: Engine, values: NDArray) -> None:
+def require_same(model: Model, engine: Engine, values: NDArray | Sequence[NDArray]) -> None:
     """Raises UserError where cached embeddings are not what the model computes now.
 
-    values: (V, D) of the engine's plan, which has just run. The shortest clips are embedded again
-    and compared. Nothing is done where all were computed by this process, and for verified models
+    values: (V, D) of the engine's plan, which has just run, or V arrays of frames (T, D). The
+    shortest clips are embedded again and compared. Where all were computed by this process, what
+    has changed since others were kept is reported; nothing is done for verified models
     (`ModelConfig.is_verified`).
     """
-    if model.config.is_verified or engine.computed == len(engine.plan):
+    if model.config.is_verified:
         return
+    if engine.computed == len(engine.plan):
+        if news := changed(engine.store):
+            engine.runtime.progress.note(news)
+        return
+    chosen = _shortest(engine, values)
+    # Of silence, an embedding may be next to nothing, and its rounding as large.
+    least = 1e-3 * max((_norm(values[number]) for number in chosen), default=0.0)
     with full_precision():
-        for number in _shortest(engine, values):
+        for number in chosen:
             clip = engine.load(engine.plan[number])
             if isinstance(clip, BadAudio):
                 continue
-            difference = _difference(engine.encoder, clip, values[number])
+            difference = _difference(engine.encoder, clip, values[number], least)
             if not difference <= _DIFFERENT[engine.runtime.precision]:
                 raise UserError(_problem(model, engine, number, difference))
 
 
-def _shortest(engine: Engine, values: NDArray) -> list[int]:
+def changed(store: Store) -> str:
+    """Returns what has changed of a model since other embeddings of a task were kept, or "".
+
+    Only where code and options are the same: of these, the user knows.
+    """
+    mine = store.identity
+    for entry in entries(store.folder.parent):
+        theirs = entry.identity
+        same = all(theirs.get(key) == value for key, value in mine.items() if key != "model")
+        before, now = theirs.get("model", {}), mine["model"]
+        alike = all(before.get(key) == now.get(key) for key in ("adapter", "source", "options"))
+        parts = [k for k in {**before, **now} if before.get(k) != now.get(k)]
+        if same and alike and parts:
+            return (
+                f"{now['adapter']}: embedded again, since it is not the model of which "
+                f"embeddings are kept ({entry.key[:12]}): {', '.join(parts)} changed "
+                "(docs/add-a-model.md, 'What a model is')"
+            )
+    return ""
+
+
+def _norm(values: NDArray) -> float:
+    return float(np.linalg.norm(np.asarray(values, np.float32)))
+
+
+def _shortest(engine: Engine, values: NDArray | Sequence[NDArray]) -> list[int]:
     """Returns the numbers of the shortest clips that have an embedding."""
-    seconds = engine.manifest.table.frames / engine.manifest.table.sample_rate
-    length = np.array([seconds[view.row] for view in engine.plan])
+    table = engine.manifest.table
+    seconds = (table.frames / table.sample_rate).to_numpy()
+    length = seconds[[view.row for view in engine.plan]]
     order = np.argsort(length, kind="stable")
     finite = (int(n) for n in order if np.isfinite(values[n]).all())
     return [n for n, _ in zip(finite, range(_CLIPS), strict=False)]
 
 
-def _difference(encoder: Encoder, clip: NDArray, kept: NDArray) -> float:
-    """Returns the relative difference ||now - kept|| / ||kept|| of a clip's embedding."""
-    now = encoder(clip[None])[0]
-    return float(np.linalg.norm(now - kept) / max(float(np.linalg.norm(kept)), 1e-12))
+def _difference(encoder: Encoder, clip: NDArray, kept: NDArray, least: float) -> float:
+    """Returns the relative difference ||now - kept|| / ||kept|| of a clip's embedding.
+
+    Of frames, (T, D), only those are kept that are the clip's own.
+    """
+    kept = np.asarray(kept, np.float32).reshape(-1)
+    now = encoder(clip[None])[0][: kept.size]
+    return _norm(now - kept) / max(_norm(kept), least, 1e-12)
 
 
 def _problem(model: Model, engine: Engine, number: int, difference: float) -> str:

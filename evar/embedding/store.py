@@ -132,7 +132,7 @@ class Store:
         """Computes the shards of `todo` that are missing, shared with other processes.
 
         `compute` takes an iterator of shard numbers and must write each one before it asks for
-        the next but one; a number is ours alone until then. Shards that other processes hold are
+        the next but two; a number is ours alone until then. Shards that other processes hold are
         left to them; should one of these die, its shards are taken over.
         """
         while todo:
@@ -152,7 +152,7 @@ class Store:
             if lock is None:
                 continue
             held.append(lock)
-            while len(held) > 2:  # one being computed, one being decoded ahead
+            while len(held) > 3:  # on a GPU's last batches, being computed, being decoded ahead
                 held.pop(0).release()
             yield number
 

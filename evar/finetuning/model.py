@@ -126,13 +126,8 @@ class Augment:
             )
         if s.rrc:
             self._require_one_each(features, len(self.places), "cropped", "--rrc=False")
-            crops = [
-                augment.random_resize_crop(
-                    features[i : i + 1], generator=generator(Purpose.CROP, *self.key, place)
-                )
-                for i, place in enumerate(self.places)
-            ]
-            features = torch.cat(crops)
+            own = [generator(Purpose.CROP, *self.key, place) for place in self.places]
+            features = augment.random_resize_crop(features, generator=own)
         return features
 
 

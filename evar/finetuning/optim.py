@@ -99,8 +99,9 @@ class Ema:
     def update(self) -> None:
         """Updates the averages; called after every step of the optimizer."""
         own = dict(self.model.named_parameters())
-        for name, average in self.averages.items():
-            average.lerp_(own[name], 1 - self.decay)
+        # One launch on a GPU for all parameters; on a CPU the same as one after the other.
+        current = [own[name] for name in self.averages]
+        torch._foreach_lerp_(list(self.averages.values()), current, 1 - self.decay)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from evar.data import audio, manifests, opening
+from evar.data import audio, manifests, opening, packed
 from evar.data.manifest import Manifest
 from evar.errors import BadAudio, UserError
 from evar.results.record import RunRecord
@@ -37,13 +37,14 @@ def find(run: RunRecord, data=None) -> OnDisk:
             return _checked(run, opening.open_task(run.task.name, data=data))
     except UserError as error:
         return OnDisk(None, str(error))
-    for folder in dict.fromkeys((opening.data_folder(data), opening.own_folder(data))):
+    folders = dict.fromkeys((opening.data_folder(data), opening.own_folder(data)))
+    for folder in folders:
         for head in sorted((folder / "manifests").glob("*.json")):
             for task in _tasks(run):
                 found = manifests.load(task, folder, name=head.stem)
                 if found is not None and (kept := _checked(run, found)).manifest is not None:
                     return kept
-    where = opening.data_folder(data)
+    where = " or ".join(map(str, folders))
     return OnDisk(None, f"the clips of {run.task.name} are not in {where} (--data=DIR)")
 
 
@@ -111,6 +112,8 @@ class Sounds:
         if path is None or self.how == "none":
             return None
         if self.how == "link":
+            if isinstance(path, packed.Sound):
+                return None  # no browser opens a sound within a shard
             _, mark, times = clip.rpartition("#t=") if self._span(clip) else ("", "", "")
             return path.resolve().as_uri() + mark + times  # browsers play a media fragment alone
         samples = self._samples(clip, _RATE)
@@ -127,11 +130,11 @@ class Sounds:
         samples = None if self._path(clip) is None else self._samples(clip, 16_000)
         return None if samples is None else data_uri(picture(samples), "image/png")
 
-    def _path(self, clip: str) -> Path | None:
+    def _path(self, clip: str) -> Path | packed.Sound | None:
         manifest, row = self.disk.manifest, self._rows.get(clip)
         if manifest is None or row is None:
             return None
-        path = manifest.root / manifest.table.file[row]
+        path = packed.locate(manifest.root / manifest.table.file[row])
         return path if path.is_file() else None
 
     def _span(self, clip: str) -> tuple[int, int] | None:

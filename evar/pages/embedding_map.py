@@ -45,10 +45,14 @@ def of_run(run: RunRecord, manifest: Manifest | None, cache=None) -> Map | str:
     )
 
 
+_OF_MODELS = ("weights", "source", "file", "files", "opened", "revision", "values", "embeds")
+
+
 def _is_of(run: RunRecord, identity: dict) -> bool:
     """Returns whether cached embeddings are those of a run's model and clips."""
     model = identity.get("model", {})
-    same = (model.get("weights"), model.get("source")) == (run.model.weights, run.model.source)
+    own = {**run.model.identity, "weights": run.model.weights, "source": run.model.source}
+    same = all(model.get(key) == own.get(key) for key in _OF_MODELS)
     precision = run.settings.get("precision", "fp32")
     reading = run.settings.get("reading")  # of protocols that embed in the joint space
     return (

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from evar.data import own_sounds
 from evar.errors import UserError, unknown
 from evar.results import record
 from evar.results.record import RunRecord
@@ -21,7 +22,7 @@ def load(results) -> list[RunRecord]:
 def run_of(
     runs: Sequence[RunRecord], word: str, task: str = "", *, protocol: str = ""
 ) -> RunRecord:
-    """Returns the run of an id or a prefix of one, or the newest of a model on a task.
+    """Returns the run of an id or a prefix of one, or the newest of a model on a task or a CSV.
 
     Raises UserError where there is none, or where a prefix leads to several.
     """
@@ -39,7 +40,8 @@ def run_of(
     of_model = [run for run in runs if run.model.name == word]
     if not of_model:
         raise unknown("model", word, dict.fromkeys(run.model.name for run in runs))
-    found = [run for run in of_model if run.task.name == task]
+    named = own_sounds.name_of(task) if own_sounds.is_csv(task) else task
+    found = [run for run in of_model if run.task.name in (task, named)]
     if not found:
         raise unknown(f"task of {word}:", task, dict.fromkeys(r.task.name for r in of_model))
     return found[-1]

@@ -5,9 +5,10 @@ together (`evar.probing.stacked`); each probe keeps its own order of samples, op
 early stopping. Letters: M probes, N rows, D embedding, C classes, B batch.
 """
 
+import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -22,6 +23,7 @@ from evar.scoring.metrics import METRICS, Metric
 
 _CORES = os.cpu_count() or 1
 _COLUMNS = 1024  # of the embeddings that a thread sums at a time, at most
+_FEWEST = 16  # columns that a thread sums: NumPy adds the numbers of a single one in another order
 _NUMBERS = 2**18  # that a thread standardises at a time: 2 MB of float64 stay in its cache
 
 
@@ -129,19 +131,24 @@ def scaler(x: NDArray, rows: NDArray) -> Scaler:
             total[columns] += part.sum(axis=0)
             squares[columns] += np.square(part, out=part).sum(axis=0)
 
-    share = -(-x.shape[1] // _CORES)  # threads then walk over the rows together
-    _in_threads(add, x.shape[1], min(_COLUMNS, share))
+    wanted = max(_CORES, -(-x.shape[1] // _COLUMNS))  # threads then walk over the rows together
+    _in_threads(add, _equal_parts(x.shape[1], min(wanted, x.shape[1] // _FEWEST)))
     shift = total / count
     mean = offset + shift
     variance = np.maximum(squares / count - shift**2, 0.0)
     return mean, deviation(mean, variance, count)
 
 
-def _in_threads(work: Callable[[slice], None], total: int, most: int) -> None:
-    """Does `work` on all of range(total), in parts of `most`, on every core."""
-    parts = [slice(at, min(at + most, total)) for at in range(0, total, most)]
+def _in_threads(work: Callable[[slice], None], parts: Iterable[slice]) -> None:
+    """Does `work` on every part, on every core."""
     with ThreadPoolExecutor(_CORES) as pool:
         deque(pool.map(work, parts), maxlen=0)
+
+
+def _equal_parts(total: int, count: int) -> list[slice]:
+    """Returns `count` parts (one at least) of range(total), of about one size."""
+    ends = [total * i // max(count, 1) for i in range(max(count, 1) + 1)]
+    return [slice(a, b) for a, b in itertools.pairwise(ends)]
 
 
 def deviation(mean: NDArray, variance: NDArray, count: int) -> NDArray:
@@ -258,7 +265,8 @@ def standardised(x: NDArray, by: Scaler, *, overwrite: bool = False) -> Tensor:
         values /= scale
         out[part] = values
 
-    _in_threads(work, len(x), max(1, _NUMBERS // x.shape[1]))
+    size = max(1, _NUMBERS // x.shape[1])
+    _in_threads(work, (slice(at, at + size) for at in range(0, len(x), size)))
     return torch.from_numpy(out)
 
 

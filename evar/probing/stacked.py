@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
+_COUNTS = 64  # sizes of batches that are kept on the device; few are different
 WEIGHT_DECAY = 1e-8  # L2 inside Adam
 Layer = tuple[Tensor, Tensor]  # weight (out, in) and bias (out,)
 Batches = Tensor | Sequence[Tensor]  # (M', B, D), or consecutive parts of it
@@ -59,6 +60,7 @@ class StackedNetworks:
         # still, and one whose training has ended is left out.
         self._slices = [[t[m] for t in self.stacked] for m in range(self.count)]
         self._steps = [0] * self.count
+        self._counts: dict[tuple[int, ...], Tensor] = {}
 
     def copy_of(self, m: int) -> list[Tensor]:
         """Returns a copy of one network's tensors, for `restore`: weight, bias, weight, ..."""
@@ -87,12 +89,20 @@ class StackedNetworks:
         size = parts[0].shape[1]
         stacked = [t if self._are_all(networks) else t[networks] for t in self.stacked]
         weights, biases = stacked[::2], stacked[1::2]
-        count = torch.tensor(counts, device=self.device)[:, None, None]
+        count = self._count(tuple(counts))
         inputs, logits = self.forward(weights, biases, parts, networks, masks)
         gradient = self.loss_gradient(logits, targets) / count  # (M', C, B)
         if min(counts) < size:
             gradient *= torch.arange(size, device=self.device) < count
         self._adam(networks, self.backward(weights, parts, inputs, gradient, networks, masks))
+
+    def _count(self, counts: tuple[int, ...]) -> Tensor:
+        """Returns counts as (M', 1, 1), kept on the device: sending them would wait for a GPU."""
+        if counts not in self._counts:
+            if len(self._counts) > _COUNTS:
+                self._counts.clear()
+            self._counts[counts] = torch.tensor(counts, device=self.device)[:, None, None]
+        return self._counts[counts]
 
     def logits(self, networks: Sequence[int], x: Batches) -> Tensor:
         """Returns the logits (M', B, C) of some networks on x (M', B, D), without dropout."""
@@ -225,7 +235,7 @@ def _fused_adam(parts: list[tuple[_State, Tensor, int]], lr: float, device: str)
         [state.first for state, _, _ in parts],
         [state.second for state, _, _ in parts],
         [],
-        [torch.tensor(float(steps), device=device) for _, _, steps in parts],
+        _steps_taken([steps for _, _, steps in parts], device),
         fused=True,
         amsgrad=False,
         beta1=0.9,
@@ -235,3 +245,12 @@ def _fused_adam(parts: list[tuple[_State, Tensor, int]], lr: float, device: str)
         eps=1e-8,
         maximize=False,
     )
+
+
+def _steps_taken(steps: list[int], device: str) -> list[Tensor]:
+    """Returns numbers of steps as 0-d tensors; equal ones without a copy from the host."""
+    if len(set(steps)) == 1:
+        together = torch.full((len(steps),), float(steps[0]), device=device)
+    else:
+        together = torch.tensor(steps, dtype=torch.float32, device=device)
+    return list(together.unbind())

@@ -53,7 +53,7 @@ def evaluate(
     manifest = manifest.test_side()
     started = perf_counter()
     side = manifest.good[manifest.good.split == "test"]
-    audio, bad = embeddings.embed_whole(model, manifest, side.index, runtime)
+    audio, bad, speed = embeddings.embed_whole(model, manifest, side.index, runtime)
     kept = ~side.index.isin(list(bad))
     files = side.file[kept].to_numpy()
     if len(files) < 2:
@@ -95,6 +95,7 @@ def evaluate(
         },
         clips=summary.count_clips(used) | {"captions": len(captions)},
         seconds={"embed": round(perf_counter() - started, 2)},
+        clips_per_second=speed,
         predictions=pd.concat(tables, ignore_index=True),
     )
 

@@ -77,6 +77,7 @@ class Classified:
     captions: list[tuple[str, ...]]
     text: Mapping[str, str]  # what the captions' embeddings depend on beyond the model's weights
     seconds: float
+    clips_per_second: float | None
     manifest: "Manifest"
 
     def table(self) -> "pd.DataFrame":
@@ -141,7 +142,7 @@ def classify(
     side = good if manifest.task.folds else good[good.split == "test"]
     flat = [caption for of_class in captions for caption in of_class]
     text = embeddings.embed_captions(model, flat, runtime)
-    audio, bad = embeddings.embed_whole(model, manifest, side.index, runtime, unit=unit)
+    audio, bad, speed = embeddings.embed_whole(model, manifest, side.index, runtime, unit=unit)
     kept = ~side.index.isin(list(bad))
     weights = classifier(text, [len(of_class) for of_class in captions])
     return Classified(
@@ -151,6 +152,7 @@ def classify(
         captions=captions,
         text=model.adapter.text_identity(),
         seconds=round(perf_counter() - started, 2),
+        clips_per_second=speed,
         manifest=manifest.without(bad),
     )
 
@@ -198,6 +200,7 @@ def evaluate(
         tables={"similarities": found.table()},
         threshold=None,  # a cosine has none: of several labels the likeliest stands alone
     )
+    evaluation = replace(evaluation, clips_per_second=found.clips_per_second)
     if test.task.multi_label:
         return evaluation
     confusion = summary.confusion(evaluation.predictions)

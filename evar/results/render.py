@@ -17,8 +17,11 @@ _HEAD = (
     "accuracy (scores.csv names it). A row's brackets name what differs from the published weights "
     "and the protocol's defaults; digits in square brackets begin the hashes (weights, source, "
     "manifest) that scores.csv and the JSONs have in full. Fine-tuned scores name how the epoch "
-    "was selected; an oracle looked at the test set. Rows marked *published* are quoted from the "
-    "M2D-CLAP paper (Interspeech 2024), Tables 3 to 5. Rebuild with `python leaderboard.py`."
+    "was selected; an oracle looked at the test set. Rows marked *published* are quoted: from the "
+    "M2D-CLAP paper (Interspeech 2024), Tables 3 to 5; under `hear` from HEAR's leaderboard "
+    "(2023-09-26), under `xares` and `knn` from X-ARES' README (2025-09-02). Columns that begin "
+    "with hear_ or xares_ are clips or splits of those benchmarks' own. Rebuild with `python "
+    "leaderboard.py`."
 )
 
 

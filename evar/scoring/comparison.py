@@ -163,7 +163,7 @@ def over_tasks(found: Sequence[Draws], rng: np.random.Generator) -> Draws:
 
 
 def _group_sums(values: NDArray, groups: NDArray) -> tuple[NDArray, NDArray]:
-    """Sum of the values of each group (G,) and its number of clips (G,)."""
+    """Sums the values of each group (G,), and counts its clips (G,)."""
     _, group = np.unique(groups, return_inverse=True)
     return np.bincount(group, values), np.bincount(group).astype(float)
 

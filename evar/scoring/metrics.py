@@ -252,7 +252,7 @@ def _weighted_map(truth: NDArray, scores: NDArray) -> Statistic:
 
 
 def _tagging_details(truth: NDArray, scores: NDArray) -> dict[str, float]:
-    """Macro mAP, area under the ROC curve and d', of values per class averaged over runs."""
+    """Computes macro mAP, area under the ROC curve and d', of values averaged over runs."""
     precision = np.mean([average_precision(truth, run) for run in scores], axis=0)
     auc = mean_defined(np.mean([roc_auc(truth, run) for run in scores], axis=0))
     return {

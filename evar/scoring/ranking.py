@@ -58,7 +58,7 @@ def per_query(
 
 
 def _first_hit_within(places: NDArray, size: NDArray, hits: NDArray) -> NDArray:
-    """The probability that one of `hits` items, among `size` in random order, is in the first m.
+    """Computes the probability that one of `hits` items among `size` is in the first m.
 
     1 - C(size - hits, m) / C(size, m), as a product over the hits; m is `places` within the tie.
     """
@@ -71,7 +71,7 @@ def _first_hit_within(places: NDArray, size: NDArray, hits: NDArray) -> NDArray:
 
 
 def _precision_of_top(similarity: NDArray, relevant: NDArray) -> float:
-    """Average precision of the first ten places of one query; both arrays are (G,).
+    """Computes average precision of the first ten places of one query; both arrays are (G,).
 
     Within a tie of g items, r of them relevant, c relevant ones above: place i of the tie holds a
     relevant item with probability r / g, and then on average c + 1 + (i - 1)(r - 1) / (g - 1)

@@ -5,13 +5,14 @@ docs/results.md says how often the interval over test clips covers the true scor
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 CONFIDENCE = 0.95
-FEWEST = 5  # groups: of fewer, no interval is both honest and of use
+FEWEST = 10  # groups: with fewer, intervals cover more than they say where scores are near 100 %
+_LEAST_FREEDOM = 4  # degrees, as of 10 groups in 6 folds
 _SEED = 42  # of the blocks that many groups are joined into, and of the bootstrap
 
 
@@ -36,16 +37,30 @@ def over_runs(scores: ArrayLike) -> Summary:
     if scores.size == 1:
         return Summary(float(scores[0]), None, None, 1)
     std = float(scores.std(ddof=1))
-    t = _quantile(scores.size - 1)
+    t = float(_quantile(scores.size - 1))
     return Summary(float(scores.mean()), t * std / np.sqrt(scores.size), std, scores.size)
 
 
-def _quantile(freedom: float) -> float:
-    """The two-sided 95 % quantile of Student's t; of the normal distribution for infinity."""
+def _quantile(freedom: ArrayLike) -> NDArray:
+    """Returns the two-sided 95 % quantile of Student's t; the normal one for infinity."""
     from scipy.special import ndtri, stdtrit
 
     upper = (1 + CONFIDENCE) / 2
-    return float(ndtri(upper) if np.isinf(freedom) else stdtrit(freedom, upper))
+    return np.where(np.isinf(freedom), ndtri(upper), stdtrit(freedom, upper))
+
+
+def _freedom(apart: NDArray, usual: int) -> NDArray:
+    """Degrees of freedom of a variance estimated from G values, (...) of (G, ...) deviations.
+
+    By its own variance, s^4 ((k - 3) / G + 2 / usual) for a kurtosis k: a variance that a few poor
+    groups make is known less well than one to which all contribute. With normal values (k = 3)
+    these are the usual degrees of freedom, and never more.
+    """
+    apart = apart[~np.isnan(apart).reshape(len(apart), -1).any(axis=1)]
+    square = np.mean(apart**2, axis=0)
+    fourth = np.mean(apart**4, axis=0)
+    kurtosis = np.divide(fourth, square**2, out=np.full_like(square, 3.0), where=square > 0)
+    return 2 / (np.maximum(kurtosis - 3, 0) / max(len(apart), 1) + 2 / usual)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,8 +97,9 @@ def over_clips(
 
     Variance and bias are those of a jackknife that leaves out one group after the other within
     each stratum (Efron and Stein 1981); the variance is at least that of single clips, since groups
-    make no score more certain. A stratum of one group has the variance between strata. The
-    quantile is Student's on groups minus strata degrees of freedom.
+    make no score more certain, and has the square of the bias added. A stratum of one group has the
+    variance between strata. The quantile is Student's on groups minus strata degrees of freedom,
+    fewer where a few groups are far from the others (`_freedom`).
 
     bounded: the score lies in [0, 1]. Its variance is then that of a share of so many independent
     clips, and the ends are Wilson's for their number (as in Korn and Graubard 1998): they stay in
@@ -92,20 +108,26 @@ def over_clips(
     normal distribution's. replicates: at most so many groups are left out one by one, more are
     joined at random into so many blocks.
 
-    Returns None for fewer than FEWEST groups, or FEWEST - 1 degrees of freedom.
+    Returns None for fewer than FEWEST groups, or 4 degrees of freedom.
     """
     strata = _joined(strata)
     counts = np.array([stratum.count for stratum in strata])
     freedom = int(counts.sum() - len(strata) + (len(strata) - 1) * (counts == 1).any())
-    if counts.sum() < FEWEST or freedom < FEWEST - 1:
+    if counts.sum() < FEWEST or freedom < _LEAST_FREEDOM:
         return None
     values = np.array([stratum.value for stratum in strata])  # (H, ...)
     between = values.var(axis=0, ddof=1) if len(strata) > 1 else np.nan
     found = [_jackknife(s, between, replicates=replicates) for s in strata]
-    variance = np.sum([variance for variance, _ in found], axis=0) / len(strata) ** 2
-    center = values.mean(axis=0) - np.mean([bias for _, bias in found], axis=0)
+    # What is taken off for bias is an estimate, which varies about as much as it amounts to.
+    squares = np.sum([one.bias**2 for one in found], axis=0)
+    by_group = np.sum([one.variance for one in found], axis=0)
+    by_clip = np.sum([one.of_clips for one in found], axis=0)
+    variance = (np.fmax(by_group, by_clip) + squares) / len(strata) ** 2
+    center = values.mean(axis=0) - np.mean([one.bias for one in found], axis=0)
     grouped = counts.sum() < sum(len(stratum.groups) for stratum in strata)
-    quantile = _quantile(np.inf if independent and not grouped else freedom)
+    apart = [one.apart for one in found] if (counts > 1).all() else [values - values.mean(axis=0)]
+    usual = _freedom(np.concatenate(apart), freedom)
+    quantile = _quantile(np.inf if independent and not grouped else usual)
     if bounded:
         return _wilson(np.clip(center, 0, 1), variance, int(counts.sum()), quantile)
     half = quantile * np.sqrt(variance)
@@ -113,7 +135,7 @@ def over_clips(
 
 
 def _joined(strata: Sequence[Stratum]) -> Sequence[Stratum]:
-    """The strata; a single one of all clips where a group has clips in several of them."""
+    """Returns the strata; a single one of all clips where a group has clips in several of them."""
     seen = [set(np.unique(stratum.groups).tolist()) for stratum in strata]
     if sum(map(len, seen)) == len(set().union(*seen)):
         return strata
@@ -126,21 +148,35 @@ def _joined(strata: Sequence[Stratum]) -> Sequence[Stratum]:
     return [Stratum(np.concatenate([stratum.groups for stratum in strata]), statistic)]
 
 
-def _jackknife(stratum: Stratum, between, *, replicates: int) -> tuple[NDArray, NDArray]:
-    """Variance and bias of a stratum's statistic; `between` is the variance where it has one group.
+@dataclass(frozen=True, eq=False)
+class _Jackknife:
+    """Of a statistic (...): its variance, that of single clips, its bias, what groups move it by.
+
+    of_clips: 0 where each clip is a group. apart: (G, ...).
+    """
+
+    variance: NDArray
+    of_clips: NDArray
+    bias: NDArray
+    apart: NDArray
+
+
+def _jackknife(stratum: Stratum, between, *, replicates: int) -> _Jackknife:
+    """Computes a stratum's jackknife; `between` is its variance where it has one group.
 
     Replicates in which the statistic is undefined say nothing and are left out.
     """
     if stratum.count == 1:
-        return between, np.zeros_like(between)
-    variance, bias = _leaving_out(stratum, stratum.groups, replicates)
+        none = np.zeros_like(between)
+        return _Jackknife(between, none, none, none[None])
+    found = _leaving_out(stratum, stratum.groups, replicates)
     if stratum.count < len(stratum.groups):
-        alone, _ = _leaving_out(stratum, np.arange(len(stratum.groups)), replicates)
-        variance = np.fmax(variance, alone)
-    return variance, bias
+        alone = _leaving_out(stratum, np.arange(len(stratum.groups)), replicates)
+        found = replace(found, of_clips=alone.variance)
+    return found
 
 
-def _leaving_out(stratum: Stratum, groups: NDArray, most: int) -> tuple[NDArray, NDArray]:
+def _leaving_out(stratum: Stratum, groups: NDArray, most: int) -> _Jackknife:
     _, group = np.unique(groups, return_inverse=True)
     count = int(group.max()) + 1
     if count > most:
@@ -149,11 +185,12 @@ def _leaving_out(stratum: Stratum, groups: NDArray, most: int) -> tuple[NDArray,
     left = np.array([stratum.of((group != g).astype(np.int64)) for g in range(count)])
     mean = np.nanmean(left, axis=0)
     variance = (count - 1) / count * np.nansum((left - mean) ** 2, axis=0)
-    return variance, (count - 1) * (mean - stratum.value)
+    bias = (count - 1) * (mean - stratum.value)
+    return _Jackknife(variance, np.zeros_like(variance), bias, left - mean)
 
 
-def _wilson(share: NDArray, variance: NDArray, groups: int, quantile: float) -> NDArray:
-    """Wilson's interval of a share, of as many independent clips as the variance amounts to.
+def _wilson(share: NDArray, variance: NDArray, groups: int, quantile: NDArray) -> NDArray:
+    """Computes Wilson's interval of a share, of as many clips as the variance amounts to.
 
     Where the variance is 0 (all right, or all groups alike), each group counts as one clip.
     """

@@ -79,7 +79,7 @@ def fold_score(metric: str | Metric, y: NDArray, scores: NDArray) -> float:
 
 
 def _score(manifest, metric: Metric, test, fold_of, y, scores) -> Score:
-    """Score and intervals; scores are (R, N, C), y and fold_of those of the N test clips."""
+    """Computes score and intervals: scores (R, N, C), y and fold_of of the N test clips."""
     parts = [fold_of == fold for fold in np.unique(fold_of)]
     runs = [np.mean([metric.value(y[part], run[part]) for part in parts]) for run in scores]
     groups, unit = _groups(manifest, test)
@@ -111,7 +111,7 @@ def _chance(metric: Metric, truth: list[NDArray]) -> float | None:
 
 
 def _groups(manifest: Manifest, test: NDArray) -> tuple[NDArray, str]:
-    """The group of each test clip, a number (N,), and what a group is.
+    """Returns the group of each test clip, a number (N,), and what a group is.
 
     A clip without a group is one of its own. Without any, each clip stands for itself.
     """
@@ -180,7 +180,7 @@ def _per_class(metric: Metric, y: NDArray, scores: NDArray) -> NDArray:
 
 
 def _plain(value) -> float | None:
-    """A number for JSON, which has neither NaN nor infinity."""
+    """Returns a number for JSON, which has neither NaN nor infinity."""
     return float(value) if np.isfinite(value) else None
 
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 
 from evar import protocol
 from evar import task as tasks
@@ -63,4 +62,4 @@ def _model_name(job: Job) -> str:
 
 
 def _task_name(job: Job) -> str:
-    return Path(job.task).stem if own_sounds.is_csv(job.task) else job.task
+    return own_sounds.name_of(job.task) if own_sounds.is_csv(job.task) else job.task

@@ -144,6 +144,11 @@ def test_a_csv_named_like_a_registered_task_is_not_that_task(csv_file):
     assert own_sounds.task_from_csv(path).name != "esc50"
 
 
+def test_a_folders_name_may_be_no_utf_8():
+    names = {own_sounds.manifest_name(f"{folder}/t.csv") for folder in ("d\udcff", "d\udcfe")}
+    assert len(names) == 2
+
+
 def test_manifests_of_csvs_of_one_name_do_not_meet(tmp_path):
     one, other = tmp_path / "a/x.csv", tmp_path / "b/x.csv"
     assert own_sounds.manifest_name(one) != own_sounds.manifest_name(other)
@@ -236,3 +241,15 @@ def test_a_table_in_the_folder_of_a_registered_task_is_not_that_task(sound, tmp_
 def test_what_is_no_table_of_clips_is_refused(table):
     with pytest.raises(UserError, match="no task|no clips"):
         own_sounds.task_from_table(table)
+
+
+def test_no_folder_appears_among_the_recordings(clips, monkeypatch, tmp_path):
+    monkeypatch.delenv("EVAR_DATA")
+    monkeypatch.chdir(clips.root)
+    path = clips.csv
+    before = sorted(clips.root.rglob("*"))
+    opening.open_task(path)
+    assert sorted(clips.root.rglob("*")) == before
+    assert len(list((tmp_path / "cache/manifests").glob("csv-sounds-*.json"))) == 1
+    opening.open_task(path, data="here")
+    assert (clips.root / "here/manifests").is_dir()

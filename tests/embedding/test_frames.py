@@ -109,6 +109,16 @@ def test_what_is_kept_is_read_and_half_of_it_on_demand(manifest, tmp_path, half,
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("half", [False, True])
+def test_kept_frames_are_compared_with_those_of_now(manifest, tmp_path, monkeypatch, half):
+    runtime, model = Runtime(cache=tmp_path / "cache"), load(Steps)
+    frames.embed_frames(model, manifest, runtime, half=half)
+    usual = Steps.frames
+    monkeypatch.setattr(Steps, "frames", lambda self, audio: 1.05 * usual(self, audio))
+    with pytest.raises(UserError, match=r"relative difference 0\.05"):
+        frames.embed_frames(model, manifest, runtime, half=half)
+
+
 def test_half_precision_differs_by_its_rounding_only(manifest, tmp_path):
     runtime = Runtime(cache=tmp_path / "cache")
     whole = frames.embed_frames(load(Steps), manifest, runtime)

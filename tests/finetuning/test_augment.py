@@ -275,3 +275,27 @@ def test_each_clip_loses_its_own_rows_and_columns():
 def test_patchout_of_no_share_at_all_is_refused(share):
     with pytest.raises(ValueError, match=r"\[0, 1\)"):
         augment.patchout_counts(3, 4, share, generator=seeded())
+
+
+@pytest.mark.parametrize("size", [(20, 50), (7, 90), (1, 1), (40, 3)])
+def test_crops_that_are_resized_together_are_those_of_one_after_the_other(size):
+    canvases = torch.randn(64, 24, 75, generator=seeded(3), dtype=torch.float64)
+    draws = torch.rand(64, 4, generator=seeded(4), dtype=torch.float64).tolist()
+    places = [augment._place((24, 75), (20, 50), (0.6, 1.5), own) for own in draws]
+    places[0] = (slice(0, 24), slice(0, 75))  # all of it
+    places[1] = (slice(23, 24), slice(74, 75))  # its last sample
+    found = augment.resized_crops(canvases, places, size)
+    for i, (rows, columns) in enumerate(places):
+        alone = torch.nn.functional.interpolate(
+            canvases[i : i + 1, None, rows, columns], size, mode="bicubic", align_corners=True
+        )
+        assert torch.allclose(found[i], alone[0, 0], rtol=0, atol=1e-12)
+    assert torch.equal(augment.resized_crops(canvases[5:6], places[5:6], size)[0], found[5])
+
+
+def test_clips_with_generators_of_their_own_are_cropped_as_if_alone():
+    x = bank()
+    together = augment.random_resize_crop(x, generator=[seeded(i) for i in range(len(x))])
+    for i in range(len(x)):
+        alone = augment.random_resize_crop(x[i : i + 1], generator=seeded(i))
+        assert torch.equal(together[i], alone[0])

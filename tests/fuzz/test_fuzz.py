@@ -4,6 +4,7 @@ Seeded. `EVAR_FUZZ=100 pytest tests/fuzz` tries a hundred times as many files.
 """
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -17,7 +18,9 @@ import soundfile
 
 from evar.data import archives, audio, indexing, own_sounds
 from evar.errors import UserError
+from evar.results import record
 from evar.yaml_files import parse_yaml
+from helpers.records import record as made_record
 
 SCALE = int(os.environ.get("EVAR_FUZZ", "1"))
 LIMIT = 5.0  # seconds of processor time for one small file
@@ -162,6 +165,24 @@ def test_damaged_yaml_is_read_or_refused():
     rng = np.random.default_rng(2)
     for _ in range(300 * SCALE):
         answer(parse_yaml, mutated(YAML, rng), "a.yaml")
+
+
+def test_damaged_results_are_read_or_named_once(tmp_path):
+    """A folder of damaged runs among good ones: the good ones are read, the others are named."""
+    runs, rng = tmp_path / "runs", np.random.default_rng(4)
+    runs.mkdir()
+    good = json.dumps(made_record())
+    (runs / "good.json").write_text(good)
+    for number in range(100 * SCALE):
+        (runs / f"bad{number}.json").write_bytes(mutated(good.encode(), rng))
+    found, problems = answer(record.load_runs, tmp_path)
+    assert good_id(good) in {run.id for run in found}
+    assert len(problems) > 50 * SCALE
+    assert all("\n" not in str(problem) for problem in problems)
+
+
+def good_id(text: str) -> str:
+    return json.loads(text)["id"]
 
 
 def archive_of(kind: str) -> bytes:

@@ -30,6 +30,13 @@ class Case:
         """The stand-in weights, under the names of the published file."""
         return {k: torch.from_numpy(v) for k, v in standin.state_dict(self.name, self.seed).items()}
 
+    def blank(self) -> dict[str, Tensor]:
+        """Zeros of the published names and shapes, made at once: a file that must be refused."""
+        spec = json.loads((standin.GOLDEN / f"{self.name}.json").read_text())
+        spec = {k: v for k, v in spec.items() if v != "sincos"}
+        shapes = {k: v if isinstance(v, list) else np.shape(v["const"]) for k, v in spec.items()}
+        return {name: torch.zeros(()).expand(*shape) for name, shape in shapes.items()}
+
     def audio(self, seconds: float, sample_rate: int) -> Tensor:
         """(2, S): the waveforms that the original heard."""
         return torch.from_numpy(standin.audio(seconds, sample_rate, self.seed))
@@ -78,7 +85,7 @@ def noise(rows: int, samples: int, seed: int = 0) -> Tensor:
 
 def assert_steady(adapter) -> None:
     """Same clip, same embedding: twice to the byte, and alone as beside a louder one."""
-    for seconds in (0.01, 2.5, 60):
+    for seconds in (0.01, 2.5, 31):  # 31: longer than the input of any encoder
         audio = noise(2, int(seconds * adapter.sample_rate)) * torch.tensor([[1.0], [5.0]])
         features = adapter.features(audio)
         together = adapter.embed(audio)
@@ -136,13 +143,21 @@ INDEX = _relative_positions()
 def write_tokenizer(folder: Path, kind: str) -> Path:
     """A tokenizer of single characters with as many tokens as bert, roberta, gpt2 or clip has.
 
-    CLIP's also knows the merges, 65 of the published 48,894 (MIT licence), that the captions of its
-    golden cases need.
+    Of nllb and xlm-roberta, whose vocabularies are large, it has 1,100 tokens. CLIP's also knows
+    the merges, 65 of the published 48,894 (MIT licence), that the captions of its golden cases
+    need.
     """
     import string
 
     from tokenizers.pre_tokenizers import ByteLevel
-    from transformers import BertTokenizer, CLIPTokenizer, GPT2Tokenizer, RobertaTokenizer
+    from transformers import (
+        BertTokenizer,
+        CLIPTokenizer,
+        GPT2Tokenizer,
+        NllbTokenizer,
+        RobertaTokenizer,
+        XLMRobertaTokenizer,
+    )
 
     # In the order of GPT-2, where "!" comes first.
     characters = sorted(ByteLevel.alphabet(), key=lambda c: (ord(c) >= 256, ord(c)))
@@ -154,6 +169,12 @@ def write_tokenizer(folder: Path, kind: str) -> Path:
     elif kind == "roberta":
         vocabulary = _fill(["<s>", "<pad>", "</s>", "<unk>", *characters, "<mask>"], 50265)
         tokenizer = RobertaTokenizer(vocab=vocabulary, merges=[])
+    elif kind == "nllb":  # and its 202 languages and the mask
+        vocabulary = _fill(["<s>", "<pad>", "</s>", "<unk>", "▁", *letters], 1100 - 203)
+        tokenizer = NllbTokenizer(vocab=vocabulary)
+    elif kind == "xlm-roberta":
+        vocabulary = _fill(["<s>", "<pad>", "</s>", "<unk>", "▁", *letters], 1099)
+        tokenizer = XLMRobertaTokenizer(vocab=[(t, -float(i)) for t, i in vocabulary.items()])
     elif kind == "clip":
         tokenizer = CLIPTokenizer(*_clip_vocabulary(characters))
     else:

@@ -83,7 +83,7 @@ def test_steady():
 
 def test_a_checkpoint_of_another_model_is_named(tmp_path):
     with pytest.raises(UserError, match=r"not a checkpoint of ASTModel: .*missing \(embeddings"):
-        build(Ast, Case("ced_base").state(), tmp_path, **Ast.TINY)
+        build(Ast, Case("ced_base").blank(), tmp_path, **Ast.TINY)
 
 
 def test_fewer_frames_than_a_patch_are_refused():

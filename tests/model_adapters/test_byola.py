@@ -64,7 +64,7 @@ def test_statistics_are_those_of_all_training_clips():
 
 def test_the_other_version_is_named(tmp_path):
     with pytest.raises(UserError, match=r"ByolANet: 6 missing \(features.8.bias.*fc.0.weight is"):
-        build(ByolA, CASES[2].state(), tmp_path, version=1)
+        build(ByolA, CASES[2].blank(), tmp_path, version=1)
 
 
 def test_an_unknown_version_is_refused():

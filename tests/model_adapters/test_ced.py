@@ -77,4 +77,4 @@ def test_a_quiet_clip_beside_a_loud_one():
 
 def test_a_checkpoint_of_another_model_is_named(tmp_path):
     with pytest.raises(UserError, match=r"not a checkpoint of Dasheng: .*missing \(blocks"):
-        build(Ced, Case("ast").state(), tmp_path, **Ced.TINY)
+        build(Ced, Case("ast").blank(), tmp_path, **Ced.TINY)

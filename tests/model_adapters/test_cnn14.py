@@ -55,7 +55,7 @@ def test_the_checkpoint_of_the_other_rate_is_named(tmp_path):
 
 def test_a_checkpoint_of_another_model_is_named(tmp_path):
     with pytest.raises(UserError, match=r"not a checkpoint of Cnn14Net: .*missing \(bn0.bias"):
-        build(Cnn14, {"model": Case("byola_v2").state()}, tmp_path, **Cnn14.TINY)
+        build(Cnn14, {"model": Case("byola_v2").blank()}, tmp_path, **Cnn14.TINY)
 
 
 def test_an_unpublished_rate_is_refused():

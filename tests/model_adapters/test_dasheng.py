@@ -49,7 +49,7 @@ def test_a_remainder_below_one_patch_adds_no_frame():
 
 def test_another_size_is_named(tmp_path):
     with pytest.raises(UserError, match=r"not a checkpoint of Dasheng: .*of another shape"):
-        build(Dasheng, {"model": CASE.state()}, tmp_path, **{**Dasheng.TINY, "depth": 12})
+        build(Dasheng, {"model": CASE.blank()}, tmp_path, **{**Dasheng.TINY, "depth": 12})
 
 
 def test_the_missing_package_is_named(monkeypatch):

@@ -92,6 +92,6 @@ def test_the_hugging_face_port_loads(tmp_path):
 
 
 def test_a_checkpoint_of_another_model_is_named(tmp_path):
-    state = Case("wavcaps_audio").state()
+    state = Case("wavcaps_audio").blank()
     with pytest.raises(UserError, match=r"not a checkpoint of LaionClap: .*missing .*unexpected"):
         build(LaionClap, {"state_dict": state}, tmp_path, **LaionClap.TINY)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import PeAudioConfig, PeAudioFeatureExtractor, PeAudioFrameLevelModel
 
+from evar import models
 from evar.model_adapters.pe_audio import PeAudioFrame
 from helpers import standin
 from helpers.golden_cases import EXACT, frozen, noise, write_tokenizer
@@ -45,3 +46,15 @@ def test_captions_equal_transformers(published):
     assert standin.relative_error(text, expected.text_audio_embeds) <= EXACT
     alone = model.embed_text(captions[:1])
     assert standin.relative_error(alone, text[:1]) <= EXACT
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "millions"), [("small", 768, 440), ("base", 1024, 561), ("large", 1792, 1457)]
+)
+def test_the_three_are_of_their_published_sizes(size, width, millions):
+    """Their model card: 450 M, 560 M and 1.4 G parameters."""
+    with torch.device("meta"):
+        model = PeAudioFrame(**models.config(f"pe_a_frame_{size}").options)
+    assert model.embed_dim == width
+    assert model.joint_dim == 1024
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6) == millions

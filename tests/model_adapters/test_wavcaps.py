@@ -67,6 +67,6 @@ def test_without_its_text_tower_it_still_hears(tmp_path):
 
 
 def test_a_checkpoint_of_another_model_is_named(tmp_path):
-    state = Case("msclap_2023_audio").state()
+    state = Case("msclap_2023_audio").blank()
     with pytest.raises(UserError, match=r"not a checkpoint of WavCaps: .*missing .*unexpected"):
         build(WavCaps, {"model": state}, tmp_path, **WavCaps.TINY)

@@ -49,7 +49,8 @@ def sounds(tmp_path_factory):
                 tone = np.sin(2 * np.pi * (3300 - hertz if wrong else hertz + 5 * i) * time)
                 noise = 0.01 * rng.standard_normal(len(time))
                 soundfile.write(root / file, 0.3 * tone + noise, 16000)
-                rows.append((file, label, side, f"{side}{i}"))
+                group = f"{side}{i}" if i < 4 else f"{side}{i}{label}"  # 12 of the test clips
+                rows.append((file, label, side, group))
     with (root / "sounds.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([("file", "label", "split", "group"), *rows])
     return root
@@ -59,6 +60,7 @@ def sounds(tmp_path_factory):
 def folders(sounds, tmp_path_factory):
     """A real run of these sounds: its id, and the folders of results, data and cache."""
     base = tmp_path_factory.mktemp("run")
+    (base / "data").mkdir()
     ran = evar.evaluate(
         adapter(),
         str(sounds / "sounds.csv"),

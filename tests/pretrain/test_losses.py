@@ -58,3 +58,24 @@ def test_effective_rank_counts_directions():
     wide = torch.randn(2000, 8)
     assert losses.effective_rank(wide) == pytest.approx(8, abs=0.1)
     assert losses.effective_rank(wide[:, :1] * torch.ones(8)) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("captioned", [[1, 0, 1, 1, 0], [1] * 5, [0, 0, 1, 0, 0], [0] * 5])
+def test_nt_xent_of_a_gpu_is_that_of_a_cpu(captioned):
+    torch.manual_seed(0)
+    which = torch.tensor(captioned, dtype=torch.bool)
+    found = []
+    for way in (losses.nt_xent, losses._nt_xent_masked):
+        generator = torch.Generator().manual_seed(1)
+        audio, text = (
+            torch.randn(5, 4, generator=generator, dtype=torch.float64, requires_grad=True)
+            for _ in range(2)
+        )
+        with torch.no_grad():
+            text[~which] = 0  # as clips without a caption have it
+        scale = torch.tensor(1.5, requires_grad=True)
+        loss = way(audio, text, which, scale)
+        loss.backward()
+        found.append([loss.detach(), audio.grad, text.grad, scale.grad])
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one.float(), other.float(), rtol=1e-5, atol=1e-6)

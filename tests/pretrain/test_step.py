@@ -8,6 +8,7 @@ import torch.multiprocessing as mp
 
 from evar.parallel import SINGLE_PROCESS, World
 from evar.pretrain.model import Pretrainer, shuffle
+from evar.pretrain.overlap import Overlap
 from evar.pretrain.step import Share, backward
 from helpers.small import CONFIG
 
@@ -45,10 +46,11 @@ def model_of(config) -> Pretrainer:
     return model
 
 
-def step(config, share, world=SINGLE_PROCESS) -> tuple[dict, dict]:
-    """Losses and gradients by name."""
+def step(config, share, world=SINGLE_PROCESS, bucket=None) -> tuple[dict, dict]:
+    """Losses and gradients by name; bucket: bytes that are summed during the backward pass."""
     model = model_of(config)
-    found = backward(model, model, share, config, world, mixed=False)
+    overlap = Overlap(list(model.parameters()), world, bucket=bucket) if bucket else None
+    found = backward(model, model, share, config, world, mixed=False, overlap=overlap)
     gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
     return {"total": found.total, "masked": found.masked, "clap": found.clap}, gradients
 
@@ -134,3 +136,34 @@ def test_two_processes_give_the_gradient_of_one(gather, tmp_path):
         share_of = 1.0 if name == "logit_scale" else 0.5
         expected = without[1][name] + share_of * gradient
         torch.testing.assert_close(first[1][name], expected, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def _overlapping(rank: int, size: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=size
+    )
+    for micro_batch in (None, 2):
+        config = dataclasses.replace(EXACT, micro_batch=micro_batch)
+        each = 8 // size
+        own = part(batch(config), slice(rank * each, (rank + 1) * each))
+        losses, gradients = step(config, own, World(rank, size))
+        for bucket in (1, 2000, 2**30):
+            overlapped = step(config, own, World(rank, size), bucket=bucket)
+            assert overlapped[1].keys() == gradients.keys()
+            for name, gradient in gradients.items():
+                assert torch.equal(overlapped[1][name], gradient), (name, bucket)
+            assert torch.equal(overlapped[0]["total"], losses["total"])
+    torch.distributed.destroy_process_group()
+
+
+def test_sums_during_the_backward_pass_are_those_after_it(tmp_path):
+    """Of two processes to the bit: a + b is b + a."""
+    mp.start_processes(_overlapping, (2, str(tmp_path)), nprocs=2, start_method="fork")
+
+
+def test_buckets_hold_every_trained_parameter_once_from_the_last_to_the_first():
+    parameters = [torch.nn.Parameter(torch.zeros(n)) for n in (3, 4, 1, 2)]
+    parameters[1].requires_grad_(False)
+    made = Overlap(parameters, World(0, 2), bucket=9)
+    assert [[p.numel() for p in bucket] for bucket in made.buckets] == [[2, 1], [3]]

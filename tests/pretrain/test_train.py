@@ -356,6 +356,11 @@ def test_a_dry_run_trains_nothing(sounds, tmp_path, capsys):
         batch_size=4096,
     )
     assert "extrapolated from 8 clips" in capsys.readouterr().out
+    # Neither data nor a folder: as many clips as the authors' AudioSet.
+    pretrain(config=str(config), dry_run=True, device="cpu", predictor_depth=1)
+    assert "data: 2,005,132 clips, captions of 768 numbers" in capsys.readouterr().out
+    with pytest.raises(UserError, match="needs --data=SHARDS"):
+        pretrain(config=str(config), device="cpu")
     with pytest.raises(UserError, match="unknown task 'demoo'"):
         pretrain(config=str(config), evaluate="demoo", **where)
     with pytest.raises(UserError, match="esc50 is not prepared"):

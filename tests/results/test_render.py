@@ -99,6 +99,20 @@ def test_text_of_any_script_stays_readable():
     assert escape.html("<b>&\n") == "&lt;b&gt;&amp;\\n"
 
 
+def test_figures_of_other_benchmarks_stand_in_columns_of_the_same_clips_only(tmp_path):
+    rows = table.rows_published(tmp_path / "none.csv")
+    own = {"esc50", "us8k", "nsynth"}  # their own folds or splits there, too
+    counts = {}
+    for protocol, prefix in (("hear", "hear_"), ("xares", "xares_"), ("knn", "xares_")):
+        cells = [c for row in rows if row.protocol == protocol for c in row.cells]
+        counts[protocol] = len(cells)
+        assert {c.task for c in cells if not c.task.startswith(prefix)} <= own
+    assert counts == {"hear": 388, "xares": 88, "knn": 68}
+    page = render.markdown(rows)
+    assert "| OpenL3 *published* |" in page
+    assert "75.05" in page
+
+
 def test_the_published_figures_are_shown_as_they_were_printed(tmp_path):
     rows = table.rows_published(tmp_path / "none.csv")
     shown = {

@@ -89,6 +89,19 @@ def notes(**more):
     return " ".join(text.notes(from_json(record(**more))))
 
 
+def test_audio_that_is_not_heard_is_said_with_the_score():
+    note = "12 of 12 clips are longer than the unit of 10 s: 83 % of the audio is not heard (...)"
+    unheard = {"longer": 12, "clips": 12, "share": 0.833, "note": note}
+    made = record(unheard=unheard)
+    made["task"]["published"] = False
+    read = from_json(made)
+    assert text.caveats(read) == ["83 % of the audio not heard"]
+    assert f"note: {note}" in text.notes(read)
+    assert text.summary_line(read).endswith("[83 % of the audio not heard]")
+    made["task"]["published"] = True  # whose unit everybody has
+    assert text.caveats(from_json(made)) == []
+
+
 def test_classes_that_map_leaves_out_are_counted_in_words():
     score = {"metric": "mAP"}
     (said,) = text.notes(from_json(record(undefined_classes=3, score=score)))[:1]
@@ -104,9 +117,9 @@ def test_notes_name_what_makes_a_score_uncertain():
     assert notes(clips=many) == ""
     assert "8 training clips are few for linear: the score depends on the seed" in notes()
     assert "training clips" not in notes(seeds=[])
-    assert "7 speakers are few" in notes(score={"test_unit": "speaker", "test_groups": 7})
+    assert "12 speakers are few" in notes(score={"test_unit": "speaker", "test_groups": 12})
     said = notes(clips=many, score={"test95": None, "test_unit": "speaker", "test_groups": 3})
-    assert "needs 5 or more independent speakers" in said
+    assert "needs 10 or more independent speakers" in said
     assert "without any" in notes(clips=many, config={"checkpoint": "none given"})
 
 

@@ -55,14 +55,28 @@ def test_independent_clips_have_wilsons_interval():
 
 
 def test_groups_have_students_quantile_of_their_means():
-    means = np.array([0.2, 0.4, 0.5, 0.9, 0.6])
+    means = np.array([0.2, 0.4, 0.5, 0.9, 0.6] * 2)
     correct = np.concatenate([[1] * int(10 * m) + [0] * int(10 - 10 * m) for m in means])
-    found = clips_of(correct, np.repeat(np.arange(5), 10), independent=True)
-    variance = means.var(ddof=1) / 5
+    found = clips_of(correct, np.repeat(np.arange(10), 10), independent=True)
+    variance = means.var(ddof=1) / 10
     clips = 0.52 * 0.48 / variance
-    np.testing.assert_allclose(found, wilson(0.52, clips, stats.t.ppf(0.975, 4)), rtol=1e-9)
-    # Far from 0 and 1 it is nearly mean +- t s / sqrt(G): 0.52 +- 2.776 * 0.1158.
-    assert found == pytest.approx([0.52 - 0.32, 0.52 + 0.32], abs=0.09)
+    np.testing.assert_allclose(found, wilson(0.52, clips, stats.t.ppf(0.975, 9)), rtol=1e-9)
+    # Far from 0 and 1 it is nearly mean +- t s / sqrt(G): 0.52 +- 2.262 * 0.0772.
+    assert found == pytest.approx([0.52 - 0.175, 0.52 + 0.175], abs=0.03)
+
+
+def test_a_variance_that_few_groups_make_is_less_certain():
+    """Nine groups at 0.9 and one at 0.3, by hand.
+
+    Deviations are 0.06 (nine times) and -0.54: kurtosis 73 / 9, so that 9 degrees of freedom
+    become 2 / ((73 / 9 - 3) / 10 + 2 / 9) = 90 / 33.
+    """
+    means = [0.9] * 9 + [0.3]
+    correct = np.concatenate([[1] * round(10 * m) + [0] * round(10 - 10 * m) for m in means])
+    found = clips_of(correct, np.repeat(np.arange(10), 10))
+    variance = np.var(means, ddof=1) / 10  # 0.0036
+    expected = wilson(0.84, 0.84 * 0.16 / variance, stats.t.ppf(0.975, 90 / 33))
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 def test_clips_of_one_group_count_once():
@@ -101,19 +115,39 @@ def test_each_fold_is_a_stratum():
     share = np.mean([c.mean() for c in folds])
     variance = np.mean([c.var(ddof=1) / 40 for c in folds]) / 2
     clips = share * (1 - share) / variance
-    np.testing.assert_allclose(found, wilson(share, clips, stats.t.ppf(0.975, 78)), rtol=1e-9)
+    kurtosis = stats.kurtosis(np.concatenate([c - c.mean() for c in folds]), fisher=False)
+    freedom = 2 / ((kurtosis - 3) / 80 + 2 / 78)
+    assert 40 < freedom < 78
+    np.testing.assert_allclose(found, wilson(share, clips, stats.t.ppf(0.975, freedom)), rtol=1e-9)
+
+
+def test_clips_are_the_least_variance_of_all_folds_together():
+    """Two folds of five groups each: groups alike in one, far apart in the other, by hand."""
+    alike, apart = np.tile([1.0, 0.0], 25), np.repeat([1.0, 1.0, 0.0, 1.0, 0.0], 10)
+    groups = np.repeat(np.arange(5), 10)
+    found = statistics.over_clips(
+        [Stratum(groups, accuracy_of(alike)), Stratum(groups + 5, accuracy_of(apart))]
+    )
+    by_group = 0 + np.var([1, 1, 0, 1, 0], ddof=1) / 5  # more than by clip: (0.25 + 0.24) / 49
+    variance = by_group / 4
+    share = 0.55
+    deviations = np.array([0] * 5 + [0.4, 0.4, -0.6, 0.4, -0.6])
+    kurtosis = np.mean(deviations**4) / np.mean(deviations**2) ** 2
+    freedom = 2 / (max(kurtosis - 3, 0) / 10 + 2 / 8)
+    expected = wilson(share, share * (1 - share) / variance, stats.t.ppf(0.975, freedom))
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 def test_folds_of_one_group_have_the_variance_between_folds():
-    shares = [0.3, 0.4, 0.5, 0.8, 0.6, 0.7]
+    shares = [0.3, 0.4, 0.5, 0.8, 0.6, 0.7, 0.2, 0.5, 0.6, 0.9]
     strata = []
     for i, share in enumerate(shares):
-        correct = np.array([1.0] * int(10 * share) + [0.0] * int(round(10 - 10 * share)))
+        correct = np.array([1.0] * round(10 * share) + [0.0] * round(10 - 10 * share))
         strata.append(Stratum(np.full(10, i), accuracy_of(correct)))
     found = statistics.over_clips(strata)
-    variance = np.var(shares, ddof=1) / 6
+    variance = np.var(shares, ddof=1) / 10
     mean = np.mean(shares)
-    expected = wilson(mean, mean * (1 - mean) / variance, stats.t.ppf(0.975, 5))
+    expected = wilson(mean, mean * (1 - mean) / variance, stats.t.ppf(0.975, 9))
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
@@ -133,9 +167,18 @@ def test_a_group_in_several_folds_is_one_group():
     np.testing.assert_allclose(crossing, merged, rtol=1e-12)
 
 
-@pytest.mark.parametrize("groups", [1, 2, 4])
+@pytest.mark.parametrize("groups", [1, 2, 5, 9])
 def test_too_few_groups_have_no_interval(groups):
-    assert clips_of([1, 0] * 20, np.arange(40) % groups) is None
+    assert clips_of([1, 0] * 45, np.arange(90) % groups) is None
+
+
+def test_folds_leave_degrees_of_freedom():
+    correct, groups = np.tile([1.0, 0.0], 6), np.repeat(np.arange(2), 6)
+    folds = [Stratum(groups + 2 * i, accuracy_of(correct)) for i in range(6)]
+    assert statistics.over_clips(folds[:5]) is not None  # 10 groups in 5 folds
+    uneven = [Stratum(np.repeat(np.arange(2), 6) + 2 * i, accuracy_of(correct)) for i in range(3)]
+    uneven += [Stratum(np.full(12, 10 + i), accuracy_of(correct)) for i in range(3)]
+    assert statistics.over_clips(uneven) is None  # nine groups
 
 
 def test_many_clips_are_left_out_in_blocks():
@@ -146,7 +189,7 @@ def test_many_clips_are_left_out_in_blocks():
 
 
 def test_a_score_without_bounds_has_students_interval():
-    values = np.random.default_rng(0).normal(7, 2, 30)
+    values = np.random.default_rng(0).uniform(3, 11, 30)
     found = statistics.over_clips(
         [Stratum(np.arange(30), lambda w: np.average(values, weights=w))], bounded=False
     )
@@ -161,8 +204,15 @@ def test_the_bias_of_a_statistic_is_taken_off():
     def variance(weights):
         return np.cov(values, fweights=weights, bias=True)
 
-    low, high = statistics.over_clips([Stratum(np.arange(20), variance)], bounded=False)
+    stratum = Stratum(np.arange(20), variance)
+    low, high = statistics.over_clips([stratum], bounded=False)
     assert (low + high) / 2 == pytest.approx(values.var(ddof=1), rel=1e-9)
+    # And its square is added to the variance: what is taken off is an estimate as well.
+    left = np.array([np.delete(values, i).var() for i in range(20)])
+    squares = 19 / 20 * np.sum((left - left.mean()) ** 2) + (values.var(ddof=1) / 20) ** 2
+    freedom = 2 / ((stats.kurtosis(left, fisher=False) - 3) / 20 + 2 / 19)
+    assert stats.kurtosis(left, fisher=False) > 3
+    assert (high - low) / 2 == pytest.approx(stats.t.ppf(0.975, freedom) * np.sqrt(squares))
 
 
 def test_a_median_is_drawn_by_groups():
@@ -174,7 +224,7 @@ def test_a_median_is_drawn_by_groups():
     assert statistics.of_median(np.arange(4), lambda w: 0.0) is None
 
 
-@pytest.mark.parametrize(("groups", "folds"), [(5, 1), (10, 1), (10, 5), (20, 1)])
+@pytest.mark.parametrize(("groups", "folds"), [(10, 1), (10, 5), (20, 1)])
 def test_an_interval_covers_the_truth(groups, folds):
     """Of 400 sets of speakers, whose accuracies vary by 0.16, 93 % and more."""
     rng = np.random.default_rng(0)

@@ -61,20 +61,22 @@ def test_the_protocols_that_declare_it():
     assert {"linear", "knn", "fewshot", "hear", "zeroshot", "retrieval"} <= set(AHEAD)
 
 
-@pytest.mark.parametrize("name", AHEAD)
-def test_after_filling_a_protocol_decodes_nothing(
-    name, worker, events, clips, captions, new_adapter, monkeypatch
+@pytest.mark.parametrize(
+    ("name", "more"), [*((n, {}) for n in AHEAD), ("zeroshot", {"clips": "unit"})]
+)
+def test_after_filling_a_protocol_decodes_three_clips_to_compare(
+    name, more, worker, events, clips, captions, new_adapter, monkeypatch
 ):
     task = captions if protocol.get(name).kinds == {"retrieval"} else clips.csv
-    job = Job.of(new_adapter(BOTH, "Both"), task, name, {"device": "cpu", **SMALL.get(name, {})})
+    options = {"device": "cpu", **SMALL.get(name, {}), **more}
+    job = Job.of(new_adapter(BOTH, "Both"), task, name, options)
     worker.fill([job], (0, 1))
     assert [e for e in events if e[0] == "failed"] == []
 
-    def refuse(*arguments, **options):
-        raise AssertionError("decoded again")
-
-    monkeypatch.setattr(audio, "load_clip", refuse)
+    decoded, load = [], audio.load_clip
+    monkeypatch.setattr(audio, "load_clip", lambda p, **how: decoded.append(p) or load(p, **how))
     worker.do([job])
+    assert len(decoded) == 3
     kinds = [event for event, _, _ in events]
     reasons = [details for event, _, details in events if event == "failed"]
     assert kinds[-1] == "done", reasons

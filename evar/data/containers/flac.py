@@ -96,7 +96,7 @@ def _ends(tail: bytes, block: int) -> set[int]:
 
 
 def _frame_end(head: bytes, block: int) -> int | None:
-    """Number of the sample behind a frame (section 9.1); None where this is no frame header."""
+    """Returns the number of the sample behind a frame (section 9.1); None for no frame header."""
     variable, code = head[1] & 1, head[2] >> 4 if len(head) > 5 else 0
     if not code:
         return None

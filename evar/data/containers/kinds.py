@@ -50,7 +50,7 @@ _HTML = re.compile(
 
 
 def describe(head: bytes) -> str:
-    """What a file that begins with `head` is, as "a ZIP archive"; "" where that is not known."""
+    """Says what a file that begins with `head` is, as "a ZIP archive"; "" if that is not known."""
     if not head:
         return "an empty file (0 bytes)"
     if not head.strip(b"\0"):

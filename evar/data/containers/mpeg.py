@@ -36,7 +36,7 @@ class _Header:
 
     @property
     def kind(self) -> tuple[int, int, int]:
-        """What does not change within a stream."""
+        """Returns what does not change within a stream."""
         return self.version, self.layer, self.rate
 
 
@@ -90,7 +90,7 @@ def inspect(data: bytes) -> Stream | None:
 
 
 def _first_frame(data: bytes) -> int | None:
-    """Where the first of a chain of frames begins, tags and some foreign bytes skipped."""
+    """Returns where the first of a chain of frames begins, tags and some foreign bytes skipped."""
     begin = id3_length(data)
     at = begin - 1
     while (at := data.find(b"\xff", at + 1, begin + _LEAD)) >= 0:
@@ -165,7 +165,7 @@ def _tag_length(data: bytes, at: int) -> int:
 
 
 def _tag_at(data: bytes, at: int, head: _Header) -> int | None:
-    """Where the first frame holds a Xing, Info or VBRI header."""
+    """Returns where the first frame holds a Xing, Info or VBRI header."""
     if head.layer != 3:
         return None
     side = _side_bytes(head)
@@ -180,7 +180,7 @@ def _tag_at(data: bytes, at: int, head: _Header) -> int | None:
 
 
 def _said(data: bytes, tag: int) -> int:
-    """How many frames a header counts; 0 where it does not."""
+    """Returns how many frames a header counts; 0 where it does not."""
     if data.startswith(b"VBRI", tag):
         return int.from_bytes(data[tag + 14 : tag + 18], "big")
     flags = int.from_bytes(data[tag + 4 : tag + 8], "big")
@@ -200,7 +200,7 @@ def _tag_is_whole(data: bytes, first: int, tag: int) -> bool:
 
 
 def _crc16(data: bytes) -> int:
-    """CRC-16 of polynomial 0x8005, bits reversed, from 0."""
+    """Computes the CRC-16 of polynomial 0x8005, bits reversed, from 0."""
     crc = 0
     for byte in data:
         crc ^= byte
@@ -210,7 +210,7 @@ def _crc16(data: bytes) -> int:
 
 
 def _with_info(frames: bytes, head: _Header, count: int, *, own_tag: bool) -> Stream:
-    """The frames behind an Info header that counts them; without the header they came with."""
+    """Puts an Info header before frames, which counts them, in place of their own header."""
     length = count * head.samples
     if not count:
         raise Damaged("holds tags and no sound")
@@ -222,7 +222,7 @@ def _with_info(frames: bytes, head: _Header, count: int, *, own_tag: bool) -> St
 
 
 def _info_frames(header: bytes, head: _Header, count: int) -> bytes:
-    """An Info frame for `count` frames to follow, and a silent frame that the decoder leaves out.
+    """Makes an Info frame for `count` frames to follow, and a silent frame, which is left out.
 
     mpg123 takes 529 samples, the delay of any MP3 decoder, from the beginning as soon as there is
     an Info frame. The silent frame gives it samples to take: its length is named as the encoder's

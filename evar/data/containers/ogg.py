@@ -72,6 +72,6 @@ def _pages(data: bytes) -> list[Page]:
 
 
 def _crc(data: bytes) -> int:
-    """The CRC-32 of RFC 3533: zlib's polynomial with all bits in the other order, from 0."""
+    """Computes the CRC-32 of RFC 3533: zlib's polynomial, all bits in the other order, from 0."""
     other = zlib.crc32(data.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
     return int(f"{other:032b}"[::-1], 2)

@@ -45,7 +45,7 @@ def _require(end: int, size: int) -> None:
 
 
 def _au_end(head: bytes, size: int) -> int:
-    """Where the samples of an AU file end: its header gives their place and number of bytes."""
+    """Returns where the samples of an AU file end: by the place and bytes that its header gives."""
     begin, length = struct.unpack_from(">II", head.ljust(28, b"\0"), 4)
     if length >= _OPEN:
         return size
@@ -57,7 +57,7 @@ def _au_end(head: bytes, size: int) -> int:
 
 
 def _aiff_end(file, size: int) -> int:
-    """Where an AIFF file ends; Damaged where the number of frames is not that of the samples."""
+    """Returns where an AIFF file ends; Damaged where its frames and samples disagree."""
     file.seek(4)
     (length,) = struct.unpack(">I", file.read(4).ljust(4, b"\0"))
     end = size if length >= _OPEN else 8 + length - _SLACK
@@ -112,7 +112,7 @@ def _is_name(name: bytes) -> bool:
 
 
 def _until_end(file, begin: int, size: int) -> Stream:
-    """A WAV whose length was left at 0, as killed recorders do: samples up to the end."""
+    """Returns a WAV whose length was left at 0, as killed recorders do: samples up to the end."""
     file.seek(0)
     content = bytearray(file.read())
     struct.pack_into("<I", content, begin - 4, min(size - begin, 0xFFFFFFFF))
@@ -120,7 +120,7 @@ def _until_end(file, begin: int, size: int) -> Stream:
 
 
 def _check_rest(file, size: int, data_end: int, at: int, riff_end: int) -> None:
-    """Damaged where what follows the samples, no chunk at byte `at`, must be samples as well.
+    """Raises Damaged where what follows the samples, no chunk at byte `at`, must be samples, too.
 
     Foreign bytes behind the end that the RIFF header names, and zeros, are common and harmless.
     """

@@ -21,7 +21,8 @@ def expectation(clips: int, groups: int | None = None) -> str:
     widths = sorted({round(100 * half_width(n)) for n in (clips, groups or clips)})
     points = " to ".join(f"{width}" for width in widths)
     of = f"{clips:,} test clips" + (f" of {groups:,} groups" if groups else "")
-    return f"{of}: expect a 95 % interval of about ±{points} points (at {100 * LIKELY:.0f} %)"
+    what = f"95 % interval, at {100 * LIKELY:.0f} % accuracy"
+    return f"{of}: expect about ±{points} points ({what})"
 
 
 def of_small_set(

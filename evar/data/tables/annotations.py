@@ -36,12 +36,14 @@ class Annotations:
     """What annotations say: `frame` has file, label, perhaps start and end (seconds), and more.
 
     unlabelled: intervals without a text, which are left out. points: labels without a length,
-    also left out. strange: files that are no annotations. notes: what was understood.
+    also left out. files: those that were read; strange: those that are no annotations. notes: what
+    was understood.
     """
 
     frame: pd.DataFrame
     unlabelled: int
     points: int
+    files: tuple[Path, ...]
     strange: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -55,7 +57,7 @@ def read_annotations(path, recordings: Recordings, wishes: Wishes | None = None)
     if not path.exists():
         raise UserError(f"{path}: no such file or folder (--labels)")
     found = _files(path)
-    parts, strange, notes = [], [], {}
+    parts, strange, used, notes = [], [], [], {}
     for each in found:
         kind = _kind(each)
         if kind is None and path.is_dir():
@@ -67,6 +69,7 @@ def read_annotations(path, recordings: Recordings, wishes: Wishes | None = None)
             )
         frame, said = kind(each, recordings, wishes)
         parts.append(frame)
+        used.append(each)
         notes.update(dict.fromkeys(said, each.name))
     if not parts:
         raise UserError(f"{path}: no annotations there ({', '.join(_SUFFIXES)})")
@@ -79,7 +82,9 @@ def read_annotations(path, recordings: Recordings, wishes: Wishes | None = None)
     if "start" in kept:
         reading.check_times(kept, [f"{path}: {file}" for file in kept.file])
     said = tuple(f"{note} ({name})" if len(found) > 1 else note for note, name in notes.items())
-    return Annotations(kept, int(unlabelled.sum()), int(points.sum()), tuple(strange), said)
+    return Annotations(
+        kept, int(unlabelled.sum()), int(points.sum()), tuple(used), tuple(strange), said
+    )
 
 
 def _files(path: Path) -> list[Path]:
@@ -187,7 +192,8 @@ def _of_table(path: Path, recordings: Recordings, wishes: Wishes):
 
 
 def _of_cells(path: Path, cells: Cells, recordings: Recordings, wishes: Wishes):
-    columns, notes = dict(wishes.columns), []
+    columns = dict(wishes.columns)
+    notes: list[str] = []
     if raven.is_raven(cells.rows[0]):
         cells, columns, notes = raven.as_table(path, cells, columns)
     head = understand(cells.rows[0], path, chosen=columns)

@@ -8,9 +8,11 @@ import csv
 import io
 import re
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from xml.etree import ElementTree
 
 from evar import files
 from evar.errors import UserError
@@ -27,6 +29,10 @@ _MARKS = (  # byte-order marks; that of UTF-32 begins like that of UTF-16
 _STATED = re.compile('"?sep=([^\r\n])"?(?:\r\n|\r|\n|$)', re.IGNORECASE)
 _ALLOWED = "\t\n\r\f"  # control characters that a text may have
 _INFLATED = 1 << 29  # bytes that a workbook may unpack to
+_DAMAGED = (  # what zipfile, the XML parser and openpyxl raise for bytes that are no workbook
+    *(zipfile.BadZipFile, zlib.error, ElementTree.ParseError, EOFError, RuntimeError),
+    *(ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError),
+)
 _CELL = 1 << 20  # characters of a cell; the csv module's own limit is 128 KiB
 
 
@@ -76,14 +82,14 @@ def read_text(path) -> tuple[str, tuple[str, ...]]:
     encoding = next((name for mark, name in _MARKS if content.startswith(mark)), None)
     try:
         if encoding is not None:
-            return _plain(content.decode(encoding)), _said(encoding)
+            return _plain(path, content.decode(encoding)), _said(encoding)
         wide = _unmarked_utf16(content)
         if wide:
-            return _plain(content.decode(wide)), _said("utf-16")
+            return _plain(path, content.decode(wide)), _said("utf-16")
         try:
-            return _plain(content.decode("utf-8")), ()
+            return _plain(path, content.decode("utf-8")), ()
         except UnicodeDecodeError:
-            return _plain(content.decode("cp1252")), ("its encoding is read as Windows-1252",)
+            return _plain(path, content.decode("cp1252")), ("its encoding is read as Windows-1252",)
     except ValueError as error:
         raise UserError(
             f"{path}: not a CSV: it is no text in UTF-8, UTF-16 or Windows-1252 ({error})"
@@ -105,13 +111,14 @@ def _unmarked_utf16(content: bytes) -> str:
     return "utf-16-le" if high else "utf-16-be"
 
 
-def _plain(text: str) -> str:
-    """Returns a text without control characters; ValueError where it has some."""
+def _plain(path, text: str) -> str:
+    """Returns a text, or raises UserError where it has control characters, as sounds have."""
     text = text.removeprefix("\ufeff")
     for character in set(text):
         if (character < " " and character not in _ALLOWED) or character == "\x7f":
             line = text.count("\n", 0, text.index(character)) + 1
-            raise ValueError(f"its line {line} holds the control character {character!r}")
+            what = f"line {line} holds the control character {character!r}"
+            raise UserError(f"{path}: {what}: it is no text")
     return text
 
 
@@ -186,7 +193,7 @@ def _workbook(path: Path, sheet: str | None) -> Cells:
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         sheets = {each.title: _cells_of(each) for each in book.worksheets}
         book.close()
-    except (zipfile.BadZipFile, KeyError, ValueError, TypeError, AttributeError) as error:
+    except _DAMAGED as error:
         raise UserError(f"{path}: not a workbook of Excel (.xlsx): {error}") from error
     filled = {title: cells for title, cells in sheets.items() if cells[0]}
     if sheet is not None and sheet not in filled:

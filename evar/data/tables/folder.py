@@ -3,12 +3,13 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from evar.data import packed
 from evar.errors import UserError
 
 FIELDS = ("label", "group", "split", "fold")
@@ -22,20 +23,23 @@ class Listing:
     """The sounds below a folder, sorted, relative to it; what else is there is counted.
 
     hidden: files and folders whose names begin with a dot (macOS writes such next to others).
-    foreign: number of other files by ending.
+    others: all other files. shards: where there are no sound files, those that hold sounds.
     """
 
     files: list[str]
     hidden: int
-    foreign: Mapping[str, int] = field(default_factory=dict)
+    others: list[str] = field(default_factory=list)
+    shards: list[str] = field(default_factory=list)
 
 
 def list_sounds(folder, endings: Collection[str]) -> Listing:
-    """Returns the sounds below a folder; UserError where there are none."""
+    """Returns the sounds below a folder, or the shards that hold them; UserError without any."""
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder")
-    names, hidden, foreign = [], 0, Counter()
+    names: list[str] = []
+    others: list[str] = []
+    hidden = 0
     for place, folders, files in os.walk(folder, followlinks=False):
         hidden += sum(name.startswith(".") for name in [*folders, *files])
         folders[:] = sorted(n for n in folders if not n.startswith(".") and n != "__MACOSX")
@@ -43,18 +47,21 @@ def list_sounds(folder, endings: Collection[str]) -> Listing:
             if name.startswith("."):
                 continue
             path = Path(place, name)
-            if path.suffix.lower() in endings and path.is_file():
-                names.append(path.relative_to(folder).as_posix())
-            else:
-                foreign[path.suffix.lower() or "without an ending"] += 1
+            sound = path.suffix.lower() in endings and path.is_file()
+            (names if sound else others).append(path.relative_to(folder).as_posix())
+    if not names and (shards := [name for name in others if name.lower().endswith(packed.ENDINGS)]):
+        return Listing([], hidden, sorted({*others} - {*shards}), sorted(shards))
     if not names:
-        others = f"; it has {_counted(foreign)}" if foreign else ""
-        raise UserError(f"{folder}: no sound files there ({', '.join(endings)}){others}")
-    return Listing(sorted(names), hidden, dict(sorted(foreign.items())))
+        there = f"; it has {by_ending(others)}" if others else ""
+        raise UserError(f"{folder}: no sound files there ({', '.join(endings)}){there}")
+    return Listing(sorted(names), hidden, sorted(others))
 
 
-def _counted(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count:,}" for name, count in counts.items())
+def by_ending(names: Sequence[str]) -> str:
+    """Returns how many files have which ending, as text: ".jpg 3, .txt 1"."""
+    endings = (PurePosixPath(name).suffix.lower() or "without an ending" for name in names)
+    counts = sorted(Counter(endings).items())
+    return ", ".join(f"{ending} {count:,}" for ending, count in counts)
 
 
 def by_subfolder(files: Sequence[str], folder: Path) -> tuple[pd.DataFrame, list[str]]:

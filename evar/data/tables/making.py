@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from evar.data.packed import listing as packed
 from evar.data.tables import folder as folders
 from evar.data.tables import survey as surveys
 from evar.data.tables.advice import expectation
@@ -73,9 +74,12 @@ def make_table(folder, endings: Collection[str], choices: Choices, progress=None
     folder, left = Path(folder), _Left()
     listing = folders.list_sounds(folder, endings)
     left.add("hidden files or folders", listing.hidden)
-    kinds = ", ".join(f"{name} {count:,}" for name, count in listing.foreign.items())
-    left.add("other files", sum(listing.foreign.values()), kinds)
-    frame, notes = _labelled(folder, listing.files, choices, left)
+    if listing.shards:
+        frame, notes, read = _packed(folder, listing.shards, choices), (), set()
+    else:
+        frame, notes, read = _labelled(folder, listing.files, choices, left)
+    others = [name for name in listing.others if (folder / name).resolve() not in read]
+    left.add("other files", len(others), folders.by_ending(others))
     frame = _without(frame, choices.without, left)
     names = list(dict.fromkeys(frame.file))
     sounds = surveys.survey(folder, names, progress)
@@ -95,8 +99,10 @@ def make_table(folder, endings: Collection[str], choices: Choices, progress=None
 
 
 def _labelled(folder: Path, names: list[str], choices: Choices, left: _Left):
-    """The clips with their labels, and what was understood of annotations."""
-    by_name, notes = None, ()
+    """The clips with their labels, and what was understood of which files of annotations."""
+    by_name = None
+    notes: tuple[str, ...] = ()
+    used: set[Path] = set()
     if choices.pattern:
         by_name, others = folders.by_pattern(names, choices.pattern)
         left.add("sounds that the pattern does not fit", len(others), *others[:1])
@@ -108,6 +114,7 @@ def _labelled(folder: Path, names: list[str], choices: Choices, left: _Left):
         silent = sorted(set(names) - set(read.frame.file))
         left.add("recordings without annotations", len(silent), *silent[:1])
         frame, notes = _joined(read.frame), read.notes
+        used = {path.resolve() for path in read.files}
         extra = None if by_name is None else by_name.drop(columns="label", errors="ignore")
         frame = frame if extra is None else frame.merge(extra, on="file")
     elif by_name is not None and "label" in by_name:
@@ -118,16 +125,30 @@ def _labelled(folder: Path, names: list[str], choices: Choices, left: _Left):
         frame = frame if by_name is None else frame.merge(by_name, on="file")
     if frame.empty:
         raise UserError(f"{folder}: no clip has a label")
-    return frame, notes
+    return frame, notes, used
+
+
+def _packed(folder: Path, shards: Sequence[str], choices: Choices) -> pd.DataFrame:
+    """The clips in shards (tar, Parquet), with the labels that stand there."""
+    for option, given in (("labels", choices.labels), ("pattern", choices.pattern)):
+        if given is not None:
+            raise UserError(
+                f"--{option} is for a folder of sound files, and the sounds of {folder} lie in "
+                f"{shards[0]}; --column=NAME says what holds their labels"
+            )
+    return packed.table(folder, columns=choices.wishes.columns)
 
 
 def _joined(frame: pd.DataFrame) -> pd.DataFrame:
     """Brings several labels of one interval, or of one file, into one row: "a,b"."""
     same = [column for column in ("file", "start", "end") if column in frame]
     others = {c: "first" for c in frame.columns if c not in (*same, "label")}
-    return frame.groupby(same, sort=False, as_index=False, dropna=False).agg(
-        {"label": lambda labels: ",".join(dict.fromkeys(labels)), **others}
-    )
+    how: dict = {"label": _several, **others}
+    return frame.groupby(same, sort=False, as_index=False, dropna=False).agg(how)
+
+
+def _several(labels: pd.Series) -> str:
+    return ",".join(dict.fromkeys(labels))
 
 
 def _without(frame: pd.DataFrame, labels: Collection[str], left: _Left) -> pd.DataFrame:
@@ -200,26 +221,30 @@ def _grouped(frame: pd.DataFrame, sounds: Mapping[str, Sound], choices: Choices,
 
 def _split(frame: pd.DataFrame, choices: Choices) -> tuple[pd.DataFrame, str]:
     own = [column for column in ("split", "fold") if column in frame]
+    if len(own) > 1 and choices.folds is None:
+        raise UserError(
+            "there are both splits and folds: remove one, or say --folds=K for new ones"
+        )
     if own and choices.folds is None:
         if "split" in frame:
             frame = frame.assign(split=splits(frame.split.tolist())[0])
         counts = frame[own[0]].value_counts().sort_index()
-        there = ", ".join(f"{side} {count:,}" for side, count in counts.items())
+        there = ", ".join(f"{side}: {count:,}" for side, count in counts.items())
         return frame, f"split: that of the annotations or names ({there})"
     frame = frame.drop(columns=own)
-    groups = frame.group if "group" in frame else pd.Series(map(str, range(len(frame))))
-    groups = [group or f"\0{i}" for i, group in enumerate(groups)]  # a blank one is of its own
+    given = frame.group.tolist() if "group" in frame else [""] * len(frame)
+    groups = [group or f"\0{i}" for i, group in enumerate(given)]  # a blank one is of its own
     split = make_split(frame.label.tolist(), groups, seed=choices.seed, folds=choices.folds)
     frame = frame.assign(**{split.column: split.sides})
     counts = frame[split.column].value_counts()
     order = sorted(counts.index) if split.column == "fold" else ["train", "valid", "test"]
-    there = ", ".join(f"{side} {counts[side]:,}" for side in order)
+    there = ", ".join(f"{side}: {counts[side]:,}" for side in order)
     what = f"{len(order)} folds" if split.column == "fold" else "train, valid and test"
     apart = ", no group on two sides" * ("group" in frame)
     tested = frame if split.column == "fold" else frame[frame.split == "test"]
     number = tested.group.nunique() if "group" in tested else None
     line = f"split: {what} ({split.reason}): {there}; stratified{apart}; seed {choices.seed}"
-    return frame, f"{line}\nexpect: {expectation(len(tested), number)}"
+    return frame, f"{line}\nadvice: {expectation(len(tested), number)}"
 
 
 def _facts(frame: pd.DataFrame, sounds: Mapping[str, Sound]) -> list[str]:
@@ -238,10 +263,10 @@ def _facts(frame: pd.DataFrame, sounds: Mapping[str, Sound]) -> list[str]:
     lines = [
         f"{len(frame):,} clips of {len(classes):,} classes, {_hours(lengths.sum())}{of}{several}",
         "classes:",
-        *(f"  {line}" for line in surveys.class_lines(frame.label)),
+        *(f"  {line}" for line in surveys.class_lines(frame.label.tolist())),
         "rates: " + ", ".join(f"{rate:,} Hz {count:,}" for rate, count in rates),
         f"lengths: {lengths.min():.2f} to {lengths.max():.2f} s, median {lengths.median():.2f} s",
-        *(f"  {line}" for line in surveys.histogram(lengths)),
+        *(f"  {line}" for line in surveys.histogram(lengths.tolist())),
     ]
     clipped = [name for name, sound in sounds.items() if sound.clipped]
     if clipped:

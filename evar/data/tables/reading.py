@@ -138,7 +138,8 @@ def splits(values: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _files(names: list[str], where: Sequence[str], find: Callable[[str], str]) -> list[str]:
-    found, last = [], (None, "")
+    found: list[str] = []
+    last: tuple[str | None, str] = (None, "")
     for name, place in zip(names, where, strict=True):
         try:
             last = last if last[0] == name else (name, find(name))
@@ -207,7 +208,9 @@ def check_times(frame: pd.DataFrame, where: Sequence[str]) -> None:
     """Refuses rows but those with 0 <= start < end, or neither; `where` says where each is."""
     start, end = frame.start.to_numpy(float), frame.end.to_numpy(float)
     whole = pd.isna(start) & pd.isna(end)
-    for at in (~(whole | ((start >= 0) & (start < end) & (end < float("inf"))))).nonzero()[0]:
+    for at in (
+        (~(whole | ((start >= 0) & (start < end) & (end < float("inf"))))).nonzero()[0].tolist()
+    ):
         raise UserError(
             f"{where[at]}: start {start[at]:g}, end {end[at]:g}: a segment begins at 0 s or later "
             "and ends after its beginning (both empty: the whole file)"

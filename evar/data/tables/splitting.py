@@ -55,8 +55,8 @@ def make_split(
         reason = "groups are too uneven for three sides"
     if reason:
         return Split("fold", [str(side + 1) for side in sides], reason)
-    names = {0: "test", 1: "valid"}
-    return Split("split", [names.get(side, "train") for side in sides], f"{len(labels):,} clips")
+    called = {0: "test", 1: "valid"}
+    return Split("split", [called.get(side, "train") for side in sides], f"{len(labels):,} clips")
 
 
 def _require_two(of_class: dict[str, set[str]], grouped: bool) -> None:

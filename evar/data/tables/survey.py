@@ -12,7 +12,7 @@ import numpy as np
 from evar.data import audio
 from evar.errors import BadAudio
 
-LONG = 600.0  # seconds; longer recordings are not decoded here, their headers are read
+LONG = 300.0  # seconds; longer recordings are not decoded here, their headers are read
 _FULL = 0.99  # of full scale
 _RUN = 3  # successive samples at the same peak: a flattened wave
 
@@ -41,7 +41,7 @@ def survey(folder: Path, names: Sequence[str], progress=None) -> dict[str, Sound
 
     progress: wraps the files, as tqdm does.
     """
-    with ThreadPoolExecutor(min(16, 2 * (os.cpu_count() or 1))) as pool:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         looked = pool.map(lambda name: _look(folder / name), names)
         found = list(progress(looked, total=len(names)) if progress else looked)
     return dict(zip(names, found, strict=True))

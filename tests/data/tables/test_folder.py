@@ -22,7 +22,7 @@ def test_hidden_and_foreign_files_are_counted(tmp_path):
     listing = folders.list_sounds(root, (".wav",))
     assert listing.files == ["owl/a.wav", "owl/b.WAV"]
     assert listing.hidden == 3
-    assert listing.foreign == {".db": 1, ".txt": 1, "without an ending": 1}
+    assert folders.by_ending(listing.others) == ".db 1, .txt 1, without an ending 1"
     with pytest.raises(UserError, match=r"no sound files there \(.flac\); it has .*\.wav 2"):
         folders.list_sounds(root, (".flac",))
 

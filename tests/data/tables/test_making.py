@@ -35,7 +35,7 @@ def test_a_folder_of_classes(folder, command, simple, tmp_path):
         "left out: hidden files or folders: 1",
         "left out: other files: 1 (.txt 1)",
         "split: 5 folds (24 clips, fewer than 200: folds test every clip once)",
-        "expect: 24 test clips: expect a 95 % interval of about ±15 points",
+        "advice: 24 test clips: expect about ±15 points",
         f"written: {tmp_path}/my sounds.csv",
     ):
         assert line in ran.out
@@ -44,7 +44,7 @@ def test_a_folder_of_classes(folder, command, simple, tmp_path):
     assert made.file[0] == "my sounds/fox/anna_fox_00.wav"
     scored = command("lineareval", simple, tmp_path / "my sounds.csv", "--seeds=1")
     assert scored.code == 0
-    assert "24 test clips: expect a 95 % interval of about ±15 points" in scored.err
+    assert "24 test clips: expect about ±15 points" in scored.err
 
 
 def test_the_split_is_fixed_from_then_on(folder, command, tmp_path):
@@ -138,6 +138,7 @@ def test_annotations_of_long_recordings(sound, command, tmp_path):
     assert "left out: recordings without annotations: 1 (nothing.wav)" in ran.out
     assert "segments that end after their recording: 4 (rec0.wav at 5.5 s)" in ran.out
     assert "groups: 4 (one a recording)" in ran.out
+    assert "other files" not in ran.out  # they were read
     made = table(tmp_path / "field.csv")
     assert list(made) == ["file", "start", "end", "label", "group", "fold"]
     assert made.iloc[:3, :4].to_numpy().tolist() == [
@@ -146,6 +147,8 @@ def test_annotations_of_long_recordings(sound, command, tmp_path):
         ["field/rec0.wav", "5", "6", "owl"],
     ]
     assert made.groupby("group").fold.nunique().tolist() == [1] * 4
+    good = opening.open_task(tmp_path / "field.csv").good
+    assert (good.frames / good.sample_rate).tolist() == [1.5, 1, 1] * 4
 
 
 def test_a_spreadsheet_of_labels(folder, command, tmp_path):
@@ -162,6 +165,22 @@ def test_a_spreadsheet_of_labels(folder, command, tmp_path):
     content = (tmp_path / "my sounds.csv").read_bytes()
     assert content.startswith(b"\xef\xbb\xbf")  # Excel needs it for the umlaut
     assert set(opening.open_task(tmp_path / "my sounds.csv").good.label) == {"Eule", "Füchsin"}
+
+
+def test_tables_with_a_split_or_with_both(folder, command, tmp_path):
+    rows = [
+        (path.name, path.parent.name, "val" if i % 3 else "Training", i % 2)
+        for i, path in enumerate(sorted(folder.rglob("*.wav")))
+    ]
+    frame = pd.DataFrame(rows, columns=["filename", "event_label", "subset", "fold"])
+    frame.to_csv(tmp_path / "l.tsv", sep="\t", index=False)
+    how = ("table", folder, "--quiet", f"--labels={tmp_path / 'l.tsv'}")
+    assert "both splits and folds" in command(*how).err
+    assert command(*how, "--folds=3").code == 0
+    assert set(table(tmp_path / "my sounds.csv").fold) == {"1", "2", "3"}
+    frame.drop(columns="fold").to_csv(tmp_path / "l.tsv", sep="\t", index=False)
+    assert command(*how, "--overwrite").code == 0
+    assert set(table(tmp_path / "my sounds.csv").split) == {"train", "valid"}
 
 
 @pytest.mark.parametrize(

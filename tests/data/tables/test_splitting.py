@@ -105,10 +105,10 @@ def test_the_width_is_that_of_wilsons_interval(clips, accuracy):
 def test_advice_on_a_small_set():
     sides = {"train": Counter(a=30, b=20), "test": Counter(a=9, b=3)}
     assert advice.of_small_set(sides, folds=False) == (
-        "12 test clips: expect a 95 % interval of about ±21 points (at 80 %); only 3 of 'b'; folds "
-        "would test all 62 clips (`evar table`)"
+        "12 test clips: expect about ±21 points (95 % interval, at 80 % accuracy); only 3 of 'b'; "
+        "folds would test all 62 clips (`evar table`)"
     )
     assert advice.of_small_set({"1": Counter(a=9), "2": Counter(a=9)}, folds=True, groups=4) == (
-        "18 test clips of 4 groups: expect a 95 % interval of about ±18 to 32 points (at 80 %)"
+        "18 test clips of 4 groups: expect about ±18 to 32 points (95 % interval, at 80 % accuracy)"
     )
     assert advice.of_small_set({"test": Counter(a=100)}, folds=False) == ""
