@@ -58,6 +58,7 @@ class Windows:
 
     def __post_init__(self):
         seconds = options.number("windows", self.seconds, above=0.001)
+        assert seconds is not None
         hop = options.number("hop", self.hop, above=0.001, optional=True)
         assert seconds is not None  # it is not optional
         if hop is not None and hop > seconds:
