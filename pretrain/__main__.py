@@ -58,8 +58,10 @@ def pretrain(
         _require("--out=DIR", out)
     tasks = _tasks(evaluate)
     (bands, frames) = made.input_size
-    stream: ClipStream = Unread(made.objective)
-    if data is not None:
+    stream: ClipStream
+    if data is None:
+        stream = Unread(made.objective)
+    else:
         stream = ClipStream(data, frames=frames, bands=bands, seed=made.seed, captions=captions)
     text_encoder = stream.captions.text_encoder if stream.captions else ""
     with contextlib.ExitStack() as stack:

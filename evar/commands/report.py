@@ -17,7 +17,8 @@ def report(run, task="", *, results="results", data="", cache="", audio="", prot
     usage: report RUN [options]
            report MODEL TASK [options]
 
-    RUN is an id in results/runs/ or the beginning of one; of MODEL and TASK the newest run counts.
+    RUN is an id in results/runs/ or the beginning of one; of MODEL and TASK the newest run
+    without overrides counts, else the newest.
 
     --protocol=NAME  of MODEL and TASK, the newest run of this protocol
     --audio=HOW      embed: sounds inside the page, compressed; link: played from this disk; none.
@@ -29,10 +30,14 @@ def report(run, task="", *, results="results", data="", cache="", audio="", prot
     """
     from evar.pages import board, finding
     from evar.pages import report as report_
+    from evar.results import escape
 
     if audio not in ("", "embed", "link", "none"):
         raise UserError(f"--audio={audio}: not one of embed, link, none")
-    found = finding.run_of(finding.load(results), run, task, protocol=protocol)
+    runs = finding.load(results)
+    found = finding.run_of(runs, run, task, protocol=protocol)
+    if task and (said := finding.chosen_of(found, runs)):
+        print(escape.terminal(said), file=sys.stderr)
     path = report_.write(found, results, data=data or None, cache=cache or None, audio=audio)
     if (Path(results) / board.NAME).is_file():
         board.write(results)  # its cell leads to the report from now on
