@@ -140,6 +140,6 @@ def checked(
         kind = "meta" if out.is_meta else "sparse"
         raise UserError(f"{name} gave a {kind} tensor, not one with values; {remedy}")
     if not (torch.isfinite(out).all() if finite is None else finite):
-        row = int(torch.isfinite(out).all(dim=1).logical_not().nonzero()[0])
+        row = int(torch.isfinite(out).all(dim=1).int().argmin())  # the first that is not
         raise NotFinite(f"{name} gave values that are not finite (NaN or inf); {remedy}", row)
     return out.detach().cpu().numpy()
