@@ -2,10 +2,11 @@
 
 --models=logmel,whisper  --weights=whisper:PATH  --protocols=knn,layers  --limit=SECONDS
 
-Writes OUT/probes.csv (one row per model, task and probe: score, intervals, seconds) and, for
-encoders with blocks, OUT/layers.csv (the curve over layers). docs/make_probes.py makes the table
-and the picture of docs/probes.md from them. No run is begun after `limit` seconds. Rows that are in
-OUT already are kept and not run again, so that the command can be repeated.
+Writes OUT/probes.csv (one row per model, task and probe: score, intervals, seconds of embedding,
+CPU seconds of the whole run) and, for encoders with blocks, OUT/layers.csv (the curve over layers).
+docs/make_probes.py makes the table and the picture of docs/probes.md from them. No run is begun
+after `limit` seconds. Rows that are in OUT already are kept and not run again, so that the command
+can be repeated.
 """
 
 import csv
@@ -26,8 +27,9 @@ PROBES = {  # name: protocol and options
     "layers, each": ("layers", {}),
     "layers, weighted": ("layers", {"layers": "weighted"}),
     "hear": ("hear", {}),
+    "xares": ("xares", {}),
 }
-FIELDS = ("task", "model", "probe", "metric", "mean", "ci95", "low", "high", "embed", "seconds")
+FIELDS = ("task", "model", "probe", "metric", "mean", "ci95", "low", "high", "embed", "cpu")
 
 
 def main(
@@ -59,6 +61,7 @@ def main(
                     continue
                 if (Path(task).stem, model, probe) in done:
                     continue
+                started = time.process_time()
                 try:
                     run = evar.evaluate(
                         model,
@@ -72,7 +75,7 @@ def main(
                 except evar.UserError as error:
                     print(f"{task} {model} {probe}: {error}", flush=True)
                     continue
-                rows.append(_row(run, Path(task).stem, model, probe))
+                rows.append(_row(run, Path(task).stem, model, probe, time.process_time() - started))
                 if probe == "layers, each":
                     layers += [
                         {"task": Path(task).stem, "model": model, **point}
@@ -83,11 +86,11 @@ def main(
                 _write(folder / "layers.csv", layers)
 
 
-def _row(run, task: str, model: str, probe: str) -> dict:
+def _row(run, task: str, model: str, probe: str, cpu: float) -> dict:
     score, seconds = run.record.score, run.record.seconds
     values = score.mean, score.ci95, *(run.interval or (None, None))
     rounded = ["" if value is None else round(value, 4) for value in values]
-    values = (task, model, probe, score.metric, *rounded, seconds["embed"], seconds["probe"])
+    values = (task, model, probe, score.metric, *rounded, seconds["embed"], round(cpu, 1))
     return dict(zip(FIELDS, values, strict=True))
 
 

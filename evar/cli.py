@@ -94,6 +94,9 @@ def _one_line_for_errors(*, debug: bool = False) -> Iterator[None]:
     debug: raises it. Standard output is written before this returns, in characters that it can
     show.
     """
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # it was closed (`>&-`)
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="evar.plain")

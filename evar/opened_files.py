@@ -76,7 +76,7 @@ class Recording:
 
 
 def _hook(event: str, arguments: tuple) -> None:
-    if event != "open" or not _recordings:
+    if event != "open" or not _recordings or len(arguments) != 3:
         return
     path, _, flags = arguments
     if isinstance(path, bytes):

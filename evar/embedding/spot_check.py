@@ -1,5 +1,6 @@
 """Checks embeddings from the cache: some clips are embedded again and compared."""
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 
 from evar.embedding.encoder import Encoder
 from evar.embedding.engine import Engine
+from evar.embedding.store import Store
 from evar.errors import BadAudio, UserError
 from evar.models import Model
 from evar.precision import full_precision
@@ -21,10 +23,15 @@ def require_same(model: Model, engine: Engine, values: NDArray | Sequence[NDArra
     """Raises UserError where cached embeddings are not what the model computes now.
 
     values: (V, D) of the engine's plan, which has just run, or V arrays of frames (T, D). The
-    shortest clips are embedded again and compared. Nothing is done where all were computed by this
-    process, and for verified models (`ModelConfig.is_verified`).
+    shortest clips are embedded again and compared. Where all were computed by this process, what
+    has changed since others were kept is reported; nothing is done for verified models
+    (`ModelConfig.is_verified`).
     """
-    if model.config.is_verified or engine.computed == len(engine.plan):
+    if model.config.is_verified:
+        return
+    if engine.computed == len(engine.plan):
+        if news := changed(engine.store):
+            engine.runtime.progress.note(news)
         return
     chosen = _shortest(engine, values)
     # Of silence, an embedding may be next to nothing, and its rounding as large.
@@ -37,6 +44,32 @@ def require_same(model: Model, engine: Engine, values: NDArray | Sequence[NDArra
             difference = _difference(engine.encoder, clip, values[number], least)
             if not difference <= _DIFFERENT[engine.runtime.precision]:
                 raise UserError(_problem(model, engine, number, difference))
+
+
+def changed(store: Store) -> str:
+    """Returns what has changed of a model since other embeddings of a task were kept, or "".
+
+    Only where code and options are the same: of these, the user knows.
+    """
+    mine = store.identity
+    now = mine["model"]
+    for path in sorted(store.folder.parent.glob("*/key.json")):
+        try:
+            theirs = json.loads(path.read_text())
+            before = theirs["model"]
+            if not all(theirs[key] == value for key, value in mine.items() if key != "model"):
+                continue
+            if not all(before[key] == now[key] for key in ("adapter", "source", "options")):
+                continue
+        except (OSError, ValueError, KeyError, TypeError):  # of another kind, or damaged
+            continue
+        if parts := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
+            return (
+                f"{now['adapter']}: embedded again, since it is not the model of which "
+                f"embeddings are kept ({path.parent.name[:12]}): {', '.join(parts)} changed "
+                "(docs/add-a-model.md, 'What a model is')"
+            )
+    return ""
 
 
 def _norm(values: NDArray) -> float:

@@ -90,7 +90,15 @@ def evaluate(
             }
             for seed, folds, of_run in zip(seeds, records, tried, strict=True)
         ],
+        extra=no_interval(seeds, "HEAR's kit"),
     )
+
+
+def no_interval(seeds: Sequence[int], benchmark: str) -> dict[str, object]:
+    """Returns why a result has no interval over runs, where it has none."""
+    if len(seeds) > 1:
+        return {}
+    return {"no_ci95": f"one run, as in {benchmark}; --seeds=3 makes three"}
 
 
 def _splits(task: "Prepared") -> "list[Sides]":

@@ -44,6 +44,7 @@ def evaluate(
     """
     from evar.embedding import embeddings
     from evar.probing import prepared, xares
+    from evar.protocols.hear import no_interval
 
     task = prepared.prepare(
         manifest,
@@ -81,8 +82,8 @@ def evaluate(
                 )
             runs.append({"seed": seed, "folds": records})
             scores.append(of_run)
-    selected = {"select": "oracle"} if on_test else {}
-    return task.evaluation(settings, seeds, runtime, scores, runs=runs, extra=selected)
+    extra = no_interval(seeds, "X-ARES") | ({"select": "oracle"} if on_test else {})
+    return task.evaluation(settings, seeds, runtime, scores, runs=runs, extra=extra)
 
 
 PROTOCOL = Protocol(

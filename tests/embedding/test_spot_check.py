@@ -1,6 +1,7 @@
 """Embeddings from the cache are compared with what the model computes now."""
 
 import json
+from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import evar
 from evar import models
 from evar.embedding import spot_check
 from evar.embedding.store import Shard, Store
+from evar.progress import Progress
 
 HOW = {"seeds": 1, "device": "cpu"}
 
@@ -83,3 +85,30 @@ def test_a_verified_model_is_not_checked(clips, tmp_path, monkeypatch):
     evar.evaluate("logmel", clips.csv, **HOW)
     monkeypatch.delattr("evar.data.audio.load_clip")
     evar.evaluate("logmel", clips.csv, **HOW)
+
+
+@dataclass(frozen=True)
+class Notes(Progress):
+    """Keeps what is reported."""
+
+    lines: list = field(default_factory=list)
+
+    def note(self, text):
+        self.lines.append(text)
+
+
+def test_what_has_changed_is_said(clips, new_adapter, tmp_path):
+    model = new_adapter(
+        "import json\nfrom evar import Adapter\n\n\nclass Mine(Adapter):\n"
+        "    sample_rate, embed_dim = 16000, 1\n\n    def embed(self, audio):\n"
+        f"        scale = json.load(open({str(tmp_path / 'scale.json')!r}))\n"
+        "        return scale * audio.abs().mean(1, keepdim=True)\n",
+        "Mine",
+    )
+    notes = Notes()
+    for scale in ("1", "1", "2"):
+        (tmp_path / "scale.json").write_text(scale)
+        evar.evaluate(model, clips.csv, progress=notes, **HOW)
+    (line,) = (line for line in notes.lines if "embedded again" in line)
+    assert line.startswith("Mine: embedded again")
+    assert "opened, embeds changed" in line

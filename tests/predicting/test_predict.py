@@ -35,6 +35,7 @@ def folded(new_clips):
 
 def ran(csv, folder, model="logmel", **how):
     """Evaluates and saves; returns the run."""
+    (folder / "data").mkdir(exist_ok=True)
     made = evar.evaluate(model, str(csv), device="cpu", cache=None, data=folder / "data", **how)
     made.save(folder / "results")
     return made

@@ -31,6 +31,7 @@ def test_the_score_is_scikit_learns_on_the_same_embeddings(clips):
 def test_nothing_is_random_and_k_is_chosen_on_validation(clips):
     run = evar.evaluate(Blocks, clips.csv, "knn", device="cpu")
     assert run.record.score.ci95 is None
+    assert "nothing is random" in run.record.extra["no_ci95"]
     low, high = run.interval
     assert low <= run.score <= high
     (fold,) = run.record.runs[0]["folds"]

@@ -16,6 +16,7 @@ def test_a_split_is_validated_on_its_validation_side(clips):
     assert fold["held_out"] == "valid split"
     assert run.record.select is None
     assert run.record.seeds == (42,)
+    assert "one run, as in X-ARES" in run.record.extra["no_ci95"]
 
 
 def test_folds_select_on_the_fold_that_is_tested_and_the_result_says_oracle(new_clips):

@@ -61,12 +61,15 @@ def test_the_protocols_that_declare_it():
     assert {"linear", "knn", "fewshot", "hear", "zeroshot", "retrieval"} <= set(AHEAD)
 
 
-@pytest.mark.parametrize("name", AHEAD)
+@pytest.mark.parametrize(
+    ("name", "more"), [*((n, {}) for n in AHEAD), ("zeroshot", {"clips": "unit"})]
+)
 def test_after_filling_a_protocol_decodes_three_clips_to_compare(
-    name, worker, events, clips, captions, new_adapter, monkeypatch
+    name, more, worker, events, clips, captions, new_adapter, monkeypatch
 ):
     task = captions if protocol.get(name).kinds == {"retrieval"} else clips.csv
-    job = Job.of(new_adapter(BOTH, "Both"), task, name, {"device": "cpu", **SMALL.get(name, {})})
+    options = {"device": "cpu", **SMALL.get(name, {}), **more}
+    job = Job.of(new_adapter(BOTH, "Both"), task, name, options)
     worker.fill([job], (0, 1))
     assert [e for e in events if e[0] == "failed"] == []
 
