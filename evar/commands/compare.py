@@ -29,7 +29,7 @@ def compare(
            compare MODEL MODEL [options]
 
     RUN is an id in results/runs/ or the beginning of one. Two models are compared over all tasks
-    that both have on the same clips, by their newest runs.
+    that both have on the same clips, by their newest runs without overrides.
 
     --task=NAME        one task alone
     --protocol=NAME    where two models share several protocols
@@ -50,6 +50,9 @@ def compare(
     models = {run.model.name for run in runs}
     if a in models or b in models:
         chosen = pairs.of_models(runs, a, b, protocol=protocol, task=task)
+        for run in (run for pair in chosen for run in pair):
+            if said := finding.chosen_of(run, runs):
+                print(escape.terminal(said), file=sys.stderr)
     else:
         chosen = [(finding.run_of(runs, a), finding.run_of(runs, b))]
     found = [pairs.compare(*pair, results, data=data or None) for pair in chosen]

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -155,6 +156,7 @@ def decode(path: Path | packed.Sound, stream: Stream) -> tuple[np.ndarray, int]:
 
     Raises Damaged, or what soundfile does.
     """
+    file: Any
     with opened(path, stream) as file:
         expected, rate, channels = stream.frames, file.samplerate, file.channels
         plain = None if isinstance(file, tracks.Track) else file

@@ -12,6 +12,7 @@ import pandas as pd
 from evar.data import tracks
 from evar.data.manifest import Manifest
 from evar.data.tables import advice, reading
+from evar.data.tables.folder import list_sounds
 from evar.data.tables.headers import COLUMNS
 from evar.errors import UserError
 from evar.task import SPLITS, Task
@@ -36,6 +37,11 @@ def has_captions(path) -> bool:
 def is_csv(name: str) -> bool:
     """Returns whether TASK on a command line is a CSV (.tsv, .xlsx), not a registered name."""
     return reading.is_table(name)
+
+
+def results_beside(task: str) -> Path:
+    """Returns where results of a task are by default: beside a user's own table, else results/."""
+    return Path(task).parent / "results" if task and is_csv(task) else Path("results")
 
 
 def name_of(path) -> str:
@@ -181,16 +187,16 @@ def captions_from_csv(path) -> Task:
 
 
 def task_from_sounds(path) -> Task:
-    """Returns a task of unlabelled test clips: a sound file, or all sounds below a folder."""
+    """Returns a task of unlabelled test clips: a sound file, or all sounds below a folder.
+
+    Hidden files are left out, as those that macOS writes next to others are no sounds.
+    """
     path = Path(path)
     root = path.resolve()
     if root.is_dir():
-        found = sorted(p for p in root.rglob("*") if p.suffix.lower() in SOUNDS and p.is_file())
+        names = list_sounds(path, SOUNDS).files
     else:
-        found, root = [root], root.parent
-    if not found:
-        raise UserError(f"{path}: no sound files there ({', '.join(SOUNDS)})")
-    names = [p.relative_to(root).as_posix() for p in found]
+        names, root = [root.name], root.parent
     table = pd.DataFrame({"file": names, "label": UNKNOWN, "split": "test"})
     return Task(
         name=path.resolve().name,

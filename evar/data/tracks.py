@@ -8,7 +8,7 @@ import functools
 import importlib.util
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -65,7 +65,7 @@ class Track:
         import av
 
         with _named_errors(f"not readable as sound (it is {kinds.describe(head)})"):
-            self._container = av.open(source, metadata_errors="replace")
+            self._container: Any = av.open(source, metadata_errors="replace")
         with _named_errors("damaged"):
             if not self._container.streams.audio:
                 raise Damaged("a video without a sound track")

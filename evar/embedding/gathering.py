@@ -75,7 +75,7 @@ def read_into(path: Path, room: NDArray) -> dict[int, str]:
         digest = hashlib.sha256(head[CHECKSUM:])
         before = _exactly(file, bytearray(found.begin - len(head)))
         digest.update(before)
-        digest.update(_exactly(file, memoryview(room).cast("B")))
+        digest.update(_exactly(file, room.data.cast("B")))
         after = _exactly(file, bytearray(size - found.end))
         digest.update(after)
     if digest.digest() != head[:CHECKSUM]:
@@ -186,18 +186,37 @@ def free_memory() -> int | None:
         free = next(1024 * int(x.split()[1]) for x in lines if x.startswith("MemAvailable"))
     except (OSError, ValueError, StopIteration):
         return None
-    for folder, limit, used in _GROUPS:
-        try:
-            own = int(Path(folder, limit).read_text()) - int(Path(folder, used).read_text())
-            stat = Path(folder, "memory.stat").read_text().splitlines()
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
-        cached = [int(line.split()[1]) for line in stat if line.startswith("inactive_file")]
-        free = min(free, own + sum(cached))
+    for folder in _groups():
+        for limit, used in _LIMITS:
+            try:
+                own = int((folder / limit).read_text()) - int((folder / used).read_text())
+                stat = (folder / "memory.stat").read_text().splitlines()
+            except (OSError, ValueError):  # not this version, or no limit ("max")
+                continue
+            cached = [int(line.split()[1]) for line in stat if line.startswith("inactive_file")]
+            free = min(free, own + sum(cached))
     return max(free, 0)
 
 
-_GROUPS = [  # of version 2 and 1: the folder, its limit, what is used (files that are cached too)
-    ("/sys/fs/cgroup", "memory.max", "memory.current"),
-    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+_LIMITS = [  # of control groups, version 2 and 1: the limit, and what is used, cached files too
+    ("memory.max", "memory.current"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes"),
 ]
+
+
+def _groups(
+    own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
+) -> list[Path]:
+    """Returns the folders of this process' control groups, and those that are its root here."""
+    found = [root, root / "memory"]
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return found
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            found.append(root / path.lstrip("/"))
+        elif "memory" in controllers.split(","):
+            found.append(root / "memory" / path.lstrip("/"))
+    return found

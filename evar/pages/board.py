@@ -96,6 +96,7 @@ def panel(results, protocol: str, runs: Sequence[RunRecord]) -> dict:
         "columns": columns,
         "rows": lines,
         "families": sorted({line["family"] for line in lines}),
+        "seen": any(any(map(_is_seen, c.caveats)) for row in rows for c in row.cells.values()),
         "sized": any(line["parameters"] for line in lines),
         "timed": any(line["speed"] for line in lines),
         "wide": any(line["bytes"] for line in lines),
@@ -203,16 +204,25 @@ def _shown(cell: Cell, rank: int, tied: bool, reports: set[str], origin: str) ->
 
 
 def marks(caveats: Sequence[str]) -> str:
-    """Returns a sign for each kind of caveat: † partial or bad clips, ‡ oracle, * any other."""
+    """Returns a sign for each kind of caveat.
+
+    † partial or bad clips, ‡ oracle, § the model has seen the task's data in training, * any other.
+    """
     found = []
     for caveat in caveats:
-        if caveat.startswith("partial") or "skipped" in caveat:
+        if _is_seen(caveat):
+            found.append("§")
+        elif caveat.startswith("partial") or "skipped" in caveat:
             found.append("†")
         elif caveat == "oracle":
             found.append("‡")
         elif caveat not in ("valid", "holdout", "last"):
             found.append("*")
     return "".join(dict.fromkeys(found))
+
+
+def _is_seen(caveat: str) -> bool:
+    return caveat.startswith("seen in training")
 
 
 def _line(row: Row, number: int, columns: Sequence[dict], known) -> dict:
@@ -285,6 +295,7 @@ def _data(protocol: str, rows: Sequence[Row], columns: Sequence[dict], lines: Se
                     int(_counts(cell)),
                     c["cells"][place].marks,
                     int(cell.higher_is_better),
+                    int(any(map(_is_seen, cell.caveats))),
                 ]
                 for place, cell in zip(c["places"], c["values"], strict=True)
             }

@@ -175,6 +175,60 @@ def shots(values: Values, *, title: str) -> dict:
     )
 
 
+def layers(values: Values, *, title: str) -> dict:
+    """Score by layer, and a rule at the layer that validation chooses.
+
+    values: layer, side ("test" or "validation"), value, low, high (percent, of test), chosen.
+    """
+    x = _of_layers()
+    y: dict[str, Any] = {"type": "quantitative", "title": title, "scale": {"zero": False}}
+    chosen = {
+        "transform": [{"filter": "datum.chosen && datum.side == 'test'"}],
+        "mark": {"type": "rule", "strokeDash": [4, 3], "strokeWidth": 1.5},
+        "encoding": {"x": x},
+    }
+    span = {
+        "transform": [{"filter": "datum.side == 'test'"}],
+        "mark": {"type": "rule", "style": "interval"},
+        "encoding": {"x": x, "y": y | {"field": "low"}, "y2": {"field": "high"}},
+    }
+    side = {"field": "side", "type": "nominal", "title": None, "legend": {"orient": "bottom"}}
+    line = {
+        "mark": {"type": "line", "point": {"size": 50}},
+        "encoding": {
+            "x": x,
+            "y": y | {"field": "value"},
+            "color": side,
+            "strokeDash": side,
+            "tooltip": [
+                {"field": "layer"},
+                {"field": "side"},
+                {"field": "value", "title": title, "format": ".1f"},
+            ],
+        },
+    }
+    return _chart(values, layer=[chosen, span, line])
+
+
+def layer_weights(values: Values) -> dict:
+    """Weight of each layer in a learned mixture as bars; values: layer, value (a fraction)."""
+    return _chart(
+        values,
+        height=160,
+        mark={"type": "bar", "width": {"band": 0.7}},
+        encoding={
+            "x": _of_layers() | {"type": "ordinal"},
+            "y": {"field": "value", "type": "quantitative", "title": "weight"},
+            "tooltip": [{"field": "layer"}, {"field": "value", "format": ".3f"}],
+        },
+    )
+
+
+def _of_layers() -> dict[str, Any]:
+    axis = {"tickMinStep": 1, "format": "d", "labelAngle": 0}
+    return {"field": "layer", "type": "quantitative", "title": "layer", "axis": axis}
+
+
 def plane(values: Values, *, classes: int) -> dict:
     """Embeddings on a plane; values: x, y, label, predicted, clip, right ("right" or "wrong")."""
     hidden = {"axis": None, "scale": {"zero": False, "nice": False, "padding": 10}}

@@ -98,8 +98,8 @@ class Sounds:
 
     def __post_init__(self):
         manifest = self.disk.manifest
-        named = [] if manifest is None else zip(manifest.clips, manifest.table.index, strict=True)
-        self._rows: dict[str, int] = dict(named)
+        clips = [] if manifest is None else manifest.clips.tolist()
+        self._rows = {clip: row for row, clip in enumerate(clips)}
 
     def source(self, clip: str) -> str | None:
         """Returns the address of a clip for an audio element; None where it cannot be heard."""

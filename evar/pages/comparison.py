@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from evar import files
-from evar.pages import charts, clips, latex, outcomes, page
+from evar.pages import charts, clips, finding, latex, outcomes, page
 from evar.pages.clips import Sounds
 from evar.pages.details import Shown
 from evar.pages.pairs import ALPHA, Pair
@@ -44,7 +44,11 @@ def ranks_of(runs: Sequence[RunRecord], models: Sequence[str], protocol: str) ->
 
     None for fewer than three models or two tasks.
     """
-    newest = {(r.model.name, r.task.name, r.manifest): r for r in runs if r.protocol == protocol}
+    alike: dict[tuple[str, str, str], list[RunRecord]] = {}
+    for run in runs:
+        if run.protocol == protocol:
+            alike.setdefault((run.model.name, run.task.name, run.manifest), []).append(run)
+    newest = {key: finding.preferred(own) for key, own in alike.items()}
     tasks = {(r.task.name, r.manifest) for r in newest.values()}
     common = sorted(key for key in tasks if all((m, *key) in newest for m in models))
     if len(models) < 3 or len(common) < 2:

@@ -3,7 +3,7 @@
 N test clips, C classes, R runs.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,13 +48,17 @@ class Shown:
 
 @dataclass(frozen=True)
 class Query:
-    """A query of retrieval: what was asked, and the rank of the first right answer."""
+    """A query of retrieval: what was asked, and the rank of the first right answer.
+
+    near: what was nearest instead, as far as the run kept it: clip, its caption, similarity.
+    """
 
     direction: str
     clip: str
     caption: str
     rank: float
     precision: float
+    near: tuple[tuple[str, str, float], ...] = ()
 
 
 def classes(
@@ -127,10 +131,16 @@ def confusion(table: pd.DataFrame | None) -> pd.DataFrame | None:
     return counted
 
 
-def mistakes(table: pd.DataFrame, *, near: pd.DataFrame | None = None) -> list[Shown]:
+def mistakes(
+    table: pd.DataFrame,
+    *,
+    near: pd.DataFrame | None = None,
+    captions: Mapping[str, Sequence[str]] | None = None,
+) -> list[Shown]:
     """Returns the clips that are wrong in most runs, the most confident first.
 
-    near: similarities of clips to classes, of zero-shot classification.
+    near: similarities of clips to classes, of zero-shot classification. captions: those of each
+    class; a class of several, whose mean counts, is named by itself.
     """
     right = table.true == table.predicted
     grouped = table.assign(right=right).groupby("clip", sort=True)
@@ -142,18 +152,19 @@ def mistakes(table: pd.DataFrame, *, near: pd.DataFrame | None = None) -> list[S
         ["score", "clip"], ascending=[False, True]
     )
     truth = table.drop_duplicates("clip").set_index("clip").true
-    nearest = _nearest(near)
+    nearest = _nearest(near, captions or {})
     return [
         Shown(c, truth[c], p, float(s), nearest(c))
         for c, p, s in zip(said["clip"], said.predicted, said.score, strict=True)
     ]
 
 
-def _nearest(similarities: pd.DataFrame | None):
+def _nearest(similarities: pd.DataFrame | None, captions: Mapping[str, Sequence[str]]):
     if similarities is None:
         return lambda clip: ()
     values = similarities.iloc[:, 1:].to_numpy(float)
-    names = [str(name) for name in similarities.columns[1:]]
+    classes_ = [str(name) for name in similarities.columns[1:]]
+    names = [captions[c][0] if len(captions.get(c, ())) == 1 else c for c in classes_]
     rows = {clip: row for row, clip in enumerate(similarities.iloc[:, 0])}
 
     def nearest(clip: str) -> tuple[tuple[str, float], ...]:
@@ -192,11 +203,17 @@ def worst_classes(listed: list[OfClass], wrong: list[Shown]) -> list[tuple[OfCla
     return found
 
 
-def worst_queries(table: pd.DataFrame | None) -> dict[str, list[Query]]:
-    """Returns the queries of each direction whose first right answer is ranked last."""
+def worst_queries(
+    table: pd.DataFrame | None, near: pd.DataFrame | None = None
+) -> dict[str, list[Query]]:
+    """Returns the queries of each direction whose first right answer is ranked last.
+
+    near: the run's table "nearest".
+    """
     if table is None or not {"direction", "rank", "mAP@10"} <= set(table):
         return {}
     listed = {}
+    answers = _answers(near)
     for direction, of_direction in table.groupby("direction", sort=False):
         last = of_direction.sort_values(["rank", "clip"], ascending=[False, True]).head(QUERIES)
         listed[str(direction)] = [
@@ -206,7 +223,23 @@ def worst_queries(table: pd.DataFrame | None) -> dict[str, list[Query]]:
                 row.get("caption", ""),
                 float(row["rank"]),
                 float(row["mAP@10"]),
+                answers.get((str(direction), row["clip"], row.get("caption", "")), ()),
             )
             for _, row in last.iterrows()
         ]
     return listed
+
+
+def _answers(near: pd.DataFrame | None) -> Mapping[tuple[str, str, str], tuple]:
+    """What was nearest to a query, by direction, clip and caption."""
+    wanted = {"direction", "clip", "caption", "place", "near_clip", "near_caption", "similarity"}
+    if near is None or not wanted <= set(near):
+        return {}
+    return {
+        (str(direction), str(clip), str(caption)): tuple(
+            zip(own.near_clip, own.near_caption, own.similarity.astype(float), strict=True)
+        )
+        for (direction, clip, caption), own in near.sort_values("place").groupby(
+            ["direction", "clip", "caption"], sort=False
+        )
+    }

@@ -1,7 +1,9 @@
 """The test clips' embeddings on a plane: principal components, and t-SNE of small sets."""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,11 +21,15 @@ _SEED = 0
 
 @dataclass(frozen=True, eq=False)
 class Map:
-    """Places of clips: name -> (N, 2), by method. explained: share of variance of the two PCs."""
+    """Places of clips: name -> (N, 2), by method. explained: share of variance of the two PCs.
+
+    layer: the encoder's layer that it shows; None for the embedding itself.
+    """
 
     clips: list[str]
     places: dict[str, NDArray]
     explained: float
+    layer: int | None = None
 
 
 def of_run(run: RunRecord, manifest: Manifest | None, cache=None) -> Map | str:
@@ -31,18 +37,58 @@ def of_run(run: RunRecord, manifest: Manifest | None, cache=None) -> Map | str:
     if manifest is None:
         return "The map needs the data set on this disk (--data=DIR), which was not found."
     folder = store.cache_folder() if cache is None else cache
-    for entry in store.entries(folder):
-        if _is_of(run, entry.identity):
-            try:
-                found = _read(entry, manifest, folder)
-            except UserError:
-                continue
-            if found is not None:
-                return draw(*found)
-    return (
-        "The embeddings of this run are not in the cache (--cache=DIR): fine-tuned encoders and "
-        "runs without a cache leave none there."
-    )
+    chosen = _chosen_layer(run)
+    entries = [entry for entry in store.entries(folder) if _is_of(run, entry.identity)]
+    # Of probes on layers, those of every layer come before an embedding that another run left.
+    for entry in sorted(entries, key=lambda entry: not _output(entry.identity)):
+        try:
+            found = _read(entry, manifest, folder)
+        except UserError:
+            continue
+        if found is None:
+            continue
+        clips, values = found
+        if not _output(entry.identity):
+            return draw(clips, values)
+        if chosen is not None:
+            drawn = draw(clips, values[:, chosen.columns])
+            return drawn if isinstance(drawn, str) else replace(drawn, layer=chosen.number)
+    return _MISSING.get(run.protocol, _MISSING[""])
+
+
+_MISSING = {
+    "": "The embeddings of this run are not in the cache (--cache=DIR): runs without a cache leave "
+    "none there.",
+    "finetune": "A fine-tuned encoder leaves no embeddings in the cache.",
+    "attentive": "Attentive probes read frames, not one embedding per clip. A run of this model on "
+    "this task by the linear protocol leaves embeddings in the cache, which are then drawn here.",
+}
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The layer to draw: its number, and its columns in embeddings of every layer."""
+
+    number: int
+    columns: slice
+
+
+def _chosen_layer(run: RunRecord) -> _Chosen | None:
+    """Returns the layer that validation chooses, or the last one of a mixture."""
+    layers: Any = run.extra.get("layers")
+    if not isinstance(layers, (list, tuple)) or not layers:
+        return None
+    number, start = run.extra.get("chosen_layer", layers[-1]["number"]), 0
+    for layer in layers:
+        if layer["number"] == number:
+            return _Chosen(layer["number"], slice(start, start + layer["width"]))
+        start += layer["width"]
+    return None
+
+
+def _output(identity: Mapping) -> str:
+    """Returns what was kept instead of an adapter's own embedding: every layer, frames, or ""."""
+    return identity.get("model", {}).get("output", "")
 
 
 _OF_MODELS = ("weights", "source", "file", "files", "opened", "revision", "values", "embeds")
@@ -54,9 +100,12 @@ def _is_of(run: RunRecord, identity: dict) -> bool:
     own = {**run.model.identity, "weights": run.model.weights, "source": run.model.source}
     same = all(model.get(key) == own.get(key) for key in _OF_MODELS)
     precision = run.settings.get("precision", "fp32")
+    output = _output(identity)
+    of_layers = run.protocol == "layers" and output.startswith("every layer")
     reading = run.settings.get("reading")  # of protocols that embed in the joint space
     return (
         same
+        and (not output or of_layers)
         and run.protocol != "finetune"
         and identity.get("manifest") == run.manifest
         and identity.get("precision") == precision

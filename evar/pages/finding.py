@@ -5,7 +5,7 @@ from pathlib import Path
 
 from evar.data import own_sounds
 from evar.errors import UserError, unknown
-from evar.results import record
+from evar.results import record, render
 from evar.results.record import RunRecord
 
 
@@ -22,7 +22,9 @@ def load(results) -> list[RunRecord]:
 def run_of(
     runs: Sequence[RunRecord], word: str, task: str = "", *, protocol: str = ""
 ) -> RunRecord:
-    """Returns the run of an id or a prefix of one, or the newest of a model on a task or a CSV.
+    """Returns the run of an id or a prefix of one, or that of a model on a task or a CSV.
+
+    Of several runs of a model on a task the newest without overrides, else the newest.
 
     Raises UserError where there is none, or where a prefix leads to several.
     """
@@ -44,4 +46,23 @@ def run_of(
     found = [run for run in of_model if run.task.name in (task, named)]
     if not found:
         raise unknown(f"task of {word}:", task, dict.fromkeys(r.task.name for r in of_model))
-    return found[-1]
+    return preferred(found)
+
+
+def preferred(runs: Sequence[RunRecord]) -> RunRecord:
+    """Returns the newest run without overrides, or the newest of all; runs come oldest first."""
+    plain = [run for run in runs if not run.variant]
+    return (plain or runs)[-1]
+
+
+def chosen_of(run: RunRecord, runs: Sequence[RunRecord]) -> str:
+    """Returns a line that says which run stands for its model on its task, where it has several."""
+    alike = [
+        r
+        for r in runs
+        if (r.model.name, r.task.name, r.protocol) == (run.model.name, run.task.name, run.protocol)
+    ]
+    if len(alike) < 2:
+        return ""
+    what = render.variant_text(run.variant, reduced=run.reduced) or "no overrides"
+    return f"{run.model.name} on {run.task.name}: run {run.id[:8]} of {len(alike)} ({what})"

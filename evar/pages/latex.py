@@ -44,7 +44,7 @@ def cell(text: str, interval: str = "", *, rank: int = 0, best: bool = False, ma
     return value + (rf" {{\footnotesize {escape(interval)}}}" if interval else "")
 
 
-_MARKS = {"†": r"\dagger", "‡": r"\ddagger", "*": "*"}
+_MARKS = {"†": r"\dagger", "‡": r"\ddagger", "§": r"\mathsection", "*": "*"}
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str) -> str:

@@ -12,6 +12,7 @@ from evar import files
 from evar.errors import UserError
 from evar.results.record import RunRecord
 
+_TEXT = ("clip", "fold", "true", "predicted", "group", "caption", "near_clip", "near_caption")
 DIRECTION, RETRIEVED = "text_to_audio", ("mAP@10", "R@1", "R@5", "R@10")
 
 
@@ -41,7 +42,7 @@ def read_table(results, run: RunRecord, name: str) -> pd.DataFrame | None:
     path = Path(results) / "runs" / f"{run.id}.{name}.csv.gz"
     if not path.is_file():
         return None
-    text = dict.fromkeys(("clip", "fold", "true", "predicted", "group", "caption"), str)
+    text = dict.fromkeys(_TEXT, str)
     with files.reading(path):
         try:
             return pd.read_csv(path, dtype=text, keep_default_na=False)

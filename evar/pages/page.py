@@ -38,17 +38,20 @@ def render(
     whether it has tables to sort and filter. links_to_sounds: allow sounds from files on this
     disk, not only those inside the page.
     """
-    vendored = (*_CHARTS, *(_TABLES if sortable else ()))
-    code = [_script(f"vendor/{name}") for name in vendored]
+    library = [_script(f"vendor/{name}") for name in _CHARTS]
+    code = [_script(f"vendor/{name}") for name in (_TABLES if sortable else ())]
     code += [_script(name) for name in ("common.js", *scripts)]
     style = _static("page.css")
-    policy = _policy(code, [style], media="data: file:" if links_to_sounds else "data:")
+    policy = _policy(
+        [*library, *code], [style], media="data: file:" if links_to_sounds else "data:"
+    )
     return (
         _environment()
         .get_template(template)
         .render(
             policy=policy,
             style=Markup(style),
+            library=[Markup(script) for script in library],
             scripts=[Markup(script) for script in code],
             data=Markup(json_in_html(data)),
             **context,

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evar.errors import UserError, unknown
-from evar.pages import clips, outcomes
+from evar.pages import clips, finding, outcomes
 from evar.pages.outcomes import PerClip
 from evar.results.record import RunRecord
 from evar.results.text import caveats
@@ -198,18 +198,20 @@ def _classes(a: RunRecord, b: RunRecord) -> tuple[tuple[str, float, float], ...]
 def of_models(
     runs: Sequence[RunRecord], a: str, b: str, *, protocol: str = "", task: str = ""
 ) -> list[tuple[RunRecord, RunRecord]]:
-    """Returns the pairs of newest runs of two models on the same clips, one per task.
+    """Returns the pairs of runs of two models on the same clips, one per task.
+
+    Of several runs of a model the newest without overrides, else the newest.
 
     Raises UserError where there are none, or several protocols to choose from.
     """
-    newest: dict[str, dict[tuple, RunRecord]] = {a: {}, b: {}}
+    found: dict[str, dict[tuple, list[RunRecord]]] = {a: {}, b: {}}
     for name in (a, b):
         own = [run for run in runs if run.model.name == name]
         if not own:
             raise unknown("model", name, dict.fromkeys(run.model.name for run in runs))
         for run in own:
-            newest[name][run.protocol, run.task.name, run.manifest] = run
-    keys = [key for key in newest[a] if key in newest[b]]
+            found[name].setdefault((run.protocol, run.task.name, run.manifest), []).append(run)
+    keys = [key for key in found[a] if key in found[b]]
     keys = [k for k in keys if protocol in ("", k[0]) and task in ("", k[1])]
     common = sorted({key[0] for key in keys})
     if len(common) > 1:
@@ -217,4 +219,7 @@ def of_models(
     if not keys:
         raise UserError(f"{a} and {b} have no task in common, on the same clips by one protocol")
     last = {key[1]: key for key in keys}  # of several sets of clips the one evaluated last
-    return [(newest[a][key], newest[b][key]) for _, key in sorted(last.items())]
+    return [
+        (finding.preferred(found[a][key]), finding.preferred(found[b][key]))
+        for _, key in sorted(last.items())
+    ]

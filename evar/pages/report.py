@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from evar import files
-from evar.pages import charts, clips, details, embedding_map, facts, outcomes, page
+from evar.pages import charts, clips, details, embedding_map, facts, layer_charts, outcomes, page
 from evar.pages.clips import Sounds
 from evar.pages.details import OfClass, Shown
 from evar.results.record import RunRecord
@@ -66,13 +66,14 @@ def _context(run: RunRecord, results, sounds: Sounds, cache) -> dict:
             for of_class, own in details.worst_classes(listed, wrong)
             if run.score.metric == "accuracy"
         ],
-        "queries": _queries(table, sounds),
+        "queries": _queries(table, outcomes.read_table(results, run, "nearest"), sounds),
     }
     drawn = embedding_map.of_run(run, sounds.disk.manifest, cache)
     drawings: dict[str, object] = {}
     drawings |= _classes_chart(run, listed)
     drawings |= _matrix_chart(matrix)
     drawings |= _run_charts(run)
+    drawings |= layer_charts.of_run(run)
     drawings |= _map_charts(drawn, table)
     heard = _heard(drawn, table, sounds, shown)
     return {
@@ -88,8 +89,11 @@ def _context(run: RunRecord, results, sounds: Sounds, cache) -> dict:
         "columns": [n for n in _OF_FOLDS if any(r.get(n) is not None for r in _runs(run))],
         "metrics": _metrics(run),
         "shots": [(p["shots"], value_text(p["mean"], ci95=p.get("ci95"))) for p in _shots(run)],
+        "layers": layer_charts.rows(run),
+        "chosen_layer": run.extra.get("chosen_layer"),
         "map": drawn if isinstance(drawn, str) else None,
         "explained": None if isinstance(drawn, str) else f"{100 * drawn.explained:.0f} %",
+        "mapped_layer": None if isinstance(drawn, str) else drawn.layer,
         "methods": [] if isinstance(drawn, str) else list(drawn.places),
         "captions": _captions(run),
         "clips": _clip_table(table, found),
@@ -137,7 +141,7 @@ def _wrong(run: RunRecord, results, table: pd.DataFrame | None, scores) -> list[
     if run.score.metric != "accuracy":
         return [] if scores is None else details.tagging_mistakes(scores)
     near = outcomes.read_table(results, run, "similarities")
-    return details.mistakes(table, near=near)
+    return details.mistakes(table, near=near, captions=dict(_captions(run)))
 
 
 def _cards(listed: list[Shown], sounds: Sounds) -> list[dict]:
@@ -151,12 +155,14 @@ def _cards(listed: list[Shown], sounds: Sounds) -> list[dict]:
     ]
 
 
-def _queries(table: pd.DataFrame | None, sounds: Sounds) -> dict[str, list[dict]]:
+def _queries(
+    table: pd.DataFrame | None, near: pd.DataFrame | None, sounds: Sounds
+) -> dict[str, list[dict]]:
     return {
         direction.replace("_", " "): [
             {"query": query, "source": sounds.source(query.clip)} for query in listed
         ]
-        for direction, listed in details.worst_queries(table).items()
+        for direction, listed in details.worst_queries(table, near).items()
     }
 
 

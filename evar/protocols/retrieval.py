@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from evar.runtime import Runtime
     from evar.scoring.evaluation import Evaluation
 
+WORST, NEAREST = 12, 3  # queries of each direction of which a run keeps what was nearest
 HEADLINE = "mAP@10"  # of text to audio, what DCASE's challenge of this task ranks by
 
 
@@ -77,6 +78,11 @@ def evaluate(
             **found["audio_to_text"]
         ),
     ]
+    of_clip = captions.drop_duplicates("file").set_index("file").loc[files].reset_index()
+    near = [
+        _nearest_of_worst(tables[0], text, audio, of_clip),
+        _nearest_of_worst(tables[1], audio, text, captions),
+    ]
     score, metrics, intervals = summary.of_queries(
         found,
         {"text_to_audio": caption_ids, "audio_to_text": clip_ids},
@@ -97,7 +103,39 @@ def evaluate(
         seconds={"embed": round(perf_counter() - started, 2)},
         clips_per_second=speed,
         predictions=pd.concat(tables, ignore_index=True),
+        tables={"nearest": pd.concat(near, ignore_index=True)},
     )
+
+
+def _nearest_of_worst(
+    queries: "pd.DataFrame", of_queries: "NDArray", of_gallery: "NDArray", gallery: "pd.DataFrame"
+) -> "pd.DataFrame":
+    """Returns what is nearest to the queries that were answered last, the worst first.
+
+    of_queries (Q, E), of_gallery (G, E): unit vectors. gallery: file and caption of each item, of a
+    clip its first caption.
+    """
+    import pandas as pd
+
+    from evar.scoring import ranking
+
+    worst = queries.sort_values(["rank", "clip"], ascending=[False, True], kind="stable")
+    rows = worst.index[:WORST]
+    items, similarity = ranking.nearest(of_queries[rows], of_gallery, NEAREST)
+    found = [
+        {
+            "direction": queries.direction[row],
+            "clip": queries["clip"][row],
+            "caption": queries.caption[row] if "caption" in queries else "",
+            "place": place,
+            "near_clip": gallery.file.iloc[item],
+            "near_caption": gallery.caption.iloc[item],
+            "similarity": float(value),
+        }
+        for row, of_row, values in zip(rows, items, similarity, strict=True)
+        for place, (item, value) in enumerate(zip(of_row, values, strict=True), start=1)
+    ]
+    return pd.DataFrame(found)
 
 
 def captions_of_test(manifest: "Manifest", files: "NDArray") -> "pd.DataFrame":

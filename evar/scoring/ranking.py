@@ -137,6 +137,16 @@ def rank_in_blocks(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def nearest(queries: NDArray, gallery: NDArray, count: int) -> tuple[NDArray, NDArray]:
+    """Returns the items nearest to unit vectors (Q, E), and their cosine similarities, (Q, count).
+
+    Nearest first; of items as near as each other the first. `count` at most (G, E) has.
+    """
+    similarity = queries @ gallery.T  # (Q, G)
+    order = np.argsort(-similarity, axis=1, kind="stable")[:, :count]
+    return order, np.take_along_axis(similarity, order, axis=1)
+
+
 def _distinct(rows: NDArray) -> tuple[NDArray, NDArray]:
     """Positions of the distinct rows of (N, E), and for each row (N,) which of them it equals."""
     numbers: dict[bytes, int] = {}

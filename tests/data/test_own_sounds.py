@@ -253,3 +253,14 @@ def test_no_folder_appears_among_the_recordings(clips, monkeypatch, tmp_path):
     assert len(list((tmp_path / "cache/manifests").glob("csv-sounds-*.json"))) == 1
     opening.open_task(path, data="here")
     assert (clips.root / "here/manifests").is_dir()
+
+
+def test_hidden_files_of_a_folder_are_no_sounds(sound, tmp_path):
+    for name in ("x/a.wav", "x/b/c.WAV"):
+        sound(tmp_path / name, format="WAV")
+    (tmp_path / "x/._a.wav").write_bytes(b"\0\5\x16\7")  # AppleDouble: macOS on other file systems
+    assert opening.open_sounds(tmp_path / "x").table.file.tolist() == ["a.wav", "b/c.WAV"]
+    assert opening.open_sounds(tmp_path / "x/b/c.WAV").table.file.tolist() == ["c.WAV"]
+    (tmp_path / "y").mkdir()
+    with pytest.raises(UserError, match="y: no sound files there"):
+        opening.open_sounds(tmp_path / "y")

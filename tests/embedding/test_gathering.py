@@ -86,12 +86,26 @@ def test_no_rows_at_all_need_no_file(tmp_path):
     assert room((0, 5), tmp_path).shape == (0, 5)
 
 
-def test_free_memory_is_that_of_the_control_group_where_it_has_less(tmp_path, monkeypatch):
-    (tmp_path / "limit").write_text("1000000\n")
-    (tmp_path / "used").write_text("400000\n")
-    (tmp_path / "memory.stat").write_text("anon 5\ninactive_file 100000\n")
-    monkeypatch.setattr(gathering, "_GROUPS", [(str(tmp_path), "limit", "used")])
+@pytest.mark.parametrize(
+    ("limit", "used", "line", "folder"),
+    [
+        ("memory.max", "memory.current", "0::/job/7", "job/7"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "4:memory:/job/7", "memory/job/7"),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "", "memory"),
+    ],
+)
+def test_free_memory_is_that_of_the_control_group_where_it_has_less(
+    limit, used, line, folder, tmp_path, monkeypatch
+):
+    group = tmp_path / folder
+    group.mkdir(parents=True)
+    (tmp_path / "cgroup").write_text(f"9:name=systemd:/\n{line}\n" if line else "")
+    (group / limit).write_text("1000000\n")
+    (group / used).write_text("400000\n")
+    (group / "memory.stat").write_text("anon 5\ninactive_file 100000\n")
+    groups = gathering._groups(tmp_path / "cgroup", tmp_path)
+    monkeypatch.setattr(gathering, "_groups", lambda: groups)
     assert gathering.free_memory() in (700_000, None)  # None: no /proc
-    (tmp_path / "limit").write_text("max\n")
+    (group / limit).write_text("max\n")
     free = gathering.free_memory()
     assert free is None or free > 2**20

@@ -1,6 +1,7 @@
 """The run report: numbers of the record, sounds that play, names that are markup, small files."""
 
 import csv
+import json
 import re
 
 import numpy as np
@@ -244,7 +245,7 @@ def test_zero_shot_shows_captions_and_the_nearest_ones(browser, tmp_path):
     browser.open(path)
     browser.require_sound(path)
     assert f"{made.NASTY} can be heard" in browser.text("#captions td")
-    assert any("nearest:" in text for text in browser.text(".card"))
+    assert any(f"nearest: {labels[0]} can be heard" in t for t in browser.text(".card"))
     assert browser.driver.title.startswith(made.NASTY)
 
 
@@ -261,13 +262,50 @@ def test_retrieval_shows_the_worst_queries(browser, tmp_path):
         metrics={"text_to_audio": {"mAP@10": 0.2, "medR": 10.5}},
         intervals={"text_to_audio": {"mAP@10": [0.1, 0.3], "medR": None}},
     )
-    made.save(tmp_path, run, predictions=table)
+    near = [
+        ("text_to_audio", "19.wav", "<u>caption</u> 19", 1, "3.wav", "a <b>bell</b>", 0.812),
+        ("text_to_audio", "19.wav", "<u>caption</u> 19", 2, "4.wav", "a dog", 0.7),
+        ("audio_to_text", "0.wav", "", 1, "5.wav", "rain", 0.6),
+    ]
+    names = ["direction", "clip", "caption", "place", "near_clip", "near_caption", "similarity"]
+    nearest = pd.DataFrame(near, columns=names)
+    made.save(tmp_path, run, predictions=table, nearest=nearest)
     path = report.write(record.load_runs(tmp_path)[0][0], tmp_path)
     browser.open(path)
     browser.require_sound(path)
     assert browser.text("#queries tbody th")[0] == "<u>caption</u> 19"
+    shown = browser.text("#queries td:last-child")
+    assert shown[0] == "3.wav (a <b>bell</b>) 0.814.wav (a dog) 0.70"
+    assert "rain 0.60" in shown
     assert browser.text("#metrics td")[:2] == ["20.0", "10.0 to 30.0"]
     assert "none" in browser.text("#score dd")[2]
+
+
+def _layers(results, **extra) -> str:
+    run = made.record(protocol="layers", **extra)
+    made.save(results, run)
+    return report.write(record.load_runs(results)[0][0], results).read_text()
+
+
+def test_layers_have_their_own_chart_and_table(tmp_path):
+    curve = [
+        {"layer": i, "mean": 0.5 + 0.1 * i, "ci95": 0.02, "std": 0.01, "valid": 0.7 - 0.1 * i}
+        for i in range(3)
+    ]
+    text = _layers(tmp_path, curve=curve, chosen_layer=0)
+    assert "Layer 0, at the dashed line, is best by mean validation score" in text
+    cells = re.findall(r'<td class="number">([^<]*)</td>', text[text.index("layer-table") :])
+    assert cells[:6] == ["50.0 ± 2.0", "70.0", "60.0 ± 2.0", "60.0", "70.0 ± 2.0", "50.0"]
+    data = re.search(r'id="data">(.*?)</script>', text)[1]
+    values = json.loads(data)["charts"]["layers"]["data"]["values"]
+    assert [row["value"] for row in values if row["side"] == "test"] == [50, 60, 70]
+    assert [row["layer"] for row in values if row["chosen"]] == [0, 0]
+
+
+def test_a_learned_mixture_shows_its_weights(tmp_path):
+    text = _layers(tmp_path, layer_weights={"0": 0.25, "1": 0.75})
+    assert "Mean weight of each layer" in text
+    assert '<td class="number">0.750</td>' in text
 
 
 def test_tagging_shows_the_classes_that_are_not_there(browser, tmp_path):

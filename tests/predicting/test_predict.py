@@ -35,7 +35,8 @@ def folded(new_clips):
 
 def ran(csv, folder, model="logmel", **how):
     """Evaluates and saves; returns the run."""
-    made = evar.evaluate(model, str(csv), device="cpu", cache=None, **how)
+    (folder / "data").mkdir(exist_ok=True)
+    made = evar.evaluate(model, str(csv), device="cpu", cache=None, data=folder / "data", **how)
     made.save(folder / "results")
     return made
 

@@ -71,6 +71,16 @@ def test_a_clip_heard_as_another_is_missed_in_both_directions(captioned, retriev
     metrics = record_of(tmp_path)["metrics"]
     assert metrics["text_to_audio"]["R@1"] == pytest.approx(8 / 12)
     assert metrics["audio_to_text"]["R@1"] == pytest.approx(4 / 6)
+    (path,) = tmp_path.glob("results/runs/*.nearest.csv.gz")
+    near = pd.read_csv(io.BytesIO(gzip.decompress(path.read_bytes())), keep_default_na=False)
+    first = near[near.place == 1].set_index(["direction", "clip"])
+    of_dog = first.loc["text_to_audio", "dog.wav"]
+    assert set(of_dog.near_clip) == {"rain.wav"}
+    assert set(of_dog.near_caption) == {"rain in the distance"}
+    assert first.loc["audio_to_text", "dog.wav"].near_caption.startswith("rain")
+    assert near.similarity.between(-1.001, 1.001).all()
+    by_query = near.groupby(["direction", "clip", "caption"], sort=False)
+    assert by_query.similarity.apply(lambda s: s.is_monotonic_decreasing).all()
 
 
 def test_only_the_test_side_is_scored(captioned, retrieval_, tmp_path):

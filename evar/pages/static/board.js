@@ -81,8 +81,30 @@
         && (!this.value("origin") || origin === this.value("origin"));
     }
 
+    // Whether a cell counts: it is there, and not left out since the model has seen the data.
+    has(column, number) {
+      const cell = this.data.cells[column][number];
+      return Boolean(cell) && !(this.unseen && cell[7]);
+    }
+
+    leaveOut() {
+      const unseen = Boolean(this.form.elements.unseen && this.form.elements.unseen.checked);
+      if (unseen === Boolean(this.unseen)) return;
+      this.unseen = unseen;
+      this.data.cells.forEach((cells, column) => {
+        for (const [number, cell] of Object.entries(cells)) {
+          if (!cell[7]) continue;
+          const shown = this.cells[number][column];
+          shown.className = unseen ? "out" : "r";
+          shown.dataset.order = unseen ? -1 : cell[0];
+        }
+      });
+      this.table.rows().invalidate("dom");
+    }
+
     update() {
       if (!this.table) return;
+      this.leaveOut();
       const chosen = this.boxes().flatMap((box, i) => (box.checked ? [i] : []));
       const only = this.form.elements.only.checked;
       this.averages(chosen);
@@ -104,7 +126,7 @@
       this.rows.forEach((row) => {
         const number = +row.dataset.row;
         const cells = chosen.map((i) => this.data.cells[i][number]);
-        const whole = cells.length > 0 && cells.every((cell) => cell && cell[4]);
+        const whole = cells.length > 0 && cells.every((cell, i) => this.has(chosen[i], number) && cell[4]);
         const mean = whole ? cells.reduce((sum, cell) => sum + cell[0], 0) / cells.length : null;
         this.means[number] = mean;
         const shown = row.querySelector("td.avg");
@@ -115,13 +137,13 @@
 
     rank(column, number) {
       const by = this.data.cells[column][number][3];
-      return 1 + by.filter((other) => this.visible.has(other)).length;
+      return 1 + by.filter((other) => this.visible.has(other) && this.has(column, other)).length;
     }
 
     // Ranks and shades are those among the rows that are shown.
     shade() {
       this.data.cells.forEach((cells, column) => {
-        const numbers = Object.keys(cells).map(Number).filter((n) => this.visible.has(n));
+        const numbers = Object.keys(cells).map(Number).filter((n) => this.visible.has(n) && this.has(column, n));
         const ranks = new Map(numbers.map((n) => [n, this.rank(column, n)]));
         const times = {};
         for (const rank of ranks.values()) times[rank] = (times[rank] || 0) + 1;
@@ -153,7 +175,7 @@
       const rows = [["model", "average", ...columns.map((i) => this.data.columns[i].name)]];
       for (const n of order) {
         const published = this.data.rows[n].published ? " (published)" : "";
-        const cells = columns.map((i) => text(this.data.cells[i][n]));
+        const cells = columns.map((i) => text(this.has(i, n) && this.data.cells[i][n]));
         rows.push([this.data.rows[n].name + published, mean(n), ...cells]);
       }
       if (kind === "csv") page.save(`${name}.csv`, "text/csv", exporting.csv(rows));
@@ -162,7 +184,7 @@
 
     latex(order, columns, mean) {
       const best = columns.map((i) => {
-        const cells = order.map((n) => this.data.cells[i][n]).filter(Boolean);
+        const cells = order.filter((n) => this.has(i, n)).map((n) => this.data.cells[i][n]);
         const values = cells.map((cell) => cell[0]);
         return cells.length && !cells[0][6] ? Math.min(...values) : Math.max(...values);
       });
@@ -171,7 +193,7 @@
         mean(n),
         ...columns.map((i, at) => {
           const cell = this.data.cells[i][n];
-          return cell ? exporting.texCell({
+          return this.has(i, n) ? exporting.texCell({
             text: cell[1], interval: cell[2], marks: cell[5],
             rank: this.rank(i, n), best: cell[0] === best[at],
           }) : "";

@@ -27,7 +27,18 @@ const page = (() => {
     };
   }
 
+  // The library of charts waits as text, and runs when the first chart comes into view: tables
+  // and filters are not kept waiting for it. The page's policy allows it by its hash.
+  function library() {
+    for (const held of document.querySelectorAll("script[data-library]")) {
+      const script = document.createElement("script");
+      script.textContent = held.textContent;
+      held.replaceWith(script);
+    }
+  }
+
   async function draw(element, name, change) {
+    library();
     const spec = structuredClone(data.charts[name]);
     if (change) change(spec);
     if (views[name]) views[name].finalize();

@@ -21,7 +21,7 @@ const exporting = (() => {
     return line(head) + rule + body.map(line).join("");
   }
 
-  const marks = { "†": "\\dagger", "‡": "\\ddagger", "*": "*" };
+  const marks = { "†": "\\dagger", "‡": "\\ddagger", "§": "\\mathsection", "*": "*" };
 
   function texCell(cell) {
     if (!cell) return "";
