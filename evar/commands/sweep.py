@@ -30,7 +30,7 @@ def sweep(
     seeds=None,
     weights=None,
     data=None,
-    results="results",
+    results="",
     seconds=None,
     device=None,
     precision=None,
@@ -66,7 +66,8 @@ def sweep(
     --seeds=3      runs, or the seeds themselves, of the protocols that have seeds
     --weights=PATH checkpoint of all models; "random" evaluates the untrained networks
     --data=DIR     where data sets and manifests are; default: $EVAR_DATA or data/
-    --results=DIR  where results are written; default: results/
+    --results=DIR  where results are written; default: results/, or where the tasks' tables of own
+                   recordings lie, if they lie in one folder
     --seconds=S    unit length of CSV tasks
     --device=auto  cpu, cuda, ...
     --precision=fp32  or bf16
@@ -88,6 +89,7 @@ def sweep(
         **options,
     }
     jobs = _jobs(models, tasks, protocols, {k: v for k, v in shared.items() if v is not None})
+    results = results or _usual_results(jobs)
     folder = Folder(results, jobs)
     if status:
         print("\n".join(report(folder)))
@@ -126,6 +128,14 @@ def _check(engine: str, workers, gpus_per_job, retries, split) -> None:
     for name, (value, low) in {**least, "retries": (retries, 0)}.items():
         if value is not None and (type(value) is not int or value < low):
             raise UserError(f"--{name} must be a whole number of {low} or more, not {value!r}")
+
+
+def _usual_results(jobs) -> str:
+    """Returns where single commands would write the results of all jobs, else results/."""
+    from evar.data.own_sounds import results_beside
+
+    places = {str(results_beside(job.task)) for job in jobs}
+    return places.pop() if len(places) == 1 else "results"
 
 
 def _jobs(models: str, tasks: str | None, protocols: str | None, options: dict) -> list:

@@ -19,7 +19,8 @@ WORDS = ["dog", "rain", "siren", "piano", "laughter", "engine"]
 
 @pytest.fixture
 def retrieval_(command):
-    return lambda model, of, *options: command("retrieval", model, of, "--quiet", *options)
+    shared = ("--results=results", "--quiet")
+    return lambda model, of, *options: command("retrieval", model, of, *shared, *options)
 
 
 @pytest.fixture
@@ -53,9 +54,7 @@ def test_a_model_that_knows_finds_everything(captioned, retrieval_, tmp_path):
     assert made["clips"]["total"] == 6
     assert made["clips"]["captions"] == 12
     assert made["score"]["metric"] == "text-to-audio mAP@10"
-    low, high = made["intervals"]["audio_to_text"]["R@1"]
-    assert high == 1
-    assert 0 < low < 1, "few clips are no certainty, though all are right"
+    assert not made.get("intervals"), "six clips are too few for one"
     (path,) = tmp_path.glob("results/runs/*.predictions.csv.gz")
     table = pd.read_csv(io.BytesIO(gzip.decompress(path.read_bytes())))
     assert table.direction.value_counts().to_dict() == {"text_to_audio": 12, "audio_to_text": 6}
