@@ -55,5 +55,5 @@ def test_the_command_says_how_much_disk_the_frames_need(command, clips):
 
 def test_what_cannot_be_is_refused(command, clips, simple, refused):
     refused(command("attentive", simple, clips.csv, "--quiet"), "has no frames")
-    refused(command("attentive", "logmel", clips.csv, "--half=2"), "--half")
-    refused(command("attentive", "logmel", clips.csv, "--queries=0"), "--queries")
+    refused(command("attentive", "logmel", clips.csv, "--quiet", "--half=2"), "--half")
+    refused(command("attentive", "logmel", clips.csv, "--quiet", "--queries=0"), "--queries")

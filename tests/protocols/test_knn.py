@@ -32,8 +32,7 @@ def test_nothing_is_random_and_k_is_chosen_on_validation(clips):
     run = evar.evaluate(Blocks, clips.csv, "knn", device="cpu")
     assert run.record.score.ci95 is None
     assert "nothing is random" in run.record.extra["no_ci95"]
-    low, high = run.interval
-    assert low <= run.score <= high
+    assert run.interval is None  # eight test clips are too few
     (fold,) = run.record.runs[0]["folds"]
     assert set(fold["valid_by_k"]) == {"1", "5", "10", "12"}  # of twelve training clips
     assert fold["k"] == 1
