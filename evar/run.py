@@ -172,7 +172,7 @@ class Request:
     def key(self) -> str:
         """Returns a hash of what was asked for: two requests of one key give the same run."""
         task = self.manifest.task
-        asked = {
+        asked: dict[str, object] = {
             "protocol": [self.protocol.name, self.protocol.version],
             "settings": asdict(self.settings),
             "seeds": list(self.seeds),

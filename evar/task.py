@@ -58,7 +58,9 @@ class Windows:
 
     def __post_init__(self):
         seconds = options.number("windows", self.seconds, above=0.001)
+        assert seconds is not None
         hop = options.number("hop", self.hop, above=0.001, optional=True)
+        assert seconds is not None  # it is not optional
         if hop is not None and hop > seconds:
             raise UserError(f"--hop={hop:g} would skip audio: it is --windows={seconds:g} at most")
         if self.pool not in POOLS:

@@ -58,6 +58,7 @@ def pretrain(
         _require("--out=DIR", out)
     tasks = _tasks(evaluate)
     (bands, frames) = made.input_size
+    stream: ClipStream
     if data is None:
         stream = Unread(made.objective)
     else:

@@ -45,21 +45,6 @@ class Batch:
         return Batch(*(tensor.pin_memory() for tensor in tensors))
 
 
-class Unread:
-    """Stands for a set that `--dry_run` has not been given: AudioSet, with captions if wanted.
-
-    2,005,132 clips are those of the authors' copy; 768 is the width of GTE-base.
-    """
-
-    captions = None
-
-    def __init__(self, objective: str):
-        self.caption_dim = 768 if objective == "m2d_clap" else 0
-
-    def __len__(self) -> int:
-        return 2_005_132
-
-
 class ClipStream:
     """Reads crops of `frames` frames of the clips in a folder of shards, with their captions.
 
@@ -171,3 +156,17 @@ def _crop(whole: np.ndarray, length: int, rng: np.random.Generator, *, fill: flo
         return part
     margin = [(0, 0)] * (part.ndim - 1) + [(0, -room)]
     return np.pad(part, margin, constant_values=fill)
+
+
+class Unread(ClipStream):
+    """Stands for a set that `--dry_run` has not been given: AudioSet, with captions if wanted.
+
+    2,005,132 clips are those of the authors' copy; 768 is the width of GTE-base.
+    """
+
+    def __init__(self, objective: str):
+        self.captions = None
+        self.caption_dim = 768 if objective == "m2d_clap" else 0
+
+    def __len__(self) -> int:
+        return 2_005_132

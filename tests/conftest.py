@@ -156,7 +156,14 @@ def command(capsys):
 
 @pytest.fixture
 def lineareval(command):
-    return lambda model, task, *options: command("lineareval", model, task, "--quiet", *options)
+    """A function that runs `lineareval`, with results in the current folder."""
+
+    def run(model, task, *options):
+        given = any(str(option).startswith("--results") for option in options)
+        where = () if given else ("--results=results",)
+        return command("lineareval", model, task, "--quiet", *where, *options)
+
+    return run
 
 
 @pytest.fixture

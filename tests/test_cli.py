@@ -4,6 +4,7 @@ import inspect
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import evar
-from evar import cli
+from evar import cli, task
 from evar.commands import evaluate
 
 ROOT = Path(evar.__file__).resolve().parent.parent
@@ -300,3 +301,24 @@ def test_help_names_models_of_other_libraries(name, command):
     shown = command(name, "--help").out
     assert "hf:" in shown
     assert "hear:" in shown
+
+
+def test_results_of_ones_own_recordings_lie_beside_their_table(command, tmp_path, monkeypatch):
+    demo = task.get("demo")
+    table = demo.read(demo.bundled).groupby(["split", "label"]).head(2)
+    (tmp_path / "birds").mkdir()
+    for file in table.file:
+        (tmp_path / "birds" / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(demo.bundled / file, tmp_path / "birds" / file)
+    table.to_csv(tmp_path / "birds/birds.csv", index=False, columns=["file", "label", "split"])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    ran = command("lineareval", "logmel", "../birds/birds.csv", "--seeds=1", "--quiet")
+    assert ran.code == 0, ran.err
+    assert not list(Path().iterdir())
+    assert (tmp_path / "birds/results/leaderboard.md").is_file()
+    for name in ("report", "predict"):
+        more = ["../birds/audio"] if name == "predict" else []
+        ran = command(name, "logmel", "../birds/birds.csv", *more)
+        assert ran.code == 0, ran.err
+    assert not list(Path().iterdir())

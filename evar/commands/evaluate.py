@@ -44,7 +44,8 @@ _OPTIONS = {  # those that all protocols share, in the order of the help text
     "device": "--device=auto  cpu, cuda, cuda:1, mps, ...",
     "precision": "--precision=fp32  or bf16: mixed precision in the encoder, behind its front end",
     "batch_size": "--batch_size=N clips per forward pass (no effect on the protocol)",
-    "results": "--results=DIR  where results are written; default: results/",
+    "results": """--results=DIR  where results are written; default: results/, beside TASK if it is
+              a table of your own recordings""",
     "cache": """--cache=DIR    where embeddings are kept; default: $EVAR_CACHE or the user's cache
                folder""",
     "no_cache": "--no_cache     keep no embeddings",
@@ -57,7 +58,7 @@ _OPTIONS = {  # those that all protocols share, in the order of the help text
 }
 _DEFAULTS = {
     "device": "auto",
-    "results": "results",
+    "results": None,
     **dict.fromkeys(("no_cache", "no_resume", "eval_only", "tensorboard"), False),
     **dict.fromkeys(("partial", "skip_bad", "quiet"), False),
 }
@@ -163,9 +164,10 @@ def _help(protocol: Protocol, command: str, shared: list[str], extra: Extra | No
 
 def _evaluate(protocol: Protocol, model: str, task: str, given: dict):
     from evar import files, run
+    from evar.data import own_sounds
 
     _require_one_process(protocol)
-    results = given.pop("results")
+    results = given.pop("results") or own_sounds.results_beside(task)
     quiet = given.pop("quiet")
     files.make_folder(results)
     how = _how(protocol, given, Path(results))

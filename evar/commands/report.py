@@ -11,7 +11,7 @@ _TEXT = ("run", "task", "results", "data", "cache", "audio", "protocol")
 
 
 @SetParseFns(**dict.fromkeys(_TEXT, str))
-def report(run, task="", *, results="results", data="", cache="", audio="", protocol=""):
+def report(run, task="", *, results="", data="", cache="", audio="", protocol=""):
     """Write the report of a run as one HTML file that opens without a network.
 
     usage: report RUN [options]
@@ -26,14 +26,16 @@ def report(run, task="", *, results="results", data="", cache="", audio="", prot
                      own, else link
     --data=DIR       data sets and manifests, for sounds and the map; default: $EVAR_DATA or data/
     --cache=DIR      embeddings, for the map; default: $EVAR_CACHE or the user's cache folder
-    --results=DIR    the results folder; default: results/
+    --results=DIR    the results folder; default: results/, beside TASK if that is a table
     """
+    from evar.data import own_sounds
     from evar.pages import board, finding
     from evar.pages import report as report_
     from evar.results import escape
 
     if audio not in ("", "embed", "link", "none"):
         raise UserError(f"--audio={audio}: not one of embed, link, none")
+    results = results or own_sounds.results_beside(task)
     runs = finding.load(results)
     found = finding.run_of(runs, run, task, protocol=protocol)
     if task and (said := finding.chosen_of(found, runs)):

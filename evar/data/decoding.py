@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -155,15 +156,16 @@ def decode(path: Path | packed.Sound, stream: Stream) -> tuple[np.ndarray, int]:
 
     Raises Damaged, or what soundfile does.
     """
+    file: Any
     with opened(path, stream) as file:
         expected, rate, channels = stream.frames, file.samplerate, file.channels
-        if expected is None and stream.trusted:
-            expected = file.frames
+        plain = None if isinstance(file, tracks.Track) else file
+        if expected is None and stream.trusted and plain:
+            expected = plain.frames
         check_rate(rate)
-        at_most = BLOCK if stream.track else file.frames + 1
-        size = max(1, min(BLOCK // channels, at_most))
-        if stream.md5:
-            samples, digest = _read_and_hash(file, size, stream.bits)
+        size = max(1, min(BLOCK // channels, plain.frames + 1 if plain else BLOCK))
+        if stream.md5 and plain:
+            samples, digest = _read_and_hash(plain, size, stream.bits)
         else:
             samples, digest = _joined(list(_blocks(file, size, "float32")), channels), b""
     proven = bool(stream.md5) and digest == stream.md5

@@ -39,6 +39,11 @@ def is_csv(name: str) -> bool:
     return reading.is_table(name)
 
 
+def results_beside(task: str) -> Path:
+    """Returns where results of a task are by default: beside a user's own table, else results/."""
+    return Path(task).parent / "results" if task and is_csv(task) else Path("results")
+
+
 def name_of(path) -> str:
     """Returns the name of the task of a CSV, never that of a published one."""
     path = Path(path)

@@ -6,9 +6,9 @@ file to other samples: its name and version are part of what a clip is.
 
 import functools
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -65,7 +65,7 @@ class Track:
         import av
 
         with _named_errors(f"not readable as sound (it is {kinds.describe(head)})"):
-            self._container = av.open(source, metadata_errors="replace")
+            self._container: Any = av.open(source, metadata_errors="replace")
         with _named_errors("damaged"):
             if not self._container.streams.audio:
                 raise Damaged("a video without a sound track")
@@ -99,7 +99,7 @@ class Track:
             self._require_whole()
         return found
 
-    def _decoded(self) -> Iterator[np.ndarray]:
+    def _decoded(self) -> Generator[np.ndarray]:
         """Yields (n, channels) float32 samples of each frame."""
         self._rate, layout = 0, None
         for frame in self._container.decode(self._stream):

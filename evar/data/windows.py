@@ -22,11 +22,11 @@ def spans(frames: int, rate: int, windows: Windows) -> list[tuple[int, int]]:
     They begin a hop after one another. What is left behind the last one gets a window that ends
     with the clip, and overlaps more. A clip that is shorter than a window is one by itself.
     """
-    length = round(windows.seconds * rate)
+    length, hop = round(windows.seconds * rate), (windows.hop or windows.seconds) * rate
     if frames <= length:
         return [(0, frames)]
-    count = 1 + int((frames - length) / (windows.hop * rate))
-    firsts = [round(i * windows.hop * rate) for i in range(count)]
+    count = 1 + int((frames - length) / hop)
+    firsts = [round(i * hop) for i in range(count)]
     firsts = [first for first in firsts if first + length <= frames]
     if frames - (firsts[-1] + length) > _REST * length:
         firsts.append(frames - length)

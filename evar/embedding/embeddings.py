@@ -336,4 +336,5 @@ def test_rows(embeddings: Embeddings, clips: np.ndarray) -> np.ndarray:
 
 
 def _windows_of(embeddings: Embeddings, clips: np.ndarray) -> np.ndarray:
+    assert embeddings.owner is not None
     return np.flatnonzero(np.isin(embeddings.owner, clips))

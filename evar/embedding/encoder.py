@@ -30,13 +30,15 @@ class OnItsWay:
     @classmethod
     def send(cls, out: Tensor) -> "OnItsWay":
         """Starts copying what a GPU computes to pinned memory, behind nothing but itself."""
-        copies = []
-        for tensor in (out, torch.isfinite(out).all()):
-            host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-            copies.append(host.copy_(tensor, non_blocking=True))
+        values, finite = (
+            torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(
+                tensor, non_blocking=True
+            )
+            for tensor in (out, torch.isfinite(out).all())
+        )
         event = torch.cuda.Event()
         event.record()
-        return cls(*copies, event)
+        return cls(values, finite, event)
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +129,7 @@ def checked(
     finite: Tensor | None = None
     if isinstance(out, OnItsWay):
         out.arrived.synchronize()
-        out, finite = out.values, out.finite
+        finite, out = out.finite, out.values
     if not isinstance(out, Tensor):
         raise UserError(f"{name} gave a {type(out).__name__}, not a tensor; {remedy}")
     if tuple(out.shape) != expected:
@@ -138,6 +140,6 @@ def checked(
         kind = "meta" if out.is_meta else "sparse"
         raise UserError(f"{name} gave a {kind} tensor, not one with values; {remedy}")
     if not (torch.isfinite(out).all() if finite is None else finite):
-        row = int(torch.isfinite(out).all(dim=1).logical_not().nonzero()[0])
+        row = int(torch.isfinite(out).all(dim=1).int().argmin())  # the first that is not
         raise NotFinite(f"{name} gave values that are not finite (NaN or inf); {remedy}", row)
     return out.detach().cpu().numpy()

@@ -75,7 +75,7 @@ def read_into(path: Path, room: NDArray) -> dict[int, str]:
         digest = hashlib.sha256(head[CHECKSUM:])
         before = _exactly(file, bytearray(found.begin - len(head)))
         digest.update(before)
-        digest.update(_exactly(file, memoryview(room).cast("B")))
+        digest.update(_exactly(file, room.data.cast("B")))
         after = _exactly(file, bytearray(size - found.end))
         digest.update(after)
     if digest.digest() != head[:CHECKSUM]:

@@ -1,5 +1,6 @@
 """Checks embeddings from the cache: some clips are embedded again and compared."""
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,7 +8,7 @@ from numpy.typing import NDArray
 
 from evar.embedding.encoder import Encoder
 from evar.embedding.engine import Engine
-from evar.embedding.store import Store, entries
+from evar.embedding.store import Store
 from evar.errors import BadAudio, UserError
 from evar.models import Model
 from evar.precision import full_precision
@@ -51,16 +52,21 @@ def changed(store: Store) -> str:
     Only where code and options are the same: of these, the user knows.
     """
     mine = store.identity
-    for entry in entries(store.folder.parent):
-        theirs = entry.identity
-        same = all(theirs.get(key) == value for key, value in mine.items() if key != "model")
-        before, now = theirs.get("model", {}), mine["model"]
-        alike = all(before.get(key) == now.get(key) for key in ("adapter", "source", "options"))
-        parts = [k for k in {**before, **now} if before.get(k) != now.get(k)]
-        if same and alike and parts:
+    now = mine["model"]
+    for path in sorted(store.folder.parent.glob("*/key.json")):
+        try:
+            theirs = json.loads(path.read_text())
+            before = theirs["model"]
+            if not all(theirs[key] == value for key, value in mine.items() if key != "model"):
+                continue
+            if not all(before[key] == now[key] for key in ("adapter", "source", "options")):
+                continue
+        except (OSError, ValueError, KeyError, TypeError):  # of another kind, or damaged
+            continue
+        if parts := [key for key in {**before, **now} if before.get(key) != now.get(key)]:
             return (
                 f"{now['adapter']}: embedded again, since it is not the model of which "
-                f"embeddings are kept ({entry.key[:12]}): {', '.join(parts)} changed "
+                f"embeddings are kept ({path.parent.name[:12]}): {', '.join(parts)} changed "
                 "(docs/add-a-model.md, 'What a model is')"
             )
     return ""

@@ -107,16 +107,16 @@ def resized_crops(
     """
     rows, columns = zip(*places, strict=True)
     columns_of, by_column = _taps(columns, size[1], canvases)
-    wide = sum(
-        by_column[tap, :, None]
-        * canvases.gather(2, columns_of[tap, :, None].expand(-1, canvases.shape[1], -1))
-        for tap in range(4)
-    )  # (B, F', T)
+    wide = torch.zeros((), dtype=canvases.dtype, device=canvases.device)
+    for tap in range(4):
+        places_of = columns_of[tap, :, None].expand(-1, canvases.shape[1], -1)
+        wide = wide + by_column[tap, :, None] * canvases.gather(2, places_of)  # (B, F', T)
     rows_of, by_row = _taps(rows, size[0], canvases)
-    return sum(
-        by_row[tap, :, :, None] * wide.gather(1, rows_of[tap, :, :, None].expand(-1, -1, size[1]))
-        for tap in range(4)
-    )
+    found = torch.zeros_like(wide[:, :1])
+    for tap in range(4):
+        places_of = rows_of[tap, :, :, None].expand(-1, -1, size[1])
+        found = found + by_row[tap, :, :, None] * wide.gather(1, places_of)
+    return found
 
 
 def _taps(spans: Sequence[slice], length: int, like: Tensor) -> tuple[Tensor, Tensor]:

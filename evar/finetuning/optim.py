@@ -100,7 +100,7 @@ class Ema:
         """Updates the averages; called after every step of the optimizer."""
         own = dict(self.model.named_parameters())
         # One launch on a GPU for all parameters; on a CPU the same as one after the other.
-        current = [own[name] for name in self.averages]
+        current: list[Tensor] = [own[name] for name in self.averages]
         torch._foreach_lerp_(list(self.averages.values()), current, 1 - self.decay)
 
     @contextlib.contextmanager

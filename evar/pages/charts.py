@@ -217,7 +217,7 @@ def layer_weights(values: Values) -> dict:
         height=160,
         mark={"type": "bar", "width": {"band": 0.7}},
         encoding={
-            "x": {**_of_layers(), "type": "ordinal"},
+            "x": _of_layers() | {"type": "ordinal"},
             "y": {"field": "value", "type": "quantitative", "title": "weight"},
             "tooltip": [{"field": "layer"}, {"field": "value", "format": ".3f"}],
         },

@@ -98,7 +98,8 @@ class Sounds:
 
     def __post_init__(self):
         manifest = self.disk.manifest
-        self._rows = {} if manifest is None else {c: row for row, c in manifest.clips.items()}
+        clips = [] if manifest is None else manifest.clips.tolist()
+        self._rows = {clip: row for row, clip in enumerate(clips)}
 
     def source(self, clip: str) -> str | None:
         """Returns the address of a clip for an audio element; None where it cannot be heard."""
@@ -138,7 +139,7 @@ class Sounds:
 
     def _span(self, clip: str) -> tuple[int, int] | None:
         manifest = self.disk.manifest
-        return manifest and manifest.span(self._rows[clip])
+        return None if manifest is None else manifest.span(self._rows[clip])
 
     def _samples(self, clip: str, rate: int) -> NDArray | None:
         try:

@@ -148,7 +148,9 @@ def mistakes(
     answers = table[~right].groupby(["clip", "predicted"], sort=True)
     said = answers.agg(score=("score", "mean"), times=("score", "size")).reset_index()
     said = said.sort_values(["times", "score"], ascending=False).drop_duplicates("clip")
-    said = said[said["clip"].map(wrong)].sort_values(["score", "clip"], ascending=[False, True])
+    said = said[said["clip"].map(wrong).astype(bool)].sort_values(
+        ["score", "clip"], ascending=[False, True]
+    )
     truth = table.drop_duplicates("clip").set_index("clip").true
     nearest = _nearest(near, captions or {})
     return [

@@ -160,7 +160,8 @@ def fit(
     train = np.random.RandomState(ORDER_SEED).permutation(train)  # once; never between epochs
     inputs = torch.from_numpy(x[train]).to(device)
     targets = torch.from_numpy(y[train].astype(np.float32) if y.ndim == 2 else y[train]).to(device)
-    best, best_epoch, wait, epoch, state = -np.inf, 0, 0, 0, {}
+    best, best_epoch, wait, epoch = -np.inf, 0, 0, 0
+    state: dict[str, torch.Tensor] = {}
     with torch.random.fork_rng(devices=_cuda(device)):
         torch.manual_seed(seed)
         net = network(x.shape[1], classes, point, settings).to(device)

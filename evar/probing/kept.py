@@ -45,7 +45,7 @@ class Probes:
 
     classes: tuple[str, ...]
     multi_label: bool
-    statistics: Mapping[str, object] | None
+    statistics: Mapping[str, float] | None
     probes: tuple[Kept, ...]
 
     @property
@@ -79,7 +79,7 @@ def to_bytes(
     *,
     classes: Sequence[str],
     multi_label: bool,
-    statistics: Mapping[str, object] | None,
+    statistics: Mapping[str, float] | None,
 ) -> bytes:
     """Returns the file of a run's probes, by seed and fold."""
     from safetensors.numpy import save

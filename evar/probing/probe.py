@@ -220,8 +220,8 @@ def _fit_matrix(
         def report(epoch: int, running: int, waiting: int = waiting) -> None:
             on_epoch(epoch, running + waiting)
 
-        training = Training(prepared, scale, y, lanes, how.settings, chosen)
-        for lane, results in zip(group, training.run(report), strict=True):
+        together = Training(prepared, scale, y, lanes, how.settings, chosen)
+        for lane, results in zip(group, together.run(report), strict=True):
             for i, found in zip(lane, results, strict=True):
                 fitted[i] = replace(found, scaler=scalers[id(jobs[i].train)], base=base)
     return [fitted[i] for i in range(len(jobs))]

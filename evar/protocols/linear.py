@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from evar.data.manifest import Manifest
     from evar.models import Model
     from evar.probing.prepared import Prepared
-    from evar.probing.probe import Fitted
+    from evar.probing.training import Fitted
     from evar.runtime import Runtime
     from evar.scoring.evaluation import Evaluation
 

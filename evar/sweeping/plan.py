@@ -151,6 +151,8 @@ def _fitting(given: Mapping, own: Mapping, chosen: Protocol, model: str, task: s
         usable.discard("seeds")
     if not own_sounds.is_csv(task) or not chosen.trains:
         usable -= {"seconds", "windows"}
+    if not chosen.windows:
+        usable.discard("windows")
     if given.get("weights") is not None and not _takes_weights(model):
         usable.discard("weights")
     return {k: v for k, v in given.items() if k in usable and v is not None}

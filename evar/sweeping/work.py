@@ -235,7 +235,8 @@ def _alike(ready: Mapping[Job, Request]) -> dict[tuple, list[Job]]:
         how = (runtime.device, runtime.precision, runtime.batch_size, runtime.cache)
         seed = getattr(request.settings, "crop_seed", None)
         read = getattr(request.settings, "clips", None)
-        task = (request.manifest.sha256, request.whole.task.seconds, runtime.skip_bad)
+        whole = request.whole.task
+        task = (request.manifest.sha256, whole.seconds, whole.windows, runtime.skip_bad)
         rate = request.model.adapter.sample_rate
         what = (request.protocol.embeds, rate, seed, read)
         found.setdefault((*what, *task, *how), []).append(job)

@@ -22,7 +22,7 @@ def test_no_folder_appears_beside_the_recordings(at_home, tmp_path, simple):
     before = sorted(os.listdir())  # noqa: PTH208
     run = evar.evaluate(simple, csv, seeds=1, device="cpu")
     assert sorted(os.listdir()) == before  # noqa: PTH208
-    kept = tmp_path / "cache" / "own" / "manifests"
+    kept = tmp_path / "cache" / "manifests"
     assert len(list(kept.glob("csv-sounds-*.json"))) == 1
     assert on_pages.find(run.record).manifest is not None
 

@@ -196,10 +196,8 @@ def test_a_run_on_segments_is_the_run_on_the_same_clips_cut_into_files(root, tmp
         rows.append((name, NAN, NAN, label, split))
     how = {"device": "cpu", "seeds": 2, "cache": tmp_path / "cache"}
     files = table(rows).assign(group=[row[0] for row in ROWS]).drop(columns=["start", "end"])
-    of_files = evar.evaluate("logmel", task_of(files, cut), data=tmp_path / "data1", **how)
-    of_segments = evar.evaluate(
-        "logmel", task_of(table(ROWS), root), data=tmp_path / "data2", **how
-    )
+    of_files = evar.evaluate("logmel", task_of(files, cut), **how)
+    of_segments = evar.evaluate("logmel", task_of(table(ROWS), root), **how)
     same = ["true", "predicted", "score", "seed"]
     pd.testing.assert_frame_equal(of_segments.predictions[same], of_files.predictions[same])
     assert of_segments.predictions["clip"].tolist()[:3] == ["c.wav#t=0,1", "c.wav#t=1,2", "d.wav"]

@@ -21,7 +21,7 @@ def made(new_clips, tmp_path):
         for i in range(count):
             for label, hertz in ((EVIL, 300), ("high", 3000)):
                 clips.add(f"{split}{i}{hertz}.wav", label, split, hertz=hertz + 10 * i)
-    run = evar.evaluate("logmel", clips.csv, seeds=2, device="cpu", cache=None, data=tmp_path)
+    run = evar.evaluate("logmel", clips.csv, seeds=2, device="cpu", cache=None)
     run.save(tmp_path / "results")
     time = np.arange(4 * 16_000) / 16_000
     tone = np.sin(2 * np.pi * np.where(time < 2, 320, 3020) * time)

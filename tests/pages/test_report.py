@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 import evar
-from evar.pages import report
+from evar.pages import details, report
 from evar.results import record
 from helpers import made_results as made
 
@@ -158,6 +158,13 @@ def test_without_scripts_numbers_and_sounds_are_there(browser, path):
     assert browser.one("#class-table").is_displayed()
     assert browser.one("#mistakes audio").is_displayed()
     browser.driver.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+def test_a_run_without_a_mistake_has_none_to_show():
+    table = pd.DataFrame(
+        {"clip": ["a", "b"], "true": ["x", "y"], "predicted": ["x", "y"], "score": [0.9, 0.8]}
+    )
+    assert details.mistakes(table) == []
 
 
 def test_sounds_can_be_linked_or_left_out(browser, folders):

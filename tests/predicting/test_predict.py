@@ -35,7 +35,7 @@ def folded(new_clips):
 
 def ran(csv, folder, model="logmel", **how):
     """Evaluates and saves; returns the run."""
-    made = evar.evaluate(model, str(csv), device="cpu", cache=None, data=folder / "data", **how)
+    made = evar.evaluate(model, str(csv), device="cpu", cache=None, **how)
     made.save(folder / "results")
     return made
 

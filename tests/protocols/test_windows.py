@@ -46,7 +46,7 @@ def csv(tmp_path):
 
 
 def test_windows_hear_what_the_first_unit_misses(csv, tmp_path):
-    how = {"device": "cpu", "seeds": 2, "cache": tmp_path / "cache", "data": tmp_path / "data"}
+    how = {"device": "cpu", "seeds": 2, "cache": tmp_path / "cache", "data": None}
     first = evar.evaluate("logmel", csv, seconds=1, **how)
     whole = evar.evaluate("logmel", csv, windows=Windows(1, 0.5, "max"), **how)
     assert whole.score > first.score + 0.2
@@ -58,7 +58,7 @@ def test_windows_hear_what_the_first_unit_misses(csv, tmp_path):
 
 @pytest.mark.parametrize("protocol", ["linear", "knn"])
 def test_predictions_and_statistics_count_recordings(protocol, csv, tmp_path):
-    how = {"device": "cpu", "cache": None, "data": tmp_path / "data", "windows": Windows(1, 0.5)}
+    how = {"device": "cpu", "cache": None, "data": None, "windows": Windows(1, 0.5)}
     seeds = {} if protocol == "knn" else {"seeds": 2}
     run = evar.evaluate("logmel", csv, protocol, **how, **seeds)
     assert len(run.predictions) == 8 * (1 if protocol == "knn" else 2)
@@ -74,7 +74,7 @@ def test_predictions_and_statistics_count_recordings(protocol, csv, tmp_path):
 
 
 def test_every_choice_is_another_run(csv, tmp_path):
-    how = {"device": "cpu", "seeds": 1, "cache": tmp_path / "cache", "data": tmp_path / "data"}
+    how = {"device": "cpu", "seeds": 1, "cache": tmp_path / "cache", "data": None}
     chosen = [Windows(1), Windows(1, 0.5), Windows(1, 0.5, "max"), Windows(2)]
     runs = [evar.evaluate("logmel", csv, windows=each, **how).record for each in chosen]
     assert len({run.id for run in runs}) == len({run.request for run in runs}) == len(chosen)
@@ -83,7 +83,7 @@ def test_every_choice_is_another_run(csv, tmp_path):
 def test_a_window_is_embedded_as_the_same_audio_in_a_file(csv, tmp_path, simple):
     from evar import models
 
-    manifest = opening.open_task(csv, data=tmp_path / "data", windows=Windows(1, 0.5))
+    manifest = opening.open_task(csv, windows=Windows(1, 0.5))
     model, runtime = models.load(simple), Runtime()
     embedded = embeddings.embed_task(model, manifest, runtime)
     samples, _ = soundfile.read(csv.parent / manifest.table.file[3], dtype="int16")
@@ -118,7 +118,7 @@ def test_scores_are_those_of_the_windows_averaged(csv, tmp_path):
     """Against logistic regression and averaging by hand: the same top labels."""
     from evar import models
 
-    manifest = opening.open_task(csv, data=tmp_path / "data", windows=Windows(1, 0.5))
+    manifest = opening.open_task(csv, windows=Windows(1, 0.5))
     task = prepared.prepare(
         manifest, lambda: embeddings.embed_task(models.load("logmel"), manifest, Runtime())
     )
@@ -167,7 +167,7 @@ import evar
 
 run = evar.evaluate(
     sys.argv[1] + ":Simple", sys.argv[2], windows=10, seeds=1, device="cpu",
-    cache=None, data=sys.argv[3],
+    cache=None,
 )
 print(run.score, len(run.predictions), peak())
 """
@@ -192,7 +192,7 @@ def test_three_hours_are_scored_in_flat_memory(tmp_path, new_adapter):
                         file.write(minute * (0.5 + 0.1 * (number % 3) + 0.01 * take))
                 rows.append(f"{name},{label},{split}")
         (folder / "mine.csv").write_text("\n".join(rows) + "\n")
-        score, count, peak = memory.said(_LONG, adapter, folder / "mine.csv", tmp_path / "data")
+        score, count, peak = memory.said(_LONG, adapter, folder / "mine.csv")
         assert (float(score), int(count)) == (1.0, 2)
         peaks.append(int(peak) / 1024)  # MiB
     whole = 180 * 60 * 16_000 * 4 / 2**20  # MiB of the decoded samples

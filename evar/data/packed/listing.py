@@ -45,8 +45,8 @@ def table(folder, *, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
     Raises UserError for what is ambiguous or absent, and names the choices.
     """
     folder, columns = Path(folder), columns or {}
-    if odd := sorted({*columns} - {*_CHOICES}):
-        raise unknown("name in --column=NAME=TITLE of shards:", odd[0], _CHOICES)
+    if strange := sorted({*columns} - {*_CHOICES}):
+        raise unknown("name in --column=NAME=TITLE of shards:", strange[0], _CHOICES)
     label, group, sound = (columns.get(name, "") for name in _CHOICES)
     shards = find(folder)
     if not shards:

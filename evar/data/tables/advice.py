@@ -4,6 +4,8 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 
+from evar.scoring.statistics import FEWEST
+
 _Z = 1.959964  # quantile of the normal distribution for 95 %
 LIKELY = 0.8  # an accuracy as it is often met
 SMALL = 100  # test clips below which the width of the interval is worth a line
@@ -18,6 +20,14 @@ def half_width(clips: int, accuracy: float = LIKELY) -> float:
 
 def expectation(clips: int, groups: int | None = None) -> str:
     """Returns a clause on the interval to expect; clips of a group count less than others."""
+    independent = groups or clips
+    if independent < FEWEST:
+        units = "groups" if groups else "clips"
+        return (
+            f"{clips:,} test clips"
+            + (f" of {groups:,} groups" if groups else "")
+            + f": too few for an interval, which needs {FEWEST} {units}"
+        )
     widths = sorted({round(100 * half_width(n)) for n in (clips, groups or clips)})
     points = " to ".join(f"{width}" for width in widths)
     of = f"{clips:,} test clips" + (f" of {groups:,} groups" if groups else "")

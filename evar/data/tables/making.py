@@ -74,8 +74,10 @@ def make_table(folder, endings: Collection[str], choices: Choices, progress=None
     folder, left = Path(folder), _Left()
     listing = folders.list_sounds(folder, endings)
     left.add("hidden files or folders", listing.hidden)
+    notes: tuple[str, ...] = ()
+    read: set[Path] = set()
     if listing.shards:
-        frame, notes, read = _packed(folder, listing.shards, choices), (), set()
+        frame = _packed(folder, listing.shards, choices)
     else:
         frame, notes, read = _labelled(folder, listing.files, choices, left)
     others = [name for name in listing.others if (folder / name).resolve() not in read]
