@@ -161,3 +161,10 @@ def seeds_of(protocol: Protocol, given: int | Sequence[int] | None) -> tuple[int
     if given > 1000:
         raise UserError(f"--seeds={given} is a number of runs; one seed has a comma: {given},")
     return tuple(range(protocol.seeds[0], protocol.seeds[0] + given))
+
+
+def no_interval(seeds: Sequence[int], benchmark: str) -> dict[str, object]:
+    """Returns why a result has no interval over runs, where it has none: facts of an evaluation."""
+    if len(seeds) > 1:
+        return {}
+    return {"no_ci95": f"one run, as in {benchmark}; --seeds=3 makes three"}

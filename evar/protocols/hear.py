@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from evar.errors import UserError
 from evar.options import whole
-from evar.protocol import Protocol
+from evar.protocol import Protocol, no_interval
 
 if TYPE_CHECKING:
     from evar.data.manifest import Manifest
@@ -92,13 +92,6 @@ def evaluate(
         ],
         extra=no_interval(seeds, "HEAR's kit"),
     )
-
-
-def no_interval(seeds: Sequence[int], benchmark: str) -> dict[str, object]:
-    """Returns why a result has no interval over runs, where it has none."""
-    if len(seeds) > 1:
-        return {}
-    return {"no_ci95": f"one run, as in {benchmark}; --seeds=3 makes three"}
 
 
 def _splits(task: "Prepared") -> "list[Sides]":

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from evar.options import whole
-from evar.protocol import Protocol
+from evar.protocol import Protocol, no_interval
 
 if TYPE_CHECKING:
     from evar.data.manifest import Manifest
@@ -44,7 +44,6 @@ def evaluate(
     """
     from evar.embedding import embeddings
     from evar.probing import prepared, xares
-    from evar.protocols.hear import no_interval
 
     task = prepared.prepare(
         manifest,
