@@ -4,8 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 
-from evar.scoring.statistics import FEWEST
-
+FEWEST = 10  # groups of an interval, as in evar.scoring.statistics
 _Z = 1.959964  # quantile of the normal distribution for 95 %
 LIKELY = 0.8  # an accuracy as it is often met
 SMALL = 100  # test clips below which the width of the interval is worth a line

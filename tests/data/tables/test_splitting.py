@@ -103,6 +103,7 @@ def test_the_width_is_that_of_wilsons_interval(clips, accuracy):
 
 
 def test_advice_on_a_small_set():
+    assert advice.FEWEST == statistics.FEWEST
     sides = {"train": Counter(a=30, b=20), "test": Counter(a=9, b=3)}
     assert advice.of_small_set(sides, folds=False) == (
         "12 test clips: expect about ±21 points (95 % interval, at 80 % accuracy); only 3 of 'b'; "
