@@ -55,6 +55,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         results, where = Path(folder) / "results", {"cache": Path(folder) / "cache"}
         data = Path(folder) / "data"
+        data.mkdir()
         for model in ("logmel", Moments(), Envelope()):
             ran = evar.evaluate(model, "demo", data=data, device="cpu", **where)
             ran.save(results)
