@@ -97,7 +97,7 @@ def open_page(path: Path) -> None:
         call = driver.execute_cdp_cmd
         call("Performance.enable", {"timeDomain": "threadTicks"})
         call("Page.addScriptToEvaluateOnNewDocument", {"source": _ON_LOAD})
-        for _ in range(3):
+        for _ in range(5):
             driver.get(path.resolve().as_uri())
             wait = WebDriverWait(driver, 60)
             wait.until(lambda driver: driver.execute_script("return window.sorted"))

@@ -313,10 +313,16 @@ def _class_chart(pair: Pair) -> dict:
 
 
 def _rank_chart(ranks: Ranks) -> dict:
-    half = ranks.critical / 2
+    # Cut where no rank can be: two lines that meet do so between their models, which stays inside.
+    half, last = ranks.critical / 2, len(ranks.models)
     rows = [
-        {"model": m, "rank": round(r, 4), "low": round(r - half, 4), "high": round(r + half, 4)}
-        for m, r in zip(ranks.models, ranks.ranks, strict=True)
+        {
+            "model": model,
+            "rank": round(rank, 4),
+            "low": round(max(1, rank - half), 4),
+            "high": round(min(last, rank + half), 4),
+        }
+        for model, rank in zip(ranks.models, ranks.ranks, strict=True)
     ]
     return charts.critical_difference(rows)
 

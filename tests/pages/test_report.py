@@ -279,6 +279,26 @@ def test_retrieval_shows_the_worst_queries(browser, tmp_path):
     assert "rain 0.60" in shown
     assert browser.text("#metrics td")[:2] == ["20.0", "10.0 to 30.0"]
     assert "none" in browser.text("#score dd")[2]
+    _require_readable(browser, path, "#queries table")
+
+
+def _require_readable(browser, path, selector: str) -> None:
+    """Narrow, dark, printed and with scripts off a table is there, and axe finds no fault."""
+    browser.open(path, width=390, dark=True)
+    assert browser.accessibility() == []
+    call = browser.driver.execute_cdp_cmd
+    call("Emulation.setEmulatedMedia", {"media": "print"})
+    assert browser.one(selector).is_displayed()
+    call("Emulation.setEmulatedMedia", {"media": ""})
+    browser.open(path, scripts=False)
+    assert browser.one(selector).is_displayed()
+    call("Emulation.setScriptExecutionDisabled", {"value": False})
+
+
+CURVE = [
+    {"layer": i, "mean": 0.5 + 0.1 * i, "ci95": 0.02, "std": 0.01, "valid": 0.7 - 0.1 * i}
+    for i in range(3)
+]
 
 
 def _layers(results, **extra) -> str:
@@ -287,12 +307,17 @@ def _layers(results, **extra) -> str:
     return report.write(record.load_runs(results)[0][0], results).read_text()
 
 
+def test_layers_can_be_read_in_any_way(browser, tmp_path):
+    _layers(tmp_path, curve=CURVE, chosen_layer=0)
+    (path,) = tmp_path.glob("reports/*.html")
+    browser.open(path)
+    browser.drawn(1)
+    browser.require_sound(path)
+    _require_readable(browser, path, "#layer-table")
+
+
 def test_layers_have_their_own_chart_and_table(tmp_path):
-    curve = [
-        {"layer": i, "mean": 0.5 + 0.1 * i, "ci95": 0.02, "std": 0.01, "valid": 0.7 - 0.1 * i}
-        for i in range(3)
-    ]
-    text = _layers(tmp_path, curve=curve, chosen_layer=0)
+    text = _layers(tmp_path, curve=CURVE, chosen_layer=0)
     assert "Layer 0, at the dashed line, is best by mean validation score" in text
     cells = re.findall(r'<td class="number">([^<]*)</td>', text[text.index("layer-table") :])
     assert cells[:6] == ["50.0 ± 2.0", "70.0", "60.0 ± 2.0", "60.0", "70.0 ± 2.0", "50.0"]
