@@ -28,7 +28,8 @@ Cost = tuple[float, float]  # seconds, CPU seconds
 
 def make_set(folder: Path, clips: int, files: int, seconds: float = SECONDS) -> Path:
     """A CSV of `clips` clips over `files` different WAV files (the rest are hard links)."""
-    (folder / "audio").mkdir(parents=True)
+    for name in ("audio", "data", "cache", "results"):
+        (folder / name).mkdir(parents=True)
     rng = np.random.default_rng(0)
     t = np.arange(int(RATE * seconds)) / RATE
     with (folder / "clips.csv").open("w", newline="") as out:
