@@ -66,8 +66,8 @@ def sweep(
     --seeds=3      runs, or the seeds themselves, of the protocols that have seeds
     --weights=PATH checkpoint of all models; "random" evaluates the untrained networks
     --data=DIR     where data sets and manifests are; default: $EVAR_DATA or data/
-    --results=DIR  where results are written; default: results/, or where the tasks' tables of own
-                   recordings lie, if they lie in one folder
+    --results=DIR  where results are written; default: $EVAR_RESULTS or results/, or where the
+                   tasks' tables of own recordings lie, if they lie in one folder
     --seconds=S    unit length of CSV tasks
     --device=auto  cpu, cuda, ...
     --precision=fp32  or bf16
@@ -132,10 +132,10 @@ def _check(engine: str, workers, gpus_per_job, retries, split) -> None:
 
 def _usual_results(jobs) -> str:
     """Returns where single commands would write the results of all jobs, else results/."""
-    from evar.data.own_sounds import results_beside
+    from evar.data.own_sounds import usual_results
 
-    places = {str(results_beside(job.task)) for job in jobs}
-    return places.pop() if len(places) == 1 else "results"
+    places = {str(usual_results(job.task)) for job in jobs}
+    return places.pop() if len(places) == 1 else str(usual_results())
 
 
 def _jobs(models: str, tasks: str | None, protocols: str | None, options: dict) -> list:
