@@ -3,8 +3,9 @@
 Prints, for a generated set shaped like ESC-50 (5 s clips at 44.1 kHz, five folds, 50 classes):
 the time from raw files to the score of three runs, Python's start included; a second run with
 another learning rate on kept embeddings, and one with --lr=auto; fifteen probes together against
-one after the other with an ordinary DataLoader loop, and their matrix products alone; how busy
-decoding keeps the cores; peak memory with few and many clips.
+one after the other with an ordinary DataLoader loop, and their matrix products alone; --lr=auto
+against single rates in turns (`--auto` prints this alone); how busy decoding keeps the cores; peak
+memory with few and many clips.
 """
 
 import csv
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,13 +22,16 @@ import soundfile
 
 ROOT = Path(__file__).resolve().parent.parent
 RATE, SECONDS, CLASSES, FOLDS = 44100, 5.0, 50, 5
+COMPARED = (3e-5, 1e-3)  # of the grid of --lr=auto: the rate that trains longest, and a usual one
+Cost = tuple[float, float]  # seconds, CPU seconds
 
 
-def make_set(folder: Path, clips: int, files: int) -> Path:
+def make_set(folder: Path, clips: int, files: int, seconds: float = SECONDS) -> Path:
     """A CSV of `clips` clips over `files` different WAV files (the rest are hard links)."""
-    (folder / "audio").mkdir(parents=True)
+    for name in ("audio", "data", "cache", "results"):
+        (folder / name).mkdir(parents=True)
     rng = np.random.default_rng(0)
-    t = np.arange(int(RATE * SECONDS)) / RATE
+    t = np.arange(int(RATE * seconds)) / RATE
     with (folder / "clips.csv").open("w", newline="") as out:
         table = csv.writer(out)
         table.writerow(["file", "label", "fold"])
@@ -93,28 +98,63 @@ def fifteen_probes(rows: int = 2000, dim: int = 768) -> tuple[float, float]:
     return middle - started, ended - middle
 
 
-def five_rates(rows: int = 2000, dim: int = 768) -> tuple[float, float]:
-    """CPU seconds for those probes at the smallest rate of --lr=auto, and at all five.
-
-    The smallest is the one that trains longest.
-    """
+def probes_at(grid: Sequence[float], rows: int = 2000, dim: int = 768) -> Cost:
+    """Seconds and CPU seconds of those probes, at each of the rates."""
     sys.path.insert(0, str(ROOT))
-    from evar.probing import probe, rates
+    from evar.probing import probe
 
     x, y, sides = problem(rows, dim)
+    jobs = [
+        probe.Job(a, None, b, seed, i, lr=rate)
+        for seed in (42, 43, 44)
+        for i, (a, b) in enumerate(sides)
+        for rate in grid
+    ]
+    started = time.perf_counter(), time.process_time()
+    probe.fit(x, y, jobs)
+    return time.perf_counter() - started[0], time.process_time() - started[1]
 
-    def seconds(grid: tuple[float, ...]) -> float:
-        jobs = [
-            probe.Job(a, None, b, seed, i, lr=rate)
-            for seed in (42, 43, 44)
-            for i, (a, b) in enumerate(sides)
-            for rate in grid
-        ]
-        started = time.process_time()
-        probe.fit(x, y, jobs)
-        return time.process_time() - started
 
-    return seconds(rates.RATES[:1]), seconds(rates.RATES)
+def cost_of_auto(folder: Path, clips: int, rounds: int = 2) -> None:
+    """Print what --lr=auto costs against one rate, in turns: commands, then the probes alone.
+
+    The clips are short, since the commands begin with their embeddings kept.
+    """
+    from evar.probing.rates import RATES
+
+    task = make_set(folder, clips, clips, seconds=0.5)
+    run(task, folder, "--epochs=1")  # embeds
+    command = {f"--lr={rate:g}": (f"--lr={rate:g}",) for rate in COMPARED}
+    in_turns(
+        "lineareval logmel, embeddings kept",
+        {name: lambda o=options: run(task, folder, *o)[:2] for name, options in command.items()},
+        lambda: run(task, folder, "--lr=auto")[:2],
+        rounds,
+    )
+    in_turns(
+        "15 probes of 2,000 x 768 alone",
+        {f"rate {rate:g}": lambda rate=rate: probes_at((rate,)) for rate in COMPARED},
+        lambda: probes_at(RATES),
+        rounds,
+    )
+
+
+def in_turns(
+    title: str, ones: dict[str, Callable[[], Cost]], auto: Callable[[], Cost], rounds: int
+) -> None:
+    """Run each of some single rates, then all five, `rounds` times; print means and ratios."""
+    measures = {**ones, "auto": auto}
+    costs = {name: [] for name in measures}
+    for _ in range(rounds):
+        for name, measure in measures.items():
+            costs[name].append(measure())
+    mean = {name: np.mean(found, axis=0) for name, found in costs.items()}
+    print(f"  {title}, {rounds} rounds:")
+    for name, (wall, cpu) in mean.items():
+        print(f"    {name}: {wall:.1f} s, {cpu:.1f} CPU s")
+    for name in ones:
+        wall, cpu = mean["auto"] / mean[name]
+        print(f"    auto / {name}: {cpu:.2f} times the CPU time, {wall:.2f} times the time")
 
 
 def products_alone(dim: int = 768, batch: int = 200, steps: int = 1600) -> float:
@@ -130,10 +170,13 @@ def products_alone(dim: int = 768, batch: int = 200, steps: int = 1600) -> float
     return time.perf_counter() - started
 
 
-def main(*, clips: int = 2000, many: int = 20000) -> None:
-    """Print every figure; `many=0` leaves out the run with many clips."""
+def main(*, clips: int = 2000, many: int = 20000, auto: bool = False) -> None:
+    """Print every figure; `many=0` leaves out the run with many clips; `auto`: only --lr=auto's."""
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
+        if auto:
+            cost_of_auto(folder, clips)
+            return
         print(f"{clips:,} clips of {SECONDS:g} s at {RATE} Hz, {FOLDS} folds, 3 seeds, logmel")
         task = make_set(folder / "few", clips, clips)
         cold, cpu, few_mb = run(task, folder / "few")
@@ -142,11 +185,10 @@ def main(*, clips: int = 2000, many: int = 20000) -> None:
         )
         warm, warm_cpu, _ = run(task, folder / "few", "--lr=1e-3")
         print(f"  again with another --lr, embeddings kept: {warm:.1f} s")
-        auto, auto_cpu, _ = run(task, folder / "few", "--lr=auto")
-        from_files = cpu - warm_cpu + auto_cpu
+        grid, grid_cpu, _ = run(task, folder / "few", "--lr=auto")
         print(
-            f"  again with --lr=auto: {auto:.1f} s; CPU time {auto_cpu / warm_cpu:.1f} times one "
-            f"rate's from kept embeddings, {from_files / cpu:.1f} times from raw files"
+            f"  again with --lr=auto: {grid:.1f} s; from raw files "
+            f"{(cpu - warm_cpu + grid_cpu) / cpu:.1f} times one rate's CPU time"
         )
         together, apart = fifteen_probes()
         print(
@@ -154,11 +196,7 @@ def main(*, clips: int = 2000, many: int = 20000) -> None:
             f"DataLoader loop {apart:.1f} s, ratio {apart / together:.1f}"
         )
         print(f"    of which their matrix products: {products_alone():.1f} s")
-        one, five = five_rates()
-        print(
-            f"  five rates (--lr=auto) of the 15 probes: {five:.1f} CPU s, "
-            f"{five / one:.1f} times the slowest rate alone"
-        )
+        cost_of_auto(folder / "auto", clips)
         if many:
             task = make_set(folder / "many", many, clips)
             seconds, _, many_mb = run(task, folder / "many", "--epochs=3")

@@ -21,25 +21,33 @@ def read(name: str) -> list[dict]:
 
 
 def table(rows: list[dict]) -> str:
-    """Returns the scores in percent as Markdown: a line per probe, a column per task and model.
+    """Returns the scores in percent as Markdown: a line per probe, a column per task.
 
-    The better model of a task is bold; a dash is a run that was not made.
+    A cell has one score for each model, the best in bold where all were measured; a dash is a run
+    that was not made.
     """
-    columns = list(dict.fromkeys((row["task"], row["model"]) for row in rows))
-    probes = list(dict.fromkeys(row["probe"] for row in rows))
+    tasks, models, probes = (
+        list(dict.fromkeys(row[key] for row in rows)) for key in ("task", "model", "probe")
+    )
     score = {(r["probe"], r["task"], r["model"]): float(r["mean"]) for r in rows}
-    head = ["probe", *(f"{task}, {model}" for task, model in columns)]
+    head = [f"probe ({' / '.join(models)})", *tasks]
     lines = [head, ["---"] * len(head)]
     for probe in probes:
-        cells = []
-        for task, model in columns:
-            value = score.get((probe, task, model))
-            others = [score.get((probe, task, m)) for t, m in columns if t == task and m != model]
-            best = value is not None and all(o is not None and value > o for o in others)
-            shown = "–" if value is None else f"{100 * value:.1f}"
-            cells.append(f"**{shown}**" if best else shown)
-        lines.append([probe, *cells])
+        found = [[score.get((probe, task, model)) for model in models] for task in tasks]
+        lines.append([probe, *(_cell(values) for values in found)])
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cell(values: list[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    if not known:
+        return "–"
+    shown = ["–" if value is None else f"{100 * value:.1f}" for value in values]
+    best = max(known)
+    if len(known) == len(values) and known.count(best) == 1:
+        place = values.index(best)
+        shown[place] = f"**{shown[place]}**"
+    return " / ".join(shown)
 
 
 def picture(points: list[dict]) -> str:

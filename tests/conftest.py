@@ -36,6 +36,7 @@ def _own_folders(tmp_path, monkeypatch):
     """No test reads or writes a folder of the person who runs it, or the current one."""
     for name in ("cache", "data", "weights"):
         monkeypatch.setenv(f"EVAR_{name.upper()}", str(tmp_path / name))
+    monkeypatch.setenv("EVAR_RESULTS", "results")
     monkeypatch.chdir(tmp_path)
 
 
@@ -156,14 +157,7 @@ def command(capsys):
 
 @pytest.fixture
 def lineareval(command):
-    """A function that runs `lineareval`, with results in the current folder."""
-
-    def run(model, task, *options):
-        given = any(str(option).startswith("--results") for option in options)
-        where = () if given else ("--results=results",)
-        return command("lineareval", model, task, "--quiet", *where, *options)
-
-    return run
+    return lambda model, task, *options: command("lineareval", model, task, "--quiet", *options)
 
 
 @pytest.fixture

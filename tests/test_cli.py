@@ -313,6 +313,7 @@ def test_results_of_ones_own_recordings_lie_beside_their_table(command, tmp_path
     table.to_csv(tmp_path / "birds/birds.csv", index=False, columns=["file", "label", "split"])
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.delenv("EVAR_RESULTS")
     ran = command("lineareval", "logmel", "../birds/birds.csv", "--seeds=1", "--quiet")
     assert ran.code == 0, ran.err
     assert not list(Path().iterdir())

@@ -16,11 +16,10 @@ def test_the_page_has_the_table_of_the_measurements():
 
 
 def test_the_better_model_is_bold():
-    rows = [
-        {"task": "t", "model": m, "probe": "knn", "mean": v} for m, v in (("a", 0.5), ("b", 0.4))
-    ]
+    scores = (("t", "a", 0.5), ("t", "b", 0.4), ("u", "a", 0.5), ("u", "b", 0.5), ("v", "b", 0.1))
+    rows = [{"task": t, "model": m, "probe": "knn", "mean": v} for t, m, v in scores]
     assert make_probes.table(rows).splitlines() == [
-        "| probe | t, a | t, b |",
-        "| --- | --- | --- |",
-        "| knn | **50.0** | 40.0 |",
+        "| probe (a / b) | t | u | v |",
+        "| --- | --- | --- | --- |",
+        "| knn | **50.0** / 40.0 | 50.0 / 50.0 | – / 10.0 |",
     ]

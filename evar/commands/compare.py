@@ -19,7 +19,7 @@ def compare(
     protocol="",
     also="",
     format="text",
-    results="results",
+    results="",
     data="",
     audio="",
 ):
@@ -37,8 +37,9 @@ def compare(
     --format=text      or markdown, latex, json: how the result is printed
     --audio=HOW        embed, link or none: sounds of clips on which two runs disagree
     --data=DIR         data sets and manifests; default: $EVAR_DATA or data/
-    --results=DIR      the results folder; default: results/
+    --results=DIR      the results folder; default: $EVAR_RESULTS or results/
     """
+    from evar.data import own_sounds
     from evar.pages import comparison, finding, pairs
     from evar.results import escape
 
@@ -46,6 +47,7 @@ def compare(
         raise UserError(f"--format={format}: not one of {', '.join(_FORMATS)}")
     if audio not in ("", "embed", "link", "none"):
         raise UserError(f"--audio={audio}: not one of embed, link, none")
+    results = results or own_sounds.usual_results(task)
     runs = finding.load(results)
     models = {run.model.name for run in runs}
     if a in models or b in models:

@@ -44,8 +44,8 @@ _OPTIONS = {  # those that all protocols share, in the order of the help text
     "device": "--device=auto  cpu, cuda, cuda:1, mps, ...",
     "precision": "--precision=fp32  or bf16: mixed precision in the encoder, behind its front end",
     "batch_size": "--batch_size=N clips per forward pass (no effect on the protocol)",
-    "results": """--results=DIR  where results are written; default: results/, beside TASK if it is
-              a table of your own recordings""",
+    "results": """--results=DIR  where results are written; default: $EVAR_RESULTS or results/,
+              beside TASK if it is a table of your own recordings""",
     "cache": """--cache=DIR    where embeddings are kept; default: $EVAR_CACHE or the user's cache
                folder""",
     "no_cache": "--no_cache     keep no embeddings",
@@ -167,7 +167,7 @@ def _evaluate(protocol: Protocol, model: str, task: str, given: dict):
     from evar.data import own_sounds
 
     _require_one_process(protocol)
-    results = given.pop("results") or own_sounds.results_beside(task)
+    results = given.pop("results") or own_sounds.usual_results(task)
     quiet = given.pop("quiet")
     files.make_folder(results)
     how = _how(protocol, given, Path(results))
@@ -236,8 +236,11 @@ def report(evaluated, results) -> None:
 
 def _as_pages(run: str, results) -> str:
     """Returns the commands that make pages of a run, as this one was started."""
+    from evar.data import own_sounds
+
     started = Path(sys.argv[0])
     how = "python {}.py" if started.suffix == ".py" else "evar {}"
     how = "python -m evar {}" if started.name == "__main__.py" else how
-    folder = "" if str(results) == "results" else f" --results={shlex.quote(str(results))}"
+    usual = Path(results) == own_sounds.usual_results()
+    folder = "" if usual else f" --results={shlex.quote(str(results))}"
     return f"as pages: {how.format('leaderboard')}{folder}; {how.format('report')} {run}{folder}"

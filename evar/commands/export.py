@@ -10,7 +10,7 @@ _FORMATS = ("card", "latex")
 
 
 @SetParseFns(**dict.fromkeys(("model", "format", "protocol", "out", "results"), str))
-def export(model="", *, format="card", protocol="", out="", results="results"):
+def export(model="", *, format="card", protocol="", out="", results=""):
     """Write a model's results for its model card, or the leaderboard as a LaTeX table.
 
     usage: export MODEL [options]
@@ -20,13 +20,15 @@ def export(model="", *, format="card", protocol="", out="", results="results"):
                      or latex: a table with booktabs of all models, or of MODEL alone
     --protocol=NAME  results of this protocol alone; latex needs it where there are several
     --out=FILE       default: print
-    --results=DIR    the results folder; default: results/
+    --results=DIR    the results folder; default: $EVAR_RESULTS or results/
     """
     from evar import files
+    from evar.data import own_sounds
     from evar.pages import finding, latex_board, model_card
 
     if format not in _FORMATS:
         raise UserError(f"--format={format}: not one of {', '.join(_FORMATS)}")
+    results = results or own_sounds.usual_results()
     runs = [r for r in finding.load(results) if protocol in ("", r.protocol)]
     if not runs:
         raise UserError(f"{results}: no runs of --protocol={protocol}")

@@ -9,16 +9,18 @@ from evar.errors import UserError
 
 
 @SetParseFns(results=str)
-def leaderboard(*, results="results"):
+def leaderboard(*, results=""):
     """Rebuild scores.csv, leaderboard.csv, leaderboard.md and leaderboard.html from the runs.
 
     usage: leaderboard [options]
 
-    --results=DIR  the results folder; default: results/
+    --results=DIR  the results folder; default: $EVAR_RESULTS or results/
     """
+    from evar.data import own_sounds
     from evar.pages import board
     from evar.results import leaderboard as leaderboard_
 
+    results = results or own_sounds.usual_results()
     if not Path(results).is_dir():
         raise UserError(f"{results}: no such results folder (--results=DIR)")
     rebuilt = leaderboard_.rebuild(results)

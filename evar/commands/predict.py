@@ -63,7 +63,8 @@ def predict(
     --audio=embed    sounds inside the page, compressed; link: played from this disk; none
     --model=MODEL    where the run's model is now, if its name does not lead to it
     --weights=PATH   checkpoint; default: where the run had it from
-    --results=DIR    the results folder; default: results/, beside TASK if that is a table
+    --results=DIR    the results folder; default: $EVAR_RESULTS or results/, beside TASK
+                     if that is a table
     --device=auto    cpu, cuda, cuda:1, mps, ...
     --precision=P    fp32 or bf16; default: the run's
     --batch_size=N   clips per forward pass
@@ -87,7 +88,7 @@ def predict(
     by = None if windows is None else Windows(windows, hop)
     threshold = _threshold(threshold)
     word, task, place = (run, sounds, more) if more else (run, "", sounds)
-    results = results or own_sounds.results_beside(task)
+    results = results or own_sounds.usual_results(task)
     runs = finding.load(results)
     record = finding.run_of(runs, word, task, protocol="linear" if task else "")
     probes = of_run.probes_of(record, results)

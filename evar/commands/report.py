@@ -26,7 +26,8 @@ def report(run, task="", *, results="", data="", cache="", audio="", protocol=""
                      own, else link
     --data=DIR       data sets and manifests, for sounds and the map; default: $EVAR_DATA or data/
     --cache=DIR      embeddings, for the map; default: $EVAR_CACHE or the user's cache folder
-    --results=DIR    the results folder; default: results/, beside TASK if that is a table
+    --results=DIR    the results folder; default: $EVAR_RESULTS or results/, beside TASK
+                     if that is a table
     """
     from evar.data import own_sounds
     from evar.pages import board, finding
@@ -35,7 +36,7 @@ def report(run, task="", *, results="", data="", cache="", audio="", protocol=""
 
     if audio not in ("", "embed", "link", "none"):
         raise UserError(f"--audio={audio}: not one of embed, link, none")
-    results = results or own_sounds.results_beside(task)
+    results = results or own_sounds.usual_results(task)
     runs = finding.load(results)
     found = finding.run_of(runs, run, task, protocol=protocol)
     if task and (said := finding.chosen_of(found, runs)):

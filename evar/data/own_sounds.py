@@ -39,8 +39,13 @@ def is_csv(name: str) -> bool:
     return reading.is_table(name)
 
 
-def results_beside(task: str) -> Path:
-    """Returns where results of a task are by default: beside a user's own table, else results/."""
+def usual_results(task: str = "") -> Path:
+    """Returns where results are by default: $EVAR_RESULTS, else beside a user's own table.
+
+    Of any other task they are in results/.
+    """
+    if named := os.environ.get("EVAR_RESULTS"):
+        return Path(named)
     return Path(task).parent / "results" if task and is_csv(task) else Path("results")
 
 

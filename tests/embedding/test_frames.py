@@ -109,6 +109,18 @@ def test_what_is_kept_is_read_and_half_of_it_on_demand(manifest, tmp_path, half,
         np.testing.assert_array_equal(a, b)
 
 
+def test_disk_is_announced_before_any_frame_is_kept(manifest, tmp_path):
+    cache, shards = tmp_path / "cache", []
+
+    class Looking(Progress):
+        def note(self, text):
+            shards.append(list(cache.rglob("*.safetensors")))
+
+    frames.embed_frames(load(Steps), manifest, Runtime(cache=cache, progress=Looking()))
+    assert shards == [[]]
+    assert len(list(cache.rglob("*.safetensors"))) == 3
+
+
 @pytest.mark.parametrize("half", [False, True])
 def test_kept_frames_are_compared_with_those_of_now(manifest, tmp_path, monkeypatch, half):
     runtime, model = Runtime(cache=tmp_path / "cache"), load(Steps)

@@ -52,7 +52,7 @@ def test_the_curve_has_an_interval_over_draws(hard):
     assert len(table) == 2 * 5
     assert table[table.shots == 4].score.mean() == pytest.approx(run.score)
     assert len(run.predictions) == 5 * 8
-    assert run.interval[0] <= run.score <= run.interval[1]
+    assert run.interval is None, "eight clips are too few for one over clips"
 
 
 def test_several_labels(several_labels):

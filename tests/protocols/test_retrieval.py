@@ -19,8 +19,7 @@ WORDS = ["dog", "rain", "siren", "piano", "laughter", "engine"]
 
 @pytest.fixture
 def retrieval_(command):
-    shared = ("--results=results", "--quiet")
-    return lambda model, of, *options: command("retrieval", model, of, *shared, *options)
+    return lambda model, of, *options: command("retrieval", model, of, "--quiet", *options)
 
 
 @pytest.fixture
