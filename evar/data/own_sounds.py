@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from evar.data import tracks
+from evar.data import packed, tracks
 from evar.data.manifest import Manifest
 from evar.data.tables import advice, reading
 from evar.data.tables.folder import list_sounds
@@ -194,12 +194,17 @@ def captions_from_csv(path) -> Task:
 def task_from_sounds(path) -> Task:
     """Returns a task of unlabelled test clips: a sound file, or all sounds below a folder.
 
-    Hidden files are left out, as those that macOS writes next to others are no sounds.
+    A shard (tar, Parquet), or a folder of shards alone, stands for the sounds in there. Hidden
+    files are left out, as those that macOS writes next to others are no sounds. Raises UserError
+    where there are no sounds.
     """
     path = Path(path)
     root = path.resolve()
     if root.is_dir():
-        names = list_sounds(path, SOUNDS).files
+        listing = list_sounds(path, SOUNDS)
+        names = listing.files or _in_shards(root, listing.shards)
+    elif root.is_file() and root.name.lower().endswith(packed.ENDINGS):
+        root, names = root.parent, _in_shards(root.parent, [root.name])
     else:
         names, root = [root.name], root.parent
     table = pd.DataFrame({"file": names, "label": UNKNOWN, "split": "test"})
@@ -214,6 +219,15 @@ def task_from_sounds(path) -> Task:
         trains=False,
         bundled=root,
     )
+
+
+def _in_shards(root: Path, shards: Sequence[str]) -> list[str]:
+    from evar.data.packed import listing  # which needs SOUNDS
+
+    names = [f"{shard}/{name}" for shard in shards for name in listing.sounds(root / shard)]
+    if not names:
+        raise UserError(f"{root}: its shards hold no sounds ({', '.join(SOUNDS)})")
+    return names
 
 
 def advice_on(manifest: Manifest) -> str:

@@ -71,6 +71,23 @@ def table(folder, *, columns: Mapping[str, str] | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def sounds(shard) -> list[str]:
+    """Returns the places of all sounds in a shard, without labels.
+
+    Raises UserError for a shard that is damaged or cannot be read.
+    """
+    shard = Path(shard)
+    with files.reading(shard):
+        try:
+            if shard.suffix.lower() == ".tar":
+                return [n for n in tar.members(shard) if n.lower().endswith(SOUNDS)]
+            file = parquet.open_file(shard)
+        except Damaged as error:
+            raise UserError(f"{shard}: {error}. Get the file again.") from error
+    rows = [parquet.name_of(row, file.rows) for row in range(file.rows)]
+    return [f"{column}/{row}" for column in file.columns for row in rows]
+
+
 def _split_of(shard: Path) -> str:
     """The split that a shard's name ("train-00000-of-00004") or a folder above it says."""
     words = [shard.stem.replace("_", "-").replace(".", "-").split("-")[0], *shard.parts[-2::-1]]

@@ -94,7 +94,7 @@ def make_table(folder, endings: Collection[str], choices: Choices, progress=None
         *_facts(frame, sounds),
         *left.lines(),
         *(f"understood: {note}" for note in notes),
-        *_about_groups(frame, listing.files, choices),
+        *_about_groups(frame, choices, named=not listing.shards),
         split,
     ]
     return Made(frame.reset_index(drop=True), tuple(report))
@@ -286,7 +286,8 @@ def _hours(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
-def _about_groups(frame: pd.DataFrame, names: Sequence[str], choices: Choices) -> list[str]:
+def _about_groups(frame: pd.DataFrame, choices: Choices, *, named: bool) -> list[str]:
+    """named: whether files have names of their own, not numbers in shards."""
     if "group" in frame:
         counts = frame[frame.group != ""].group.value_counts()
         some = ", ".join(f"{name} {count:,}" for name, count in counts.head(5).items())
@@ -296,7 +297,7 @@ def _about_groups(frame: pd.DataFrame, names: Sequence[str], choices: Choices) -
         return [f"groups: {len(counts):,} ({said}): {some}{more}"]
     guessed = Counter(folders.guessed_groups(frame.file.tolist()))
     group, count = guessed.most_common(1)[0]
-    if 1 < len(guessed) < len(frame):
+    if named and 1 < len(guessed) < len(frame):
         return [
             f"groups: none. {count:,} names begin with {group!r}: where such clips are of one "
             "recording or speaker, --groups=guess keeps them on one side"

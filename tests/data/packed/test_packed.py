@@ -281,6 +281,15 @@ def test_a_table_from_shards_is_scored(packed_demo, command):
     assert "clips" in made.out
     ran = command("lineareval", "logmel", f"{folder}.csv", "--seeds=1", "--quiet")
     assert ran.code == 0, ran.err
+    assert "--groups=guess" not in made.out
+    plain = command("predict", "logmel", f"{folder}.csv", str(folder), "--audio=none", "--quiet")
+    assert plain.code == 0, plain.err
+    [out] = (folder.parent / "results/predictions").glob("*.csv")
+    listed = pd.read_csv(f"{folder}.csv")
+    assert sorted(f"shards/{name}" for name in pd.read_csv(out).file) == sorted(listed.file)
+    one = next(path for path in folder.iterdir() if path.name.startswith("test"))
+    alone = command("predict", "logmel", f"{folder}.csv", str(one), "--audio=none", "--quiet")
+    assert alone.code == 0, alone.err
     refused = command("table", str(folder), "--labels=x.txt", "--overwrite", "--quiet")
     assert refused.code != 0
     assert "--column" in refused.err
