@@ -148,6 +148,7 @@ def in_turns(
     for _ in range(rounds):
         for name, measure in measures.items():
             costs[name].append(measure())
+            print(f"    {name}: {costs[name][-1][1]:.1f} CPU s", flush=True)  # if it is stopped
     mean = {name: np.mean(found, axis=0) for name, found in costs.items()}
     print(f"  {title}, {rounds} rounds:")
     for name, (wall, cpu) in mean.items():
