@@ -1,7 +1,7 @@
 """Six models one by one against one sweep: `python benchmarks/sweep.py [--clips=2000]`.
 
-Clips are 5-s stereo FLAC files at 44,100 Hz, generated; the models are tiny ones of one sample
-rate, so that decoding decides. Prints the wall-clock time of both ways, the time that their threads
+Clips are stereo FLAC files at 44,100 Hz, generated; the models are tiny ones of one sample rate, so
+that decoding decides. Prints the wall-clock time of both ways, the time that their threads
 spend in decoding and resampling, and how often a clip was decoded.
 """
 
@@ -23,7 +23,7 @@ from evar.embedding import embeddings
 from evar.embedding.together import fill_together
 from evar.runtime import Runtime
 
-RATE, SECONDS = 44100, 5
+RATE = 44100
 
 
 class Tiny(Adapter):
@@ -58,11 +58,11 @@ class Decoding:
                 self.seconds += time.thread_time() - started
 
 
-def write_clips(folder: Path, count: int) -> pd.DataFrame:
+def write_clips(folder: Path, count: int, seconds: float) -> pd.DataFrame:
     """Writes noise of two colours; returns the table of a task."""
     rng, rows = np.random.default_rng(0), []
     for i in range(count):
-        noise = 0.1 * rng.standard_normal((RATE * SECONDS, 2))
+        noise = 0.1 * rng.standard_normal((round(RATE * seconds), 2))
         samples = noise if i % 2 else np.cumsum(noise, 0) / 50
         path = folder / f"{i}.flac"
         soundfile.write(path, np.clip(samples, -1, 1), RATE)
@@ -87,15 +87,15 @@ def one_sweep(loaded, manifest, runtime: Runtime) -> None:
         fill_together(engines, failed=failed)
 
 
-def main(*, clips: int = 2000, count: int = 6, device: str = "auto") -> None:
+def main(*, clips: int = 2000, seconds: float = 2, count: int = 6, device: str = "auto") -> None:
     """Print the figures."""
     device = run.usable_device(device)
     ways: dict[str, Callable] = {"one by one": one_by_one, "one sweep": one_sweep}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        manifest = opening.open_task(write_clips(folder, clips), seconds=SECONDS)
+        manifest = opening.open_task(write_clips(folder, clips, seconds), seconds=seconds)
         loaded = [models.load(Tiny(1.0 + i)) for i in range(count)]
-        print(f"{count} models of one sample rate, {clips:,} clips of {SECONDS} s, {device}")
+        print(f"{count} models of one sample rate, {clips:,} clips of {seconds:g} s, {device}")
         for name, way in ways.items():
             decoding = Decoding()
             audio.load_clip = decoding

@@ -1,7 +1,8 @@
 """`predict`: what a run's probes hear in new recordings."""
 
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ def predict(
     batch_size=None,
     cache=None,
     no_cache=False,
+    overwrite=False,
     skip_bad=False,
     quiet=False,
 ):
@@ -57,6 +59,7 @@ def predict(
     --audacity=DIR   write label tracks for Audacity, one per recording
     --out=FILE.csv   where the CSV goes, and the page beside it; default:
                      <results>/predictions/
+    --overwrite      replace labels, or the CSV of --out, that are there
     --audio=embed    sounds inside the page, compressed; link: played from this disk; none
     --model=MODEL    where the run's model is now, if its name does not lead to it
     --weights=PATH   checkpoint; default: where the run had it from
@@ -89,7 +92,8 @@ def predict(
     runs = finding.load(results)
     record = finding.run_of(runs, word, task, protocol="linear" if task else "")
     probes = of_run.probes_of(record, results)
-    target = Path(out or Path(results) / "predictions" / f"{record.id[:8]}-{Path(place).stem}.csv")
+    name = f"{record.id[:8]}-{_name(place)}.csv"
+    target = Path(out or Path(results) / "predictions" / name)
     if target.suffix.lower() != ".csv":
         raise UserError(f"--out={out}: the name of a CSV ends in .csv")
     loaded, notes = of_run.load(record, model=model, weights=weights)
@@ -99,6 +103,8 @@ def predict(
     how |= {"cache": None} if no_cache else {}
     _, runtime, _ = running.split_options(None, loaded, {**how, "progress": not quiet})
     manifest = scoring.open_sounds(place, by, record, runtime)
+    if not overwrite:
+        _require_new([*([target] if out else ()), *_labels(manifest.table.file, raven, audacity)])
     found = scoring.predict(loaded, manifest, probes, runtime)
     written = _write(found, target, threshold, raven, audacity)
     predicted.write(found, record, target.with_suffix(".html"), audio=audio, notes=notes)
@@ -111,6 +117,31 @@ def _threshold(value) -> float:
     number = options.number("threshold", value, above=0)
     assert number is not None
     return number
+
+
+def _name(place: str) -> str:
+    """The name of a file without its ending, or of a folder, also of "."."""
+    path = Path(os.path.abspath(place))  # noqa: PTH100  (resolve() would follow links)
+    return path.name if path.is_dir() else path.stem
+
+
+def _labels(names: Iterable[str], raven, audacity) -> list[Path]:
+    """The files of labels that will be written."""
+    from evar.predicting import labels
+
+    names = list(dict.fromkeys(names))
+    paths = [*labels.raven_paths(names, raven).values()] if raven else []
+    return paths + ([*labels.audacity_paths(names, audacity).values()] if audacity else [])
+
+
+def _require_new(paths: Sequence[Path]) -> None:
+    """Refuses to replace what may be corrected by hand, such as labels."""
+    for path in paths:
+        if path.exists():
+            raise UserError(
+                f"{path} is there, and may be corrected by hand: name another place, or replace it "
+                "with --overwrite"
+            )
 
 
 def _write(found: "Predicted", target: Path, threshold: float, raven, audacity) -> list[Path]:

@@ -1,14 +1,22 @@
 """`sweep MODELS TASKS`: whole tables, each cell what the single command would do."""
 
 import contextlib
+import inspect
 import signal
 import sys
-from collections.abc import Callable
+from dataclasses import fields
 
 from fire.decorators import SetParseFns
 
 from evar.errors import UserError
+from evar.sweeping.engine import Engine
 
+_SHARED = {  # options of all jobs that single commands have too
+    **dict.fromkeys(("seeds", "weights", "data", "seconds", "device", "precision")),
+    **dict.fromkeys(("batch_size", "cache")),
+    **dict.fromkeys(("partial", "skip_bad"), False),
+}
+_OF_ENGINE = {f.name: f.default for f in fields(Engine)}
 _TEXT = ("models", "tasks", "protocols", "weights", "data", "cache", "results", "device")
 
 
@@ -18,26 +26,10 @@ def sweep(
     tasks=None,
     *,
     protocols=None,
-    engine="local",
-    workers=None,
-    gpus_per_job=1,
-    retries=1,
     part=None,
-    split=20_000,
-    address=None,
     dry_run=False,
     status=False,
-    seeds=None,
-    weights=None,
-    data=None,
     results="",
-    seconds=None,
-    device=None,
-    precision=None,
-    batch_size=None,
-    cache=None,
-    partial=False,
-    skip_bad=False,
     quiet=False,
     **options,
 ):
@@ -81,14 +73,9 @@ def sweep(
     from evar.sweeping import plan
     from evar.sweeping.state import Folder, report
 
-    _check(engine, workers, gpus_per_job, retries, split)
-    shared = {
-        **{"seeds": seeds, "weights": weights, "data": data, "seconds": seconds, "device": device},
-        **{"precision": precision, "batch_size": batch_size, "cache": cache},
-        **{"partial": partial or None, "skip_bad": skip_bad or None},
-        **options,
-    }
-    jobs = _jobs(models, tasks, protocols, {k: v for k, v in shared.items() if v is not None})
+    engine = Engine(**{name: options.pop(name) for name in _OF_ENGINE if name in options})
+    given = {k: v for k, v in options.items() if v is not _SHARED.get(k)}
+    jobs = _jobs(models, tasks, protocols, given)
     results = results or _usual_results(jobs)
     folder = Folder(results, jobs)
     if status:
@@ -105,10 +92,8 @@ def sweep(
 
         print("\n".join(preview.lines(why, results)))
         return
-    how = {"retries": retries, "device": device, "workers": workers, "gpus": gpus_per_job}
-    how |= {"engine": engine, "address": address, "split": split, "quiet": quiet}
     with _terminating():
-        failed = _run(folder, why, how)
+        failed = _run(folder, why, engine, device=given.get("device"), quiet=quiet)
     sys.exit(1 if failed else 0)
 
 
@@ -116,18 +101,18 @@ def check_more(words: list[str], keys: list[str], options: list[str]) -> None:
     """Leaves unknown options to the plan, which knows all protocols and models."""
 
 
+def _signature() -> inspect.Signature:
+    """Returns the options that the command line has: the function's, the engine's and all jobs'."""
+    *own, rest = inspect.signature(sweep).parameters.values()
+    more = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+        for name, default in {**_OF_ENGINE, **_SHARED}.items()
+    ]
+    return inspect.Signature([*own, *more, rest])
+
+
 vars(sweep)["check_more"] = check_more
-
-
-def _check(engine: str, workers, gpus_per_job, retries, split) -> None:
-    from evar.errors import unknown
-
-    if engine not in ("local", "ray"):
-        raise unknown("engine", engine, ("local", "ray"))
-    least = {"workers": (workers, 1), "gpus_per_job": (gpus_per_job, 1), "split": (split, 1)}
-    for name, (value, low) in {**least, "retries": (retries, 0)}.items():
-        if value is not None and (type(value) is not int or value < low):
-            raise UserError(f"--{name} must be a whole number of {low} or more, not {value!r}")
+vars(sweep)["__signature__"] = _signature()  # which Fire and `cli` read
 
 
 def _usual_results(jobs) -> str:
@@ -150,13 +135,14 @@ def _jobs(models: str, tasks: str | None, protocols: str | None, options: dict) 
     elif tasks is None:
         raise UserError("sweep needs MODELS TASKS or PLAN.yaml; --help explains them")
     chosen = protocols or what.get("protocols") or "linear"
-    jobs = plan.make_jobs(what["models"], what["tasks"], chosen, options)
+    also = list(inspect.signature(sweep).parameters)
+    jobs = plan.make_jobs(what["models"], what["tasks"], chosen, options, also=also)
     if not jobs:
         raise UserError("no job: TASKS names no task that is prepared (`evar list tasks`)")
     return jobs
 
 
-def _run(folder, why: dict, how: dict) -> bool:
+def _run(folder, why: dict, engine: Engine, *, device: str | None, quiet: bool) -> bool:
     """Runs what can run and prints the end; returns whether any job failed."""
     from evar.pages import board as page
     from evar.sweeping import ending
@@ -170,8 +156,8 @@ def _run(folder, why: dict, how: dict) -> bool:
         print(f"cannot run  {job.name}: {why[job]}")
     due = [job for job, reason in why.items() if not reason]
     try:
-        with display(quiet=how["quiet"]) as shown:
-            _engine(how)(board, due, shown)
+        with display(quiet=quiet) as shown:
+            engine.run(board, due, shown, device)
     except KeyboardInterrupt:  # tables and page would keep the user waiting
         print(f"{ending.count(board)}; `python leaderboard.py` makes the tables of what is done")
         raise
@@ -179,27 +165,6 @@ def _run(folder, why: dict, how: dict) -> bool:
         print(line)
     print(f"page: {page.write(folder.results)}")
     return bool(board.of(FAILED))
-
-
-def _engine(how: dict) -> Callable:
-    """Returns the function of (board, jobs, display) that does the jobs."""
-    if how["engine"] == "ray":
-        from evar.sweeping import ray_engine
-
-        return lambda board, jobs, shown: ray_engine.run(
-            board,
-            jobs,
-            shown,
-            address=how["address"],
-            retries=how["retries"],
-            split=how["split"],
-            gpus=how["gpus"],
-        )
-    from evar.sweeping.local import Supervisor, layout
-
-    plan = layout(how["device"], workers=how["workers"], gpus_per_job=how["gpus"])
-    options = {"plan": plan, "retries": how["retries"], "device": how["device"]}
-    return lambda board, jobs, shown: Supervisor(board, jobs, shown, **options).run()
 
 
 @contextlib.contextmanager

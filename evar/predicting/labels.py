@@ -1,6 +1,7 @@
 """Writes what was found as labels of Raven (selection tables) and of Audacity (label tracks)."""
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,30 +54,44 @@ def _classes(predicted: Predicted, number: int, threshold: float) -> Iterator[in
     return (c for c in chosen if scores[c] >= threshold)
 
 
+def raven_paths(names: Iterable[str], folder) -> dict[str, Path]:
+    """Returns where the selection table of each recording goes."""
+    return {file: Path(folder) / f"{file}.selections.txt" for file in names}
+
+
+def audacity_paths(names: Iterable[str], folder) -> dict[str, Path]:
+    """Returns where the label track of each recording goes: a.txt of a.wav.
+
+    Where a.flac lies next to it, the two are a.wav.txt and a.flac.txt.
+    """
+    stems = {file: Path(file).with_suffix("").as_posix() for file in names}
+    often = Counter(stems.values())
+    return {
+        file: Path(folder) / f"{stem if often[stem] == 1 else file}.txt"
+        for file, stem in stems.items()
+    }
+
+
 def write_raven(labels: dict[str, list[Label]], folder) -> list[Path]:
     """Writes one selection table per file; returns their paths."""
-    written = []
+    paths = raven_paths(labels, folder)
     for file, of_file in labels.items():
         lines = ["\t".join(_HEAD)]
         for number, label in enumerate(of_file, start=1):
             cells = (number, "Spectrogram 1", 1, f"{label.start:.6f}", f"{label.end:.6f}")
             more = ("0.0", f"{label.top:.1f}", _cell(Path(file).name), _cell(label.name))
             lines.append("\t".join(map(str, (*cells, *more, f"{label.score:.4f}"))))
-        path = Path(folder) / f"{file}.selections.txt"
-        files.write_atomic(path, "\n".join(lines) + "\n")
-        written.append(path)
-    return written
+        files.write_atomic(paths[file], "\n".join(lines) + "\n")
+    return [*paths.values()]
 
 
 def write_audacity(labels: dict[str, list[Label]], folder) -> list[Path]:
     """Writes one label track per file; returns their paths."""
-    written = []
+    paths = audacity_paths(labels, folder)
     for file, of_file in labels.items():
         lines = [f"{x.start:.6f}\t{x.end:.6f}\t{_cell(x.name)}" for x in of_file]
-        path = Path(folder) / f"{Path(file).with_suffix('').as_posix()}.txt"
-        files.write_atomic(path, "".join(f"{line}\n" for line in lines))
-        written.append(path)
-    return written
+        files.write_atomic(paths[file], "".join(f"{line}\n" for line in lines))
+    return [*paths.values()]
 
 
 def _cell(text: str) -> str:

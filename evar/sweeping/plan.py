@@ -23,18 +23,21 @@ def make_jobs(
     tasks_: str | Sequence[str],
     protocols: str | Sequence[str],
     options: Mapping[str, object],
+    *,
+    also: Sequence[str] = (),
 ) -> list[Job]:
     """Returns the jobs of all combinations, each once, in the order of tasks.
 
     models_, tasks_, protocols: text as on the command line, or lists of it; a model may be a
     mapping with `name` and options of its own. options: of all jobs; a job takes those that its
-    protocol and its model have. Raises UserError for names and options that nothing has.
+    protocol and its model have. also: options of the command itself, which the message about an
+    unknown option may suggest. Raises UserError for names and options that nothing has.
     """
     chosen = [protocol.of_command(name) for name in _words(protocols)]
     data = options.get("data")
     spelled = list(_models(models_))
     named = list(dict.fromkeys(t for word in _words(tasks_) for t in _tasks(word, chosen, data)))
-    _require_known(options, chosen, spelled)
+    _require_known(options, chosen, spelled, also)
     jobs = [
         Job.of(model, task, each.name, _fitting({**options, **own}, own, each, model, task))
         for task in named
@@ -122,7 +125,9 @@ def is_prepared(task: str, data=None) -> bool:
     return known is not None and known.root.is_dir()
 
 
-def _require_known(options: Mapping, chosen: Sequence[Protocol], spelled: list) -> None:
+def _require_known(
+    options: Mapping, chosen: Sequence[Protocol], spelled: list, also: Sequence[str]
+) -> None:
     """Raises UserError for an option that no protocol, no model and no runtime has."""
     known = [*run.ARGUMENTS, *_RUNTIME, *(name for p in chosen for name in p.options())]
     rest = [key for key in options if key not in known]
@@ -130,7 +135,9 @@ def _require_known(options: Mapping, chosen: Sequence[Protocol], spelled: list) 
         known += [name for model, _ in spelled for name in _option_names(model)]
     for key in rest:
         if key not in known:
-            raise unknown("option", f"--{key}", [f"--{name}" for name in dict.fromkeys(known)])
+            raise unknown(
+                "option", f"--{key}", [f"--{name}" for name in dict.fromkeys([*known, *also])]
+            )
 
 
 def _option_names(model: str) -> list[str]:

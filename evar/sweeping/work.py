@@ -168,16 +168,24 @@ class Worker:
             if self.gpus < 2:
                 self._save(job, request)
                 return
-            del request
-            before = time.time_ns()
+            key = request.key
+            del request  # the GPU's memory is for the processes that train
             torchrun.run(job, self.results, processes=self.gpus)
-            path = max((self.results / "runs").glob("*.json"), key=lambda p: p.stat().st_mtime_ns)
-            if path.stat().st_mtime_ns < before:
+            made = self._result_of(key)
+            if made is None:
                 raise UserError("torchrun ended without a result; the log shows why")
-            self.report("done", job, run=path.stem)
+            self.report("done", job, run=made)
 
     def _is_there(self, job: Job, request: Request) -> bool:
         """Whether the result of a request is in the folder; reports it as done then."""
+        known = self._result_of(request.key)
+        if known is None:
+            return False
+        self.report("done", job, run=known, there=True)
+        return True
+
+    def _result_of(self, wanted: str) -> str | None:
+        """Returns the id of the run in the folder that has a request's key, None without one."""
         for path in sorted((self.results / "runs").glob("*.json")):
             with contextlib.suppress(UserError, OSError):  # the leaderboard names what is no result
                 stamp = (str(path), path.stat().st_mtime_ns)
@@ -185,10 +193,9 @@ class Worker:
                     found = record.read_run(path)
                     self._seen[stamp] = found.request, found.id
                 key, known = self._seen[stamp]
-                if key == request.key:
-                    self.report("done", job, run=known, there=True)
-                    return True
-        return False
+                if key == wanted:
+                    return known
+        return None
 
     @contextlib.contextmanager
     def _blaming(self, job: Job) -> Iterator[None]:

@@ -29,7 +29,7 @@ def main(channel: Connection, how: Mapping, environment: Mapping[str, str]) -> N
     os.setsid()  # so that Ctrl-C reaches the driver alone
     os.environ.clear()
     os.environ.update(environment)
-    _watch(os.getppid())
+    end_with(os.getppid())  # the server that the driver forks workers from ends with it
     redirect(Path(how["folder"]) / "workers.log")
     logs = Logs(Path(how["folder"]) / "logs")
     from evar.sweeping.shelf import Shelf
@@ -55,15 +55,12 @@ def main(channel: Connection, how: Mapping, environment: Mapping[str, str]) -> N
         return
 
 
-def _watch(parent: int) -> None:
-    """Ends this process and those that it started soon after its driver has died.
-
-    Its parent is the server that the driver forks workers from, and that ends with the driver.
-    """
+def end_with(parent: int) -> None:
+    """Ends this process, the leader of its group, and those of the group soon after its parent."""
 
     def look() -> None:
         while os.getppid() == parent:
             time.sleep(_WATCH_SECONDS)
-        os.killpg(0, signal.SIGKILL)  # it is the leader of its own group
+        os.killpg(0, signal.SIGKILL)
 
     threading.Thread(target=look, daemon=True).start()

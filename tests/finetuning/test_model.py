@@ -335,9 +335,13 @@ def test_what_goes_wrong_in_an_encoder_is_one_line_that_names_the_place(from_cal
 
 
 @pytest.mark.skipif(not shutil.which("c++"), reason="torch.compile needs a C++ compiler")
-def test_compiled_blocks_compute_the_same():
+def test_compiled_blocks_compute_the_same(monkeypatch):
     """Clips of several chunks, with another number of patches in each step."""
+    from torch._inductor import config
+
     from evar.model_adapters.m2d import M2D
+
+    monkeypatch.setattr(config, "compile_threads", 1)  # no processes that import torch once more
 
     def trained(**more):
         sizes = {"width": 16, "depth": 1, "heads": 2, "flat": True}

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,9 @@ import soundfile
 
 import evar
 from evar import models
+from evar.data.tables import annotations
+from evar.data.tables.annotations import Wishes
+from evar.data.tables.recordings import Recordings
 from evar.errors import UserError
 from evar.predicting import labels, scoring
 from evar.predicting import model as of_run
@@ -181,6 +185,31 @@ def test_another_model_is_refused_and_another_version_of_its_code_noted(
     assert notes == [] or "source of Simple changed" in notes[0]
 
 
+def test_other_options_are_refused_and_the_runs_own_are_taken(clips, tmp_path, new_adapter):
+    source = """
+from evar import Adapter
+
+class Loud(Adapter):
+    sample_rate = 16000
+    embed_dim = 1
+    lr = 0.05
+
+    def __init__(self, gain=1.0):
+        super().__init__()
+        self.gain = gain
+
+    def embed(self, audio):
+        return self.gain * (audio[:, 1:].sign() != audio[:, :-1].sign()).float().mean(1)[:, None]
+"""
+    run = ran(clips.csv, tmp_path, new_adapter(source, "Loud", "loud.py"), seeds=1, gain=3.0)
+    loaded, notes = of_run.load(run.record)
+    assert loaded.adapter.gain == 3.0
+    assert notes == []
+    of_default = replace(run.record, model=replace(run.record.model, options={}))
+    with pytest.raises(UserError, match=r"not the model of run \w{8}: its options differ"):
+        of_run.load(of_default)
+
+
 def test_runs_without_probes_are_named_in_one_line(clips, tmp_path):
     run = ran(clips.csv, tmp_path, seeds=1)
     path = tmp_path / "results" / "runs" / f"{run.record.id}.{kept.SUFFIX}"
@@ -224,6 +253,60 @@ def test_labels_for_raven_and_audacity_come_back_as_tables(clips, tmp_path):
     assert lines[1][6] == "8000.0"
     assert audacity.read_text().splitlines()[0] == "0.000000\t1.000000\tlow"
     assert labels.found(found, 1.1) == {"far/night.wav": []}
+    recordings = Recordings(tmp_path / "field", ["far/night.wav"])
+    for folder in ("raven", "audacity"):
+        read = annotations.read_annotations(
+            tmp_path / folder,
+            recordings,
+            Wishes({"label": "Annotation"} if folder == "raven" else {}),
+        )
+        assert read.frame.file.tolist() == ["far/night.wav"] * 4
+        assert read.frame.start.tolist() == [0, 1, 2, 3]
+        assert read.frame.end.tolist() == [1, 2, 3, 4]
+        assert read.frame.label.tolist() == ["low", "high"] * 2
+
+
+def test_labels_of_recordings_that_differ_only_in_their_ending(clips, tmp_path):
+    run = ran(clips.csv, tmp_path, seeds=1)
+    field = tmp_path / "field"
+    long_recording(field / "night.wav")
+    long_recording(field / "night.flac", tones=(3000,))
+    found = labels.found(predicted(run, field, tmp_path / "results", Windows(1)), 0.0)
+    labels.write_audacity(found, tmp_path / "audacity")
+    recordings = Recordings(field, ["night.wav", "night.flac"])
+    read = annotations.read_annotations(tmp_path / "audacity", recordings).frame
+    assert read[read.file == "night.wav"].label.tolist() == ["low", "high"] * 2
+    assert read[read.file == "night.flac"].label.tolist() == ["high"]
+
+
+def test_labels_that_are_there_are_replaced_only_on_demand(clips, tmp_path, command, simple):
+    run = ran(clips.csv, tmp_path, simple, seeds=1)
+    long_recording(tmp_path / "field" / "night.wav")
+    words = ("predict", run.record.id, "field", "--windows=1", "--audio=none", "--quiet")
+    corrected = tmp_path / "found" / "night.txt"
+    corrected.parent.mkdir()
+    corrected.write_text("by hand")
+    refused = command(*words, "--audacity=found")
+    assert refused.code == 2
+    assert "--overwrite" in refused.err
+    assert corrected.read_text() == "by hand"
+    of_csv = command(*words, f"--out={clips.csv}")
+    assert of_csv.code == 2
+    assert Path(clips.csv).read_text().startswith("file,label")
+    done = command(*words, "--audacity=found", "--threshold=0", "--overwrite")
+    assert done.code == 0, done.err
+    assert corrected.read_text().count("\n") == 4
+
+
+def test_the_current_folder_has_a_name(clips, tmp_path, command, simple, monkeypatch):
+    run = ran(clips.csv, tmp_path, simple, seeds=1)
+    long_recording(tmp_path / "field" / "night.wav")
+    monkeypatch.chdir(tmp_path / "field")
+    done = command(
+        "predict", run.record.id, ".", f"--results={tmp_path}/results", "--audio=none", "--quiet"
+    )
+    assert done.code == 0, done.err
+    assert (tmp_path / "results/predictions" / f"{run.record.id[:8]}-field.csv").is_file()
 
 
 def test_the_command_line(clips, tmp_path, command, lineareval):

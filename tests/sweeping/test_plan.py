@@ -84,6 +84,23 @@ def test_typing_errors_are_named(arguments, word):
 
 
 @pytest.mark.parametrize(
+    ("option", "said"),
+    [
+        ("--worker=2", "did you mean --workers"),
+        ("--epocs=2", "did you mean --epochs"),
+        ("--workers=0", "--workers must be a whole number of 1 or more, not 0"),
+        ("--retries=-1", "--retries must be a whole number of 0 or more, not -1"),
+        ("--engine=rai", "did you mean ray"),
+        ("--partial=3", "--partial is a flag"),
+    ],
+)
+def test_options_of_the_command_are_checked(option, said, command):
+    ran = command("sweep", "logmel", "demo", "--dry_run", option)
+    assert ran.code == 2
+    assert said in ran.err
+
+
+@pytest.mark.parametrize(
     ("model", "task", "protocol_", "options", "reason"),
     [
         ("logmel", "demo", "zeroshot", {}, "audio-only"),

@@ -1,9 +1,18 @@
 """The command line of a job that several GPUs train."""
 
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 from evar.sweeping import torchrun
 from evar.sweeping.job import Job
+from helpers import finetune_net
+from helpers.sweeps import ROOT, gone, runs, states
+
+NET = f"{finetune_net.__file__}:Net"
+TUNE = ("--protocols=finetune", "--gpus_per_job=2", "--device=cpu", "--seeds=1", "--epochs=1")
 
 
 def test_the_command_is_what_a_user_would_type():
@@ -26,3 +35,40 @@ def test_the_command_is_what_a_user_would_type():
         "--partial=True",
         "--seeds=43,",
     ]
+
+
+def test_two_processes_train_what_one_would(clips, command, tmp_path):
+    ran = command("sweep", NET, clips.csv, *TUNE, "--dropout=0", "--retries=0", "--results=two")
+    logs = [p.read_text() for p in tmp_path.glob("two/sweeps/*/logs/*.log")]
+    assert ran.code == 0, (ran, logs)
+    (run,) = runs(tmp_path / "two")
+    (state,) = states(tmp_path / "two")
+    assert (state["status"], state["run"]) == ("done", run.id)
+    options = ("--device=cpu", "--seeds=1", "--epochs=1", "--dropout=0", "--results=one")
+    assert command("finetune", NET, clips.csv, *options).code == 0
+    (alone,) = runs(tmp_path / "one")
+    assert alone.id == run.id
+
+
+def test_processes_end_with_the_torchrun_that_started_them(tmp_path):
+    """Which gives them sessions of their own, so that what kills its group spares them."""
+    child = (
+        "import os, time\n"
+        "from evar.sweeping.worker import end_with\n"
+        "end_with(os.getppid())\n"
+        "print(os.getpid(), flush=True)\n"
+        "time.sleep(60)"
+    )
+    parent = (
+        "import subprocess, sys\n"
+        "subprocess.run([sys.executable, '-c', sys.argv[1]], start_new_session=True)"
+    )
+    line = [sys.executable, "-c", parent, child]
+    started = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    number = int(started.stdout.readline())
+    started.send_signal(signal.SIGKILL)
+    started.wait()
+    deadline = time.monotonic() + 10
+    while not gone(number):
+        assert time.monotonic() < deadline, "it outlives its parent"
+        time.sleep(0.05)
