@@ -135,7 +135,7 @@ def cost_of_auto(folder: Path, clips: int, rounds: int = 2) -> None:
         "15 probes of 2,000 x 768 alone",
         {f"rate {rate:g}": lambda rate=rate: probes_at((rate,)) for rate in COMPARED},
         lambda: probes_at(RATES),
-        rounds,
+        1,  # they are slow: all rates take a minute
     )
 
 
@@ -148,8 +148,9 @@ def in_turns(
     for _ in range(rounds):
         for name, measure in measures.items():
             costs[name].append(measure())
+            print(f"    {name}: {costs[name][-1][1]:.1f} CPU s", flush=True)  # if it is stopped
     mean = {name: np.mean(found, axis=0) for name, found in costs.items()}
-    print(f"  {title}, {rounds} rounds:")
+    print(f"  {title}, rounds: {rounds}")
     for name, (wall, cpu) in mean.items():
         print(f"    {name}: {wall:.1f} s, {cpu:.1f} CPU s")
     for name in ones:
