@@ -54,7 +54,7 @@ _OPTIONS = {  # those that all protocols share, in the order of the help text
     "tensorboard": "--tensorboard  write loss, rate and validation score for TensorBoard",
     "partial": "--partial      accept an incomplete data set; the score then says so",
     "skip_bad": "--skip_bad     leave out clips that cannot be decoded; the score then says so",
-    "quiet": "--quiet        no progress bars",
+    "quiet": "--quiet        no progress bars, and no notes but those beside the score",
 }
 _DEFAULTS = {
     "device": "auto",
