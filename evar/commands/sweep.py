@@ -92,6 +92,8 @@ def sweep(
 
         print("\n".join(preview.lines(why, results)))
         return
+    for line in () if quiet else plan.understood(jobs):
+        print(f"note: {line}", file=sys.stderr)
     with _terminating():
         failed = _run(folder, why, engine, device=given.get("device"), quiet=quiet)
     sys.exit(1 if failed else 0)

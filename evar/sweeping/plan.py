@@ -1,5 +1,6 @@
 """From what a user writes to the jobs of a sweep: names, globs, sets, paths, or a YAML plan."""
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -185,6 +186,23 @@ def blocked(job: Job) -> str:
         return _no_task(chosen, job, options.get("data")) or _no_weights(job, options)
     except (UserError, ImportError) as error:
         return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def understood(jobs: Iterable[Job]) -> list[str]:
+    """Returns one line for each table of own sounds that is not in our own dialect.
+
+    It says what was understood of it; of a table that cannot be read, the jobs say so.
+    """
+    from evar.data import own_sounds
+
+    found = []
+    for task in dict.fromkeys(job.task for job in jobs if own_sounds.is_csv(job.task)):
+        with contextlib.suppress(UserError):
+            captioned = own_sounds.has_captions(task)
+            read = own_sounds.captions_from_csv if captioned else own_sounds.task_from_csv
+            if notes := read(task).notes:
+                found.append(f"{task}: {'; '.join(notes)}")
+    return found
 
 
 def _no_task(chosen: Protocol, job: Job, data) -> str:

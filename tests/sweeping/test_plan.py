@@ -1,5 +1,7 @@
 """From words to jobs, and which of them cannot run."""
 
+from pathlib import Path
+
 import pytest
 
 from evar import protocol
@@ -117,3 +119,16 @@ def test_jobs_that_cannot_run_say_why(model, task, protocol_, options, reason):
     (job,) = plan.make_jobs(model, task, protocol_, options)
     found = plan.blocked(job)
     assert any(r in found for r in reason.split("|")) if reason else found == ""
+
+
+def test_what_was_understood_of_a_table_is_said_once(clips):
+    lines = Path(clips.csv).read_text(encoding="utf-8").replace(",", ";")
+    table = clips.root / "german.csv"
+    table.write_text(lines, encoding="utf-8")
+    jobs = plan.make_jobs("logmel", f"{clips.csv},{table}", "linear,knn", {})
+    assert len(jobs) == 4
+    (line,) = plan.understood(jobs)
+    assert line.startswith(f"{table}: ")
+    assert "semicolon" in line
+    table.write_text("")
+    assert plan.understood(jobs) == []  # the job says what is wrong
