@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evar import models, run
+from evar import files, models, run
 from evar.options import existing_folder
 from evar.runtime import usable_device
 
@@ -84,13 +84,12 @@ def fill_cache(
     """
     from evar.data import opening, own_sounds
     from evar.embedding import embeddings
-    from evar.embedding.store import cache_folder
     from evar.protocols import zeroshot
 
     data = existing_folder("data", data)
     _, runtime, of_adapter = run.split_options(None, model, options)
     if runtime.cache is None:
-        runtime = replace(runtime, cache=cache_folder())
+        runtime = replace(runtime, cache=files.cache_folder())
     captioned = own_sounds.is_csv(str(task)) and own_sounds.has_captions(task)
     manifest = opening.open_task(
         task, data=data, seconds=seconds, captioned=captioned, progress=runtime.progress

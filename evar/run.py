@@ -343,11 +343,10 @@ def split_options(
 
 
 def _runtime(given: dict, model: "AnyModel") -> Runtime:
-    from evar.embedding.store import cache_folder
 
     given = {"device": "auto", **given}
     if "cache" not in given:
-        given["cache"] = cache_folder()
+        given["cache"] = files.cache_folder()
     if given["cache"] is not None:
         given["cache"] = values.path("cache", given["cache"])
     if given.get("progress") is True:

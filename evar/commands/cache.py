@@ -16,9 +16,10 @@ def cache(action, key=None, *, cache=None):
     KEY            the first digits of a key that `cache ls` shows
     --cache=DIR    the cache folder; default: $EVAR_CACHE or the user's cache folder
     """
+    from evar import files
     from evar.embedding import store
 
-    folder = Path(cache or store.cache_folder())
+    folder = Path(cache or files.cache_folder())
     kept = store.entries(folder)
     if action == "ls":
         for entry in kept:

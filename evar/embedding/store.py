@@ -22,8 +22,6 @@ from evar import files, locks
 from evar.embedding.gathering import DamagedShard, Gathering, layout, verify
 from evar.errors import UserError
 
-cache_folder = files.cache_folder  # where embeddings are kept
-
 
 @dataclass(frozen=True)
 class Shard:

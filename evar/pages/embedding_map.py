@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from evar import files
 from evar.data import audio
 from evar.data.manifest import Manifest
 from evar.embedding import embeddings, store
@@ -36,7 +37,7 @@ def of_run(run: RunRecord, manifest: Manifest | None, cache=None) -> Map | str:
     """Returns the map of a run's test clips, or a sentence that says why there is none."""
     if manifest is None:
         return "The map needs the data set on this disk (--data=DIR), which was not found."
-    folder = store.cache_folder() if cache is None else cache
+    folder = files.cache_folder() if cache is None else cache
     chosen = _chosen_layer(run)
     entries = [entry for entry in store.entries(folder) if _is_of(run, entry.identity)]
     # Of probes on layers, those of every layer come before an embedding that another run left.

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import evar
+from evar import files
 from evar.errors import UserError
 from evar.sweeping.display import Display
 from evar.sweeping.job import Job, groups
@@ -261,13 +262,11 @@ class _Told:
 
 def _environment() -> dict[str, str]:
     """Returns the variables that decide where things are, with this package's place."""
-    from evar.embedding.store import cache_folder
-
     found = {k: v for k, v in os.environ.items() if k.startswith(_PASSED_ON)}
     for name in ("EVAR_DATA", "EVAR_WEIGHTS"):
         if name in found:
             found[name] = str(Path(found[name]).resolve())
-    found["EVAR_CACHE"] = str(cache_folder().resolve())
+    found["EVAR_CACHE"] = str(files.cache_folder().resolve())
     found["EVAR_LOCKS"] = "0"  # network file systems: the driver keeps the tasks apart
     package = str(Path(evar.__file__).parent.parent)
     found["PYTHONPATH"] = os.pathsep.join([package, *filter(None, [os.environ.get("PYTHONPATH")])])

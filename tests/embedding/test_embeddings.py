@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from evar import models
+from evar import files, models
 from evar.data import audio, indexing, own_sounds
 from evar.data.manifest import Manifest
 from evar.embedding import embeddings, engine, store
@@ -85,7 +85,7 @@ def embed(made, model, options=None, **more):
     loaded = models.load(model, **(options or {}))
     manifest = made if isinstance(made, Manifest) else manifest_of(made)
     seed = more.pop("crop_seed", 42)
-    runtime = Runtime(**{"cache": store.cache_folder(), "batch_size": 4, **more})
+    runtime = Runtime(**{"cache": files.cache_folder(), "batch_size": 4, **more})
     return embeddings.embed_task(loaded, manifest, runtime, crop_seed=seed)
 
 

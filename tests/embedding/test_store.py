@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from evar import files
 from evar.embedding import store
 from evar.embedding.store import Shard, Store
 from evar.errors import UserError
@@ -255,10 +256,10 @@ def test_entries_and_remove(kept):
 
 
 def test_the_cache_folder_follows_the_environment(tmp_path, monkeypatch):
-    assert store.cache_folder() == tmp_path / "cache"
+    assert files.cache_folder() == tmp_path / "cache"
     monkeypatch.delenv("EVAR_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert store.cache_folder() == tmp_path / "xdg/evar"
+    assert files.cache_folder() == tmp_path / "xdg/evar"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert store.cache_folder() == tmp_path / ".cache/evar"
+    assert files.cache_folder() == tmp_path / ".cache/evar"

@@ -71,6 +71,10 @@ class TestPaths:
         assert read(path) == b"12345"
         assert packed.status(path).st_size == shard.stat().st_size
 
+    def test_letters_whose_small_form_is_longer(self, tmp_path):
+        shard = write_tar(tmp_path / "\u0130\u0130/x.tar", {"a.flac": b"1"})
+        assert packed.split(shard / "a.flac") == (shard, "a.flac")
+
     def test_absent_members_are_absent_files(self, tmp_path):
         shard = write_tar(tmp_path / "x.tar", {"a.flac": b"1"})
         with pytest.raises(FileNotFoundError):
