@@ -3,7 +3,6 @@
 import inspect
 import os
 import shlex
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
@@ -230,11 +229,10 @@ def report(evaluated, results) -> None:
 
 def _as_pages(run: str, results) -> str:
     """Returns the commands that make pages of a run, as this one was started."""
+    from evar import cli
     from evar.data import own_sounds
 
-    started = Path(sys.argv[0])
-    how = "python {}.py" if started.suffix == ".py" else "evar {}"
-    how = "python -m evar {}" if started.name == "__main__.py" else how
     usual = Path(results) == own_sounds.usual_results()
     folder = "" if usual else f" --results={shlex.quote(str(results))}"
-    return f"as pages: {how.format('leaderboard')}{folder}; {how.format('report')} {run}{folder}"
+    board, one = cli.spelled("leaderboard"), cli.spelled("report")
+    return f"as pages: {board}{folder}; {one} {run}{folder}"

@@ -151,6 +151,7 @@ def _jobs(models: str, tasks: str | None, protocols: str | None, options: dict) 
 
 def _run(folder, why: dict, engine: Engine, *, device: str | None, quiet: bool) -> bool:
     """Runs what can run and prints the end; returns whether any job failed."""
+    from evar import cli
     from evar.pages import board as page
     from evar.sweeping import ending
     from evar.sweeping.display import display
@@ -166,7 +167,8 @@ def _run(folder, why: dict, engine: Engine, *, device: str | None, quiet: bool) 
         with display(quiet=quiet) as shown:
             engine.run(board, due, shown, device)
     except KeyboardInterrupt:  # tables and page would keep the user waiting
-        print(f"{ending.count(board)}; `python leaderboard.py` makes the tables of what is done")
+        tables = cli.spelled("leaderboard")
+        print(f"{ending.count(board)}; `{tables}` makes the tables of what is done")
         raise
     for line in ending.lines(board):
         print(line)
