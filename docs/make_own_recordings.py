@@ -9,6 +9,7 @@ import os
 import re
 import runpy
 import shlex
+import sys
 import tempfile
 from pathlib import Path
 from unittest import mock
