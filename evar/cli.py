@@ -6,6 +6,7 @@ import errno
 import importlib
 import inspect
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -59,6 +60,19 @@ def run(name: str, arguments: list[str] | None = None) -> None:
     except UserError as error:
         _exit(error)
     call(name, function, arguments, check_more=getattr(function, "check_more", None))
+
+
+def spelled(name: str) -> str:
+    """Returns how a user runs a command who has started this process: its beginning of a line."""
+    started = Path(sys.argv[0])
+    if started.name == "__main__.py":
+        return f"python -m evar {name}"
+    if started.suffix == ".py":
+        script = started.with_name(f"{name}.py")
+        return (
+            f"python {shlex.quote(str(script))}" if script.is_file() else f"python -m evar {name}"
+        )
+    return f"evar {name}"
 
 
 def call(
