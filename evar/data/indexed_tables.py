@@ -36,11 +36,11 @@ def manifest(path: Path, data, *, seconds: float | None) -> Manifest | None:
     seconds: as in `own_sounds.task_from_csv`. Files that are missing, and names that a disk may
     spell in several ways, are looked for again: None.
     """
-    saved = manifests.read(own_sounds.manifest_name(path), data)
+    saved = manifests.read(own_sounds.manifest_name(path), data) if path.is_file() else None
     if saved is None or saved.head["task"] != own_sounds.name_of(path):
         return None
     found = saved.head.get("origin")
-    if not path.is_file() or not isinstance(found, dict):
+    if not isinstance(found, dict):
         return None
     if any(found.get(key) != value for key, value in _source(path).items()):
         return None
