@@ -7,7 +7,7 @@ import torch
 
 from evar import models
 from evar.model_adapters.m2d import M2D
-from helpers.golden_cases import EXACT, Case
+from helpers.golden_cases import EXACT, Blank, Case, save
 
 PUBLISHED = {
     "m2d_s_400": ("m2d_s_vit_base-80x400p80x2", "-230201"),
@@ -27,8 +27,9 @@ def case_and_model(request, tmp_path_factory):
     case = Case(PUBLISHED[request.param][0])
     folder = tmp_path_factory.mktemp("weights") / "".join(PUBLISHED[request.param])
     folder.mkdir()
-    torch.save({"model": {**case.state(), **EXTRAS}}, folder / "checkpoint-1000.pth")
-    adapter = models.load(request.param, weights=folder).adapter
+    save({"model": {**case.state(), **EXTRAS}}, folder / "checkpoint-1000.pth")
+    with Blank():
+        adapter = models.load(request.param, weights=folder).adapter
     shutil.rmtree(folder)  # several hundred megabytes
     return case, adapter
 
