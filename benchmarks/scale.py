@@ -116,13 +116,13 @@ def _keep(folder: Path, width: int, rng: np.random.Generator) -> None:
     import pandas as pd
 
     from evar import models
-    from evar.data import indexing, manifests, own_sounds
+    from evar.data import indexed_tables, indexing, manifests, own_sounds
     from evar.data.manifest import Manifest, table_hash
     from evar.embedding import embeddings
     from evar.embedding.store import Shard
     from evar.runtime import Runtime
 
-    task = own_sounds.task_from_csv(folder / "clips.csv", seconds=0.1)
+    task, origin = indexed_tables.read(folder / "clips.csv", seconds=0.1)
     table = indexing.check_table(task, task.read(folder))
     stamps = np.array([indexing.stamp_of((folder / name).stat()) for name in table.file])
     scanned = {
@@ -137,7 +137,7 @@ def _keep(folder: Path, width: int, rng: np.random.Generator) -> None:
     table["frames"] += np.where(table.split == "train", 0, np.where(table.split == "valid", 1, 2))
     manifest = Manifest(task, folder.resolve(), table, table_hash(table), stamps)
     name = own_sounds.manifest_name(folder / "clips.csv")
-    manifests.save(manifest, folder / "data", name=name)
+    manifests.save(manifest, folder / "data", name=name, origin=origin)
     model = models.load(f"{folder}/adapter.py:Simulated", weights=None, width=width)
     runtime = Runtime(cache=folder / "cache")
     number = table.label.str[-2:].astype(int).to_numpy()

@@ -9,8 +9,10 @@ import os
 import re
 import runpy
 import shlex
+import sys
 import tempfile
 from pathlib import Path
+from unittest import mock
 
 from rich.console import Console
 from rich.text import Text
@@ -40,7 +42,8 @@ def run(line: str) -> str:
     """Runs one command of the page in this process; returns what it prints."""
     program, *words = shlex.split(line)
     out = io.StringIO()
-    with contextlib.redirect_stdout(out):
+    as_typed = mock.patch.object(sys, "argv", [program, *words])
+    with contextlib.redirect_stdout(out), as_typed:
         if program == "evar":
             cli.run(words[0], words[1:])
         elif words[0] == "-c":

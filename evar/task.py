@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import evar.registry as registry
 from evar import options
@@ -42,6 +42,7 @@ KINDS = {
 
 
 POOLS = ("mean", "max")
+WINDOW_OPTIONS = ("windows", "hop", "pool")  # of commands
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,6 @@ class Windows:
 
     def __post_init__(self):
         seconds = options.number("windows", self.seconds, above=0.001)
-        assert seconds is not None
         hop = options.number("hop", self.hop, above=0.001, optional=True)
         assert seconds is not None  # it is not optional
         if hop is not None and hop > seconds:
@@ -67,6 +67,18 @@ class Windows:
             raise unknown("pool", str(self.pool), POOLS)
         object.__setattr__(self, "seconds", seconds)
         object.__setattr__(self, "hop", seconds if hop is None else hop)
+
+    @classmethod
+    def taken_from(cls, options_: dict[str, Any]) -> "Windows | None":
+        """Removes a command's `windows`, `hop` and `pool` from its options; returns what they say.
+
+        Returns None where none is given. Raises UserError for a hop or a pool without windows.
+        """
+        found = {name: options_.pop(name, None) for name in WINDOW_OPTIONS}
+        given = {name: value for name, value in found.items() if value is not None}
+        if given and "windows" not in given:
+            raise UserError(f"--{next(iter(given))} is of --windows=SECONDS, which is not given")
+        return cls(given.pop("windows"), **given) if given else None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -217,11 +217,19 @@ def test_python_m_evar_is_the_console_command():
     ("started", "folder", "expected"),
     [
         ("lineareval.py", "results", "python leaderboard.py; python report.py abc"),
+        ("a b/lineareval.py", "results", "python 'a b/leaderboard.py'; python 'a b/report.py' abc"),
+        ("x/mine.py", "results", "python -m evar leaderboard; python -m evar report abc"),
         ("/bin/evar", "a b", "evar leaderboard --results='a b'; evar report abc --results='a b'"),
         ("/x/evar/__main__.py", "results", "python -m evar leaderboard; python -m evar report abc"),
     ],
 )
-def test_the_hint_after_a_run_can_be_typed_as_it_stands(started, folder, expected, monkeypatch):
+def test_the_hint_after_a_run_can_be_typed_as_it_stands(
+    started, folder, expected, monkeypatch, tmp_path
+):
+    for scripts in (tmp_path, tmp_path / "a b"):  # the current folder, and another
+        scripts.mkdir(exist_ok=True)
+        for name in ("leaderboard.py", "report.py"):
+            (scripts / name).touch()
     monkeypatch.setattr(sys, "argv", [started])
     assert evaluate._as_pages("abc", folder) == f"as pages: {expected}"
 

@@ -3,7 +3,6 @@
 import inspect
 import os
 import shlex
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
@@ -13,6 +12,7 @@ from fire.decorators import SetParseFns
 
 from evar.errors import UserError
 from evar.protocol import Protocol, require_windows
+from evar.task import WINDOW_OPTIONS, Windows
 
 _HEAD = """{title}
 
@@ -63,9 +63,6 @@ _DEFAULTS = {
     **dict.fromkeys(("partial", "skip_bad", "quiet"), False),
 }
 _TEXT = ("model", "task", "weights", "data", "cache", "results", "device", "precision", "pool")
-
-
-_OF_WINDOWS = ("windows", "hop", "pool")
 
 
 @dataclass(frozen=True)
@@ -126,7 +123,7 @@ def _check_more(protocol: Protocol, words: list[str], keys: list[str], options: 
     """Raises UserError for options that neither the command nor the model's adapter has."""
     from evar import cli
 
-    if any(key.removeprefix("--") in _OF_WINDOWS for key in keys):
+    if any(key.removeprefix("--") in WINDOW_OPTIONS for key in keys):
         require_windows(protocol)
     cli.check_model_options(words, keys, options)
 
@@ -139,7 +136,7 @@ def _shared(protocol: Protocol) -> list[str]:
     if not protocol.trains:
         left_out.add("seconds")
     if not protocol.windows:
-        left_out |= set(_OF_WINDOWS)
+        left_out |= set(WINDOW_OPTIONS)
     return [name for name in _OPTIONS if name not in left_out]
 
 
@@ -189,14 +186,10 @@ def _require_one_process(protocol: Protocol) -> None:
 def _how(protocol: Protocol, given: dict, results: Path) -> dict:
     """Returns the options of `evar.evaluate` from those of the command line."""
     from evar.runtime import Training
-    from evar.task import Windows
 
     how = {k: v for k, v in given.items() if v is not None}
-    own = {key: how.pop(key) for key in ("hop", "pool") if key in how}
-    if own:
-        if "windows" not in how:
-            raise UserError(f"--{next(iter(own))} is of --windows=SECONDS, which is not given")
-        how["windows"] = Windows(how["windows"], **own)
+    if windows := Windows.taken_from(how):
+        how["windows"] = windows
     if how.pop("no_cache", False):
         how["cache"] = None
     if "gradients" in protocol.needs:
@@ -236,11 +229,10 @@ def report(evaluated, results) -> None:
 
 def _as_pages(run: str, results) -> str:
     """Returns the commands that make pages of a run, as this one was started."""
+    from evar import cli
     from evar.data import own_sounds
 
-    started = Path(sys.argv[0])
-    how = "python {}.py" if started.suffix == ".py" else "evar {}"
-    how = "python -m evar {}" if started.name == "__main__.py" else how
     usual = Path(results) == own_sounds.usual_results()
     folder = "" if usual else f" --results={shlex.quote(str(results))}"
-    return f"as pages: {how.format('leaderboard')}{folder}; {how.format('report')} {run}{folder}"
+    board, one = cli.spelled("leaderboard"), cli.spelled("report")
+    return f"as pages: {board}{folder}; {one} {run}{folder}"

@@ -1,5 +1,6 @@
 """`predict`: what a run's probes hear in new recordings."""
 
+import hashlib
 import os
 import sys
 from collections.abc import Iterable, Sequence
@@ -8,10 +9,12 @@ from typing import TYPE_CHECKING
 
 from fire.decorators import SetParseFns
 
+from evar import files
 from evar.errors import UserError
 
 if TYPE_CHECKING:
     from evar.predicting.scoring import Predicted
+    from evar.task import Windows
 
 _TEXT = ("run", "sounds", "more", "model", "weights", "out", "raven", "audacity", "audio")
 _MORE = ("results", "device", "precision", "cache")
@@ -57,9 +60,9 @@ def predict(
     --threshold=0.5  score from which --raven and --audacity write a label
     --raven=DIR      write selection tables for Raven, one per recording
     --audacity=DIR   write label tracks for Audacity, one per recording
-    --out=FILE.csv   where the CSV goes, and the page beside it; default:
-                     <results>/predictions/
-    --overwrite      replace labels, or the CSV of --out, that are there
+    --out=FILE.csv   where the CSV goes, and the page beside it; default: a file in
+                     <results>/predictions/, another for other SOUNDS or windows
+    --overwrite      replace labels, or what --out names, that are there
     --audio=embed    sounds inside the page, compressed; link: played from this disk; none
     --model=MODEL    where the run's model is now, if its name does not lead to it
     --weights=PATH   checkpoint; default: where the run had it from
@@ -92,8 +95,7 @@ def predict(
     runs = finding.load(results)
     record = finding.run_of(runs, word, task, protocol="linear" if task else "")
     probes = of_run.probes_of(record, results)
-    name = f"{record.id[:8]}-{_name(place)}.csv"
-    target = Path(out or Path(results) / "predictions" / name)
+    target = Path(out or Path(results) / "predictions" / _file(record.id, place, by))
     if target.suffix.lower() != ".csv":
         raise UserError(f"--out={out}: the name of a CSV ends in .csv")
     loaded, notes = of_run.load(record, model=model, weights=weights)
@@ -104,7 +106,8 @@ def predict(
     _, runtime, _ = running.split_options(None, loaded, {**how, "progress": not quiet})
     manifest = scoring.open_sounds(place, by, record, runtime)
     if not overwrite:
-        _require_new([*([target] if out else ()), *_labels(manifest.table.file, raven, audacity)])
+        own = [target, target.with_suffix(".html")] if out else []
+        _require_new([*own, *_labels(manifest.table.file, raven, audacity)])
     found = scoring.predict(loaded, manifest, probes, runtime)
     written = _write(found, target, threshold, raven, audacity)
     predicted.write(found, record, target.with_suffix(".html"), audio=audio, notes=notes)
@@ -117,6 +120,17 @@ def _threshold(value) -> float:
     number = options.number("threshold", value, above=0)
     assert number is not None
     return number
+
+
+def _file(run: str, place: str, by: "Windows | None") -> str:
+    """The name of the CSV: of the run and the sounds, and a hash of where they are and the windows.
+
+    Recordings of one name in several folders have files of their own; the same command replaces its
+    own.
+    """
+    heard = [os.path.abspath(place), by and [by.seconds, by.hop]]  # noqa: PTH100  (as in _name)
+    key = hashlib.sha256(files.canonical_json(heard).encode()).hexdigest()[:6]
+    return f"{run[:8]}-{_name(place)}-{key}.csv"
 
 
 def _name(place: str) -> str:
@@ -145,7 +159,6 @@ def _require_new(paths: Sequence[Path]) -> None:
 
 
 def _write(found: "Predicted", target: Path, threshold: float, raven, audacity) -> list[Path]:
-    from evar import files
     from evar.predicting import labels
 
     table = found.table().to_csv(index=False, lineterminator="\n")

@@ -10,14 +10,15 @@ from fire.decorators import SetParseFns
 
 from evar.errors import UserError
 from evar.sweeping.engine import Engine
+from evar.task import WINDOW_OPTIONS
 
 _SHARED = {  # options of all jobs that single commands have too
-    **dict.fromkeys(("seeds", "weights", "data", "seconds", "device", "precision")),
-    **dict.fromkeys(("batch_size", "cache")),
+    **dict.fromkeys(("seeds", "weights", "data", "seconds", *WINDOW_OPTIONS)),
+    **dict.fromkeys(("device", "precision", "batch_size", "cache")),
     **dict.fromkeys(("partial", "skip_bad"), False),
 }
 _OF_ENGINE = {f.name: f.default for f in fields(Engine)}
-_TEXT = ("models", "tasks", "protocols", "weights", "data", "cache", "results", "device")
+_TEXT = ("models", "tasks", "protocols", "weights", "data", "cache", "results", "device", "pool")
 
 
 @SetParseFns(**dict.fromkeys((*_TEXT, "precision", "part", "engine", "address"), str))
@@ -61,6 +62,10 @@ def sweep(
     --results=DIR  where results are written; default: $EVAR_RESULTS or results/, or where the
                    tasks' tables of own recordings lie, if they lie in one folder
     --seconds=S    unit length of CSV tasks
+    --windows=S    hear the recordings of CSV tasks by windows of S seconds, each with its label;
+                   scores are of whole recordings, and so are intervals (linear, knn)
+    --hop=S        seconds from one window to the next; default: a window
+    --pool=mean    or max: of the class scores of a recording's windows
     --device=auto  cpu, cuda, ...
     --precision=fp32  or bf16
     --batch_size=N clips per forward pass
@@ -146,6 +151,7 @@ def _jobs(models: str, tasks: str | None, protocols: str | None, options: dict) 
 
 def _run(folder, why: dict, engine: Engine, *, device: str | None, quiet: bool) -> bool:
     """Runs what can run and prints the end; returns whether any job failed."""
+    from evar import cli
     from evar.pages import board as page
     from evar.sweeping import ending
     from evar.sweeping.display import display
@@ -161,7 +167,8 @@ def _run(folder, why: dict, engine: Engine, *, device: str | None, quiet: bool) 
         with display(quiet=quiet) as shown:
             engine.run(board, due, shown, device)
     except KeyboardInterrupt:  # tables and page would keep the user waiting
-        print(f"{ending.count(board)}; `python leaderboard.py` makes the tables of what is done")
+        tables = cli.spelled("leaderboard")
+        print(f"{ending.count(board)}; `{tables}` makes the tables of what is done")
         raise
     for line in ending.lines(board):
         print(line)

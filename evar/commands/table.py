@@ -57,7 +57,7 @@ def table(
     The split is written into the CSV and stays as it is from then on: add clips by hand, or make a
     new table with --overwrite.
     """
-    from evar import files, options
+    from evar import cli, files, options
     from evar.data import own_sounds
     from evar.data.tables import making
 
@@ -87,7 +87,8 @@ def table(
     files.write_atomic(out, making.to_csv(made.frame, below))
     for line in made.report:
         print(line)
-    print(f"written: {out}\nnext: evar lineareval logmel {shlex.quote(str(out))}")
+    following = cli.spelled("lineareval")
+    print(f"written: {out}\nnext: {following} logmel {shlex.quote(str(out))}")
 
 
 def _place(folder: Path, out: str | None) -> Path:

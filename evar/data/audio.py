@@ -7,14 +7,17 @@ default is). See docs/protocols.md, "Audio".
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import soxr
+from numpy.typing import NDArray
 
 from evar import files
 from evar.data import decoding, excerpts, packed, tracks
 from evar.errors import BadAudio
 
+Length = TypeVar("Length", int, NDArray)
 Span = tuple[int, int]  # first frame of a part of a file, and the frame behind its last
 MIN_SAMPLES = 2  # one sample is a number, not a sound
 LOUDEST = 1e10  # full scale is 1, and 2**31 where integers were stored as floats
@@ -165,6 +168,9 @@ def random_start(seed: int, clip: str) -> int:
     return int.from_bytes(digest, "little") >> 1
 
 
-def resampled_length(frames: int, rate: int, sample_rate: int) -> int:
-    """Returns an upper bound of the samples that `frames` at `rate` become at `sample_rate`."""
+def resampled_length(frames: Length, rate: Length, sample_rate: int) -> Length:
+    """Returns an upper bound of the samples that `frames` at `rate` become at `sample_rate`.
+
+    frames, rate: numbers, or arrays of them.
+    """
     return -(-frames * sample_rate // rate)

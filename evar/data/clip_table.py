@@ -33,7 +33,7 @@ def check_table(task: Task, table: pd.DataFrame) -> pd.DataFrame:
     times = segments.canonical(table, task.metadata or task.name)
     times = times[segments.times_in(times)]
     table = table[[*needed, "group"]].fillna("").astype(str)
-    for name in table.file:
+    for name in table.file.tolist():
         if problem := path_problem(name):
             _refuse(task, [name], problem)
     for column in ("label", "group"):
@@ -81,7 +81,9 @@ def _check_labels(task: Task, table: pd.DataFrame) -> None:
     if task.counts:
         return  # published labels are what they are
     names = sorted(label_set(table.label))
-    if task.multi_label and any(NO_LABEL in x.split(",") and x != NO_LABEL for x in table.label):
+    if task.multi_label and any(
+        NO_LABEL in x.split(",") and x != NO_LABEL for x in table.label.unique()
+    ):
         raise UserError(f"{task.metadata}: {NO_LABEL!r} means no label; remove it or the others")
     _refuse_lookalikes(task, names)
     _refuse_other_separators(task, names)
@@ -132,7 +134,7 @@ def check_usable(task: Task, root: Path, table: pd.DataFrame) -> None:
     `table` has all clips; those with a `problem` do not count.
     """
     good = table[table.problem == ""]
-    sides = set(good[task.column])
+    sides = set(good[task.column].unique())
     needed = set(task.folds) if task.folds else {"train", "test"}
     if not task.labelled or not task.trains:
         needed = {"test"}

@@ -49,7 +49,7 @@ def _digests(root: Path, good: pd.DataFrame, function) -> list[str]:
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         found = pool.map(
             lambda clip: _digest(root / clip[0], clip[1], function),
-            zip(good.file, segments.spans(good), strict=True),
+            zip(good.file.tolist(), segments.spans(good), strict=True),
         )
         return list(found)
 

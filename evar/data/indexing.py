@@ -1,12 +1,15 @@
 """Indexes data sets: finds the root and looks at every file that the own tables list."""
 
+import functools
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from evar.data import audio, packed, segments, tracks
 from evar.data.clip_table import MISSING, check_table, check_usable, label_set
@@ -19,6 +22,8 @@ from evar.task import Task
 
 _SCANNED = ["sample_rate", "frames", "bytes", "fingerprint", "problem", "decoder"]
 ABSENT = (0, 0, 0)  # the stamp of a file that is not there
+_TRIED, _TOGETHER = 200, 2000  # files whose stamps are read to measure the disk; by one thread
+_SLOW, _THREADS = 1e-4, 16  # seconds per file from which on so many threads read stamps
 
 
 def find_root(folder, marker: str | tuple[str, ...]) -> Path:
@@ -112,35 +117,77 @@ def altered_tables(task: Task, root: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _scan(root: Path, names: list[str], previous, progress) -> tuple[pd.DataFrame, np.ndarray]:
-    """Reads header and fingerprint of every file, in parallel: (table, (N, 3) stamps)."""
-    known, columns = {}, []
-    if previous is not None and previous.root == root:
-        known = {name: row for row, name in enumerate(previous.table.file)}
-        whole = pd.DataFrame({"decoder": ""}, index=previous.table.index)
-        whole = whole.assign(**segments.whole_files(previous.table))
-        columns = [whole[column].to_numpy() for column in _SCANNED]
+def _scan(root: Path, names: list[str], previous, progress) -> tuple[pd.DataFrame, NDArray]:
+    """Returns the cells _SCANNED of every file, and stamps (N, 3); reads those not known so far."""
+    stamps = stamps_of(root, names)
+    absent = (stamps == ABSENT).all(axis=1)
+    rows: list[tuple] = [(0, 0, 0, "", MISSING, "")] * len(names)
+    known = _known(root, names, stamps, previous)
+    for at, cells in known.items():
+        rows[at] = cells
+    todo = [at for at in np.flatnonzero(~absent).tolist() if at not in known]
 
-    def look(name: str):
-        try:
-            status = packed.status(os.path.join(root, name))  # noqa: PTH118  (300,000 times)
-        except OSError:
-            return ABSENT, (0, 0, 0, "", MISSING, "")
-        stamp = stamp_of(status)
-        row = known.get(name)
-        if row is not None and tuple(previous.stamps[row]) == stamp:
-            seen = tuple(column[row] for column in columns)
-            if tracks.is_current(seen[-1], seen[-2]):
-                return stamp, seen
-        return stamp, _look(packed.locate(root / name))
+    def look(part: list[int]) -> list[tuple]:
+        return [_look(packed.locate(root / names[at])) for at in part]
 
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         # One task a file would keep 300,000 of them in memory at once.
-        parts = [names[at : at + 500] for at in range(0, len(names), 500)]
-        looked = (row for part in pool.map(lambda p: [look(n) for n in p], parts) for row in part)
-        results = list(progress(looked, total=len(names)) if progress else looked)
-    stamps = np.array([stamp for stamp, _ in results], dtype=np.int64).reshape(-1, 3)
-    return pd.DataFrame([row for _, row in results], columns=_SCANNED), stamps
+        parts = [todo[at : at + 500] for at in range(0, len(todo), 500)]
+        looked = (cells for part in pool.map(look, parts) for cells in part)
+        found = progress(looked, total=len(todo)) if progress and todo else looked
+        for at, cells in zip(todo, found, strict=True):
+            rows[at] = cells
+    return pd.DataFrame(rows, columns=_SCANNED), stamps
+
+
+def _known(
+    root: Path, names: list[str], stamps: NDArray, previous: Manifest | None
+) -> dict[int, tuple]:
+    """Returns the cells that an earlier manifest has of files which have not changed since."""
+    if previous is None or previous.root != root:
+        return {}
+    table = pd.DataFrame({"decoder": ""}, index=previous.table.index)
+    table = table.assign(**segments.whole_files(previous.table))
+    cells = list(zip(*(table[column].tolist() for column in _SCANNED), strict=True))
+    row_of = {name: row for row, name in enumerate(table.file.tolist())}
+    found = {}
+    for at, (name, stamp) in enumerate(zip(names, stamps.tolist(), strict=True)):
+        row = row_of.get(name)
+        if row is None or previous.stamps[row].tolist() != stamp:
+            continue
+        if tracks.is_current(used=cells[row][-1], problem=cells[row][-2]):
+            found[at] = cells[row]
+    return found
+
+
+def stamps_of(root: Path, names: Sequence[str]) -> NDArray:
+    """Returns the stamps of files, (N, 3); ABSENT where there is none.
+
+    A local disk answers sooner than a thread is switched to; of one that does not (a network's),
+    many are asked at a time.
+    """
+    first, rest = names[:_TRIED], names[_TRIED:]
+    started = time.perf_counter()
+    found = [_stamps(root, first)]
+    if rest:
+        slow = time.perf_counter() - started > _SLOW * len(first)
+        parts = [rest[at : at + _TOGETHER] for at in range(0, len(rest), _TOGETHER)]
+        with ThreadPoolExecutor(_THREADS if slow else 1) as pool:
+            found += pool.map(functools.partial(_stamps, root), parts)
+    return np.concatenate(found)
+
+
+def _stamps(root: Path, names: Sequence[str]) -> NDArray:
+    folder = str(root)
+
+    def numbers() -> Iterator[int]:
+        for name in names:
+            try:
+                yield from stamp_of(packed.status(f"{folder}/{name}"))
+            except OSError:
+                yield from ABSENT
+
+    return np.fromiter(numbers(), np.int64, 3 * len(names)).reshape(-1, 3)
 
 
 def _look(path: Path | packed.Sound) -> tuple[int, int, int, str, str, str]:

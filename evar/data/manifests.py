@@ -1,22 +1,26 @@
 """Keeps manifests on disk (<data>/manifests/), so that a data set is indexed once."""
 
+import contextlib
 import hashlib
 import io
 import json
-import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from evar import files, locks
-from evar.data import packed, segments, tracks
-from evar.data.indexing import ABSENT, build, find_root, stamp_of
+from evar.data import segments, tracks
+from evar.data.indexing import build, find_root, stamps_of
 from evar.data.manifest import Manifest, to_csv
 from evar.errors import UserError
 from evar.task import Task
 
 _FORMAT = 2  # raise it when the columns mean something else
+_TEXTS = ("file", "label", "split", "fold", "group", "fingerprint", "problem", "decoder")
 
 
 def _paths(name: str, data) -> tuple[Path, Path, Path]:
@@ -24,8 +28,13 @@ def _paths(name: str, data) -> tuple[Path, Path, Path]:
     return base / f"{name}.csv", base / f"{name}.stamps.npy", base / f"{name}.json"
 
 
-def save(manifest: Manifest, data, *, name: str | None = None) -> Path:
-    """Writes a manifest below the data folder; returns the path of its CSV."""
+def save(
+    manifest: Manifest, data, *, name: str | None = None, origin: Mapping | None = None
+) -> Path:
+    """Writes a manifest below the data folder; returns the path of its CSV.
+
+    origin: what it was made from, as `indexed_tables` says, if that is known.
+    """
     table_path, stamps_path, head_path = _paths(name or manifest.task.name, data)
     files.make_folder(table_path.parent)
     head = {
@@ -38,6 +47,7 @@ def save(manifest: Manifest, data, *, name: str | None = None) -> Path:
         "altered": manifest.altered,
         "missing": len(manifest.missing),
         "bad": len(manifest.bad),
+        **({"origin": dict(origin)} if origin else {}),
     }
     stamps = io.BytesIO()
     np.save(stamps, manifest.stamps)
@@ -48,31 +58,52 @@ def save(manifest: Manifest, data, *, name: str | None = None) -> Path:
     return table_path
 
 
-def load(task: Task, data, *, name: str | None = None) -> Manifest | None:
-    """Returns the saved manifest of a task; None where it is absent, damaged or outdated."""
-    table_path, stamps_path, head_path = _paths(name or task.name, data)
+@dataclass(frozen=True, eq=False)
+class Saved:
+    """A manifest as it is on disk, intact, whichever task it is of: its head, table and stamps."""
+
+    head: Mapping
+    table: pd.DataFrame
+    stamps: NDArray
+
+    def of(self, task: Task) -> Manifest:
+        """Returns the manifest, of a task that it is known to describe."""
+        root, altered = Path(self.head["root"]), tuple(self.head["altered"])
+        return Manifest(task, root, self.table, self.head["sha256"], self.stamps, altered)
+
+
+def read(name: str, data) -> Saved | None:
+    """Returns a saved manifest; None where it is absent or damaged, or its columns mean others."""
+    table_path, stamps_path, head_path = _paths(name, data)
     try:
         head = json.loads(head_path.read_text())
         content = table_path.read_bytes()
         stamps = np.load(stamps_path, allow_pickle=False)
-        known = (head["format"], head["version"], head["task"], head["sha256"])
-        root, altered = Path(head["root"]), tuple(head["altered"])
+        known = head["format"], head["sha256"]
+        _ = head["version"], head["task"], Path(head["root"]), tuple(head["altered"])
     except (OSError, ValueError, EOFError, KeyError, TypeError):
         return None
-    if known != (_FORMAT, task.version, task.name, hashlib.sha256(content).hexdigest()):
+    if known != (_FORMAT, hashlib.sha256(content).hexdigest()):
         return None
-    words = ("file", "label", task.column, "group", "fingerprint", "problem", "decoder")
-    text = dict.fromkeys((*words, *segments.COLUMNS), str)  # pandas' floats are not exact
-    table = pd.read_csv(
-        io.BytesIO(content),
-        dtype=text,
-        keep_default_na=False,
-    )
+    text = dict.fromkeys((*_TEXTS, *segments.COLUMNS), str)  # pandas' floats are not exact
+    table = pd.read_csv(io.BytesIO(content), dtype=text, keep_default_na=False)
     times = {c: table[c].map(lambda cell: float(cell or "nan")) for c in segments.times_in(table)}
-    table = table.assign(**times)
     if stamps.shape != (len(table), 3):
         return None
-    return Manifest(task, root, table, head["sha256"], stamps, altered)
+    return Saved(head, table.assign(**times), stamps)
+
+
+def load(task: Task, data, *, name: str | None = None) -> Manifest | None:
+    """Returns the saved manifest of a task; None where it is absent, damaged or outdated."""
+    return _current(read(name or task.name, data), task)
+
+
+def _current(saved: Saved | None, task: Task) -> Manifest | None:
+    if saved is None or task.column not in saved.table:
+        return None
+    if (saved.head["version"], saved.head["task"]) != (task.version, task.name):
+        return None
+    return saved.of(task)
 
 
 def changed(manifest: Manifest) -> list[str]:
@@ -80,32 +111,34 @@ def changed(manifest: Manifest) -> list[str]:
 
     Their size or time differs from the manifest, they came or went, or the decoder is another.
     """
-    root = str(manifest.root)
-    names = []
-    table = manifest.table
-    decoders = table.get("decoder", pd.Series("", index=table.index))
-    rows = zip(table.file, manifest.stamps.tolist(), decoders, table.problem, strict=True)
-    for name, stamp, decoder, problem in rows:
-        try:
-            status = packed.status(os.path.join(root, name))  # noqa: PTH118  (300,000 times)
-            now = stamp_of(status)
-        except OSError:
-            now = ABSENT
-        if now != tuple(stamp) or not tracks.is_current(decoder, problem):
-            names.append(name)
-    return names
+    table, none = manifest.table, pd.Series("", index=manifest.table.index)
+    names = table.file.tolist()
+    differs = (stamps_of(manifest.root, names) != manifest.stamps).any(axis=1)
+    decoders = table.get("decoder", none).to_numpy(object)
+    for row in np.flatnonzero((decoders != "") | (table.problem != "").to_numpy()):
+        differs[row] |= not tracks.is_current(decoders[row], table.problem[row])
+    return [names[row] for row in np.flatnonzero(differs)]
 
 
 def open_task(
-    task: Task, data, *, source=None, progress=None, name: str | None = None, reindex: bool = False
+    task: Task,
+    data,
+    *,
+    source=None,
+    progress=None,
+    name: str | None = None,
+    reindex: bool = False,
+    origin: Mapping | None = None,
 ) -> Manifest:
     """Returns the manifest of a task as the disk is now, indexed where that is needed.
 
     Looks in `source`, else where the last manifest found the data, else in the files that ship
     with the harness, else in `<data>/<task name>`. Only files that are new or changed are read;
-    `reindex` reads the data set's own tables again even where no sound file changed.
+    `reindex` reads the data set's own tables again even where no sound file changed. origin: as
+    in `save`.
     """
-    previous = load(task, data, name=name)
+    saved = read(name or task.name, data)
+    previous = _current(saved, task)
     if not reindex and source is None and previous is not None and not changed(previous):
         return previous
     if source is None:
@@ -118,8 +151,11 @@ def open_task(
             )
     root = find_root(source, task.marker).resolve()
     manifest = build(task, root, previous=previous, progress=progress)
-    if previous is None or not _same(manifest, previous):  # its folder may be read-only
-        save(manifest, data, name=name)
+    if previous is None or not _same(manifest, previous):
+        save(manifest, data, name=name, origin=origin)
+    elif saved is not None and origin is not None and saved.head.get("origin") != origin:
+        with contextlib.suppress(UserError):  # the folder may be read-only
+            save(manifest, data, name=name, origin=origin)
     return manifest
 
 

@@ -1,12 +1,14 @@
 """Opens the manifest of a task: a name, a CSV, a pandas table or a Task."""
 
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from evar import files
 from evar import task as tasks
-from evar.data import indexing, manifests, own_sounds
+from evar.data import indexed_tables, indexing, manifests, own_sounds
 from evar.data.manifest import Manifest
 from evar.data.windows import of_task as of_windows
 from evar.errors import UserError
@@ -69,17 +71,12 @@ def open_task(
     name = str(task)
     if own_sounds.is_csv(name):
         if captioned:
-            found = own_sounds.captions_from_csv(name)
+            manifest = _open_captions(name, data, reindex, progress)
         else:
-            found = own_sounds.task_from_csv(name, seconds=seconds)
-        if found.notes:  # what was understood of a table that is not in our own dialect
-            progress.note(f"{name}: {'; '.join(found.notes)}")
-        stored = own_sounds.manifest_name(name)
-        own = own_folder(data)
-        manifest = _open(_by(windows, found), own, found.bundled, reindex, progress, stored)
+            manifest = _open_labels(name, data, seconds, reindex, progress)
         if advice := own_sounds.advice_on(manifest):
             progress.note(f"{name}: {advice}")
-        return manifest
+        return replace(manifest, task=_by(windows, manifest.task))
     if Path(name).is_dir() and name not in tasks.names():
         raise UserError(
             f"{name}: a folder. List its sounds in a CSV (file,label,split) and name that: "
@@ -89,6 +86,31 @@ def open_task(
         if value is not None:
             raise UserError(f"--{option} is for CSV tasks: a registered task has a published unit")
     return _open(tasks.get(name), data, source, reindex, progress)
+
+
+def _open_labels(name: str, data, seconds, reindex: bool, progress: Progress) -> Manifest:
+    """Returns the manifest of a CSV with labels: the saved one where nothing has changed."""
+    own, path = own_folder(data), Path(name)
+    known = None if reindex else indexed_tables.manifest(path, own, seconds=seconds)
+    if known:
+        _say_notes(name, known.task, progress)
+        return known
+    found, origin = indexed_tables.read(path, seconds=seconds)
+    _say_notes(name, found, progress)
+    stored = own_sounds.manifest_name(name)
+    return _open(found, own, found.bundled, reindex, progress, stored, origin)
+
+
+def _open_captions(name: str, data, reindex: bool, progress: Progress) -> Manifest:
+    found = own_sounds.captions_from_csv(name)
+    _say_notes(name, found, progress)
+    stored = own_sounds.manifest_name(name)
+    return _open(found, own_folder(data), found.bundled, reindex, progress, stored)
+
+
+def _say_notes(name: str, task: Task, progress: Progress) -> None:
+    if task.notes:  # what was understood of a table that is not in our own dialect
+        progress.note(f"{name}: {'; '.join(task.notes)}")
 
 
 def _by(windows: Windows | None, task: Task) -> Task:
@@ -110,7 +132,13 @@ def open_sounds(path, *, progress: Progress = SILENT) -> Manifest:
 
 
 def _open(
-    task: Task, data, source, reindex: bool, progress: Progress, stored: str | None = None
+    task: Task,
+    data,
+    source,
+    reindex: bool,
+    progress: Progress,
+    stored: str | None = None,
+    origin: Mapping | None = None,
 ) -> Manifest:
     return manifests.open_task(
         task,
@@ -119,6 +147,7 @@ def _open(
         progress=_wrap(task, progress),
         name=stored,
         reindex=reindex,
+        origin=origin,
     )
 
 

@@ -5,6 +5,7 @@ import os
 import posixpath
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -85,6 +86,28 @@ def task_from_csv(path, *, seconds: float | None = None) -> Task:
     )
 
 
+def task_of_indexed(
+    table: pd.DataFrame, path, *, seconds: float | None, group: str, notes: Sequence[str]
+) -> Task:
+    """Returns the task of a CSV by the table of its manifest, as `task_from_csv` returned it.
+
+    group, notes: of that task.
+    """
+    path = Path(path)
+    task = _task_of(
+        table,
+        path.resolve().parent,
+        name=name_of(path),
+        title=str(path),
+        marker=path.name,
+        seconds=seconds,
+        notes=notes,
+    )
+    return replace(
+        task, group=group, read=lambda root: task_from_csv(path, seconds=seconds).read(root)
+    )
+
+
 def task_from_table(table: pd.DataFrame, *, seconds: float | None = None) -> Task:
     """Returns the task that a pandas table describes; its columns are those of a CSV.
 
@@ -139,7 +162,7 @@ def _task_of(
         seconds=seconds,
         longest=LONGEST,
         lr=SMALL_LR if training < SMALL else None,
-        trains=bool(folds) or set(table.split) != {"test"},
+        trains=bool(folds) or bool((table.split != "test").any()),
         kind="tagging" if multi_label else "classification",
         folds=folds,
         group="recording" if recordings else "group" if "group" in table else "",
@@ -235,7 +258,7 @@ def advice_on(manifest: Manifest) -> str:
     task, good = manifest.task, manifest.good
     if not task.trains or task.kind != "classification":
         return ""
-    sides = {str(side): Counter(rows.label) for side, rows in good.groupby(task.column)}
+    sides = {str(side): Counter(rows.label.tolist()) for side, rows in good.groupby(task.column)}
     tested = good if task.folds else good[good.split == "test"]
     groups = tested.group[tested.group != ""].nunique() or None
     return advice.of_small_set(sides, folds=bool(task.folds), groups=groups)

@@ -83,8 +83,9 @@ def names(table: pd.DataFrame) -> pd.Series:
     """
     if not are_in(table):
         return table.file
+    columns = (table[column].tolist() for column in ("file", *COLUMNS))
     return pd.Series(
-        [name(*row) for row in zip(table.file, table.start, table.end, strict=True)],
+        [name(*row) for row in zip(*columns, strict=True)],
         index=table.index,
         dtype=object,
     )

@@ -26,7 +26,7 @@ def folds_of(manifest: Manifest) -> list[Fold]:
     Raises UserError for a set without a training side.
     """
     side = manifest.good[manifest.task.column]
-    if not manifest.task.folds and "train" not in set(side):
+    if not manifest.task.folds and not (side == "train").any():
         raise UserError(
             f"{manifest.task.name}: no readable clip in split 'train': it serves zero-shot "
             "classification (zeroshot.py) only"

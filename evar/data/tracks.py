@@ -52,6 +52,8 @@ def is_current(used: str, problem: str) -> bool:
 
     used: the decoder at that time, "" for soundfile; problem: why it could not be read.
     """
+    if not used and not problem:  # nearly all of perhaps millions
+        return True
     there = importlib.util.find_spec("av") is not None
     if EXTRA in problem:
         return not there

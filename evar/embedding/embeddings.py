@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import soxr
 import torch
 
@@ -71,15 +72,17 @@ def views(manifest: Manifest, *, sample_rate: int, crop_seed: int) -> list[View]
     if task.windows:
         of_clip = windows.of_clip
         return [View(row, 0, span) for row in table.index for span in of_clip(manifest, row)]
-    unit = task.unit_samples(sample_rate)
-    columns = (manifest.clips[table.index], table[task.column], table.frames, table.sample_rate)
-    lists = (column.tolist() for column in (table.index, *columns))  # as columns, far slower
+    frames, rates = (table[c].to_numpy(np.int64) for c in ("frames", "sample_rate"))
+    longer = audio.resampled_length(frames, rates, sample_rate) > task.unit_samples(sample_rate)
+    if not longer.any():
+        return [View(row, 0) for row in table.index.tolist()]
+    columns = (table.index, manifest.clips[table.index], table[task.column], pd.Series(longer))
+    lists = (column.tolist() for column in columns)  # as columns, far slower
     plan = []
-    for row, clip, side, frames, rate in zip(*lists, strict=True):
-        longer = audio.resampled_length(int(frames), int(rate), sample_rate) > unit
-        if not longer or task.folds or side == "test":
+    for row, clip, side, is_longer in zip(*lists, strict=True):
+        if not is_longer or task.folds or side == "test":
             plan.append(View(row, 0))
-        if longer and (task.folds or side != "test"):
+        if is_longer and (task.folds or side != "test"):
             plan.append(View(row, audio.random_start(crop_seed, clip)))
     return plan
 

@@ -76,6 +76,7 @@ class Engine:
         self.computed, self.seconds = 0, 0.0  # views embedded by this process, and how long it took
         self.waited = 0.0  # of these, seconds for clips that were still being decoded
         self.statistics: dict | None = None  # what the adapter has learnt from training clips
+        self.decoded: dict[View, NDArray] = {}  # for that, and not embedded yet
         self.in_flight = 0 if runtime.device == "cpu" else _IN_FLIGHT
         self.started: deque[tuple[_Open, list[int], Tensor | OnItsWay]] = deque()
         self.steady = runtime.precision != "fp32"  # bfloat16 rounds by the size of a batch
@@ -129,6 +130,7 @@ class Engine:
             started = perf_counter()
             self.store.fill(missing, lambda claims: self._compute(claims, shown))
             self.seconds += perf_counter() - started
+        self.decoded.clear()
         if measured := self._measured():
             self.store.keep_speed(self.runtime.device, measured)
 
@@ -154,6 +156,10 @@ class Engine:
 
     def load(self, view: View) -> NDArray | BadAudio:
         """Returns a decoded clip (S,), or why there is none where `runtime.skip_bad`."""
+        known = self.decoded.pop(view, None)
+        return self._decode(view) if known is None else known
+
+    def _decode(self, view: View) -> NDArray | BadAudio:
         task = self.manifest.task
         try:
             return audio.load_clip(
@@ -185,13 +191,21 @@ class Engine:
         count = min(len(train), adapter.fit_clips)
         chosen = [train[i * len(train) // count] for i in range(count)]
         seen: list[int] = []
+        room = _SHARD_BYTES  # of clips that need not be decoded again
 
         def batches() -> Iterator[Tensor]:
+            nonlocal room
             with ThreadPoolExecutor(self.workers) as pool:
                 size = self.batch_size if self.samples else 1  # whole clips differ in length
                 for at in range(0, count, size):
-                    loaded = pool.map(self.load, chosen[at : at + size])
-                    clips = (clip for clip in loaded if isinstance(clip, np.ndarray))
+                    part = chosen[at : at + size]
+                    loaded = zip(part, pool.map(self.load, part), strict=True)
+                    good = [(view, clip) for view, clip in loaded if isinstance(clip, np.ndarray)]
+                    for view, clip in good:
+                        room -= clip.nbytes
+                        if room >= 0:
+                            self.decoded[view] = clip
+                    clips = [clip for _, clip in good]
                     for _, alike in groupby(clips, key=len):  # whole clips differ in length
                         stacked = np.stack(list(alike))
                         seen.append(len(stacked))

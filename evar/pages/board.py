@@ -166,7 +166,7 @@ def _outcomes(
     for run in runs:
         if run.score.metric != "accuracy" and not column.metric:
             continue  # of tagging: average precision is no mean over clips
-        values = outcomes.per_clip(outcomes.predictions(results, run), run, column.metric)
+        values = outcomes.values_of(results, run, column.metric)
         if values is not None:
             found[run.id] = values
     return found

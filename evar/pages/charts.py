@@ -230,40 +230,47 @@ def _of_layers() -> dict[str, Any]:
 
 
 def plane(values: Values, *, classes: int) -> dict:
-    """Embeddings on a plane; values: x, y, label, predicted, clip, right ("right" or "wrong")."""
+    """Embeddings on a plane; values: x, y, label, predicted, clip, right ("right" or "wrong").
+
+    classes: 0 where clips have no labels, as in retrieval; then they have one colour and no legend.
+    """
     hidden = {"axis": None, "scale": {"zero": False, "nice": False, "padding": 10}}
+    encoding: dict = {
+        "x": {"field": "x", "type": "quantitative", **hidden},
+        "y": {"field": "y", "type": "quantitative", **hidden},
+        "opacity": {"value": 0.85},
+        "tooltip": [{"field": "clip"}],
+    }
+    chosen = {"name": "chosen", "select": {"type": "point", "fields": ["label"]}, "bind": "legend"}
     return _chart(
         values,
         height=420,
-        params=[
-            {"name": "chosen", "select": {"type": "point", "fields": ["label"]}, "bind": "legend"}
-        ],
+        params=[chosen] if classes else [],
         mark={"type": "point", "filled": True, "size": 55 if len(values) <= 2000 else 14},
-        encoding={
-            "x": {"field": "x", "type": "quantitative", **hidden},
-            "y": {"field": "y", "type": "quantitative", **hidden},
-            "color": {
-                "field": "label",
-                "type": "nominal",
-                "title": "true label",
-                "scale": {"scheme": "tableau10" if classes <= 10 else "tableau20"},
-                "legend": {"orient": "bottom", "columns": 3, "labelLimit": 110, "symbolLimit": 30},
-            },
-            "shape": {
-                "field": "right",
-                "type": "nominal",
-                "title": "predicted",
-                "scale": {"domain": ["right", "wrong"], "range": ["circle", "cross"]},
-                "legend": {"orient": "bottom"},
-            },
-            "opacity": {"condition": {"param": "chosen", "value": 0.85}, "value": 0.08},
-            "tooltip": [
-                {"field": "clip"},
-                {"field": "label", "title": "true"},
-                {"field": "predicted"},
-            ],
-        },
+        encoding=encoding | (_of_labels(classes) if classes else {}),
     )
+
+
+def _of_labels(classes: int) -> dict:
+    """Colour by true label, shape by whether the prediction is right; the legend picks a class."""
+    return {
+        "color": {
+            "field": "label",
+            "type": "nominal",
+            "title": "true label",
+            "scale": {"scheme": "tableau10" if classes <= 10 else "tableau20"},
+            "legend": {"orient": "bottom", "columns": 3, "labelLimit": 110, "symbolLimit": 30},
+        },
+        "shape": {
+            "field": "right",
+            "type": "nominal",
+            "title": "predicted",
+            "scale": {"domain": ["right", "wrong"], "range": ["circle", "cross"]},
+            "legend": {"orient": "bottom"},
+        },
+        "opacity": {"condition": {"param": "chosen", "value": 0.85}, "value": 0.08},
+        "tooltip": [{"field": "clip"}, {"field": "label", "title": "true"}, {"field": "predicted"}],
+    }
 
 
 def scatter(values: Values, *, x: str, title: str, y: str) -> dict:

@@ -263,6 +263,7 @@ def write(
         rows=lines(pairs),
         notes=[(pair.a.task.name, note) for pair in pairs for note in pair.notes],
         ranks=ranks,
+        friedman="" if ranks is None else p_text(ranks.friedman),
         charts=drawings,
         single=single,
         protocol=pairs[0].a.protocol,

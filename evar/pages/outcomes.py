@@ -1,6 +1,10 @@
 """What a run predicted for each test clip, read from the tables beside its JSON."""
 
+import gzip
+import io
 import re
+import zlib
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +18,8 @@ from evar.results.record import RunRecord
 
 _TEXT = ("clip", "fold", "true", "predicted", "group", "caption", "near_clip", "near_caption")
 DIRECTION, RETRIEVED = "text_to_audio", ("mAP@10", "R@1", "R@5", "R@10")
+
+_NEEDED = ("clip", "fold", "true", "predicted", "group", "caption", "direction", *RETRIEVED)
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,28 +40,40 @@ class PerClip:
         return np.array_equal(self.clips, other.clips) and np.array_equal(self.folds, other.folds)
 
 
-def read_table(results, run: RunRecord, name: str) -> pd.DataFrame | None:
+def read_table(
+    results, run: RunRecord, name: str, columns: Container[str] | None = None
+) -> pd.DataFrame | None:
     """Returns a table of a run, all text as it is; None where it is not there.
 
-    Raises UserError for a file that is damaged.
+    columns: leave out all others, as they come. Raises UserError for a file that is damaged.
     """
     path = Path(results) / "runs" / f"{run.id}.{name}.csv.gz"
     if not path.is_file():
         return None
-    text = dict.fromkeys(_TEXT, str)
+    # pandas takes half as long for bytes and plain objects as for a path and its own strings
+    text = dict.fromkeys(_TEXT, str if columns is None else object)
+    wanted = None if columns is None else columns.__contains__
     with files.reading(path):
         try:
-            return pd.read_csv(path, dtype=text, keep_default_na=False)
-        except (ValueError, EOFError, pd.errors.ParserError) as error:
+            content = io.BytesIO(gzip.decompress(path.read_bytes()))
+            return pd.read_csv(content, dtype=text, keep_default_na=False, usecols=wanted)
+        except (ValueError, EOFError, zlib.error, pd.errors.ParserError) as error:
             raise UserError(f"{path}: damaged ({error}). Run the evaluation again.") from error
 
 
-def predictions(results, run: RunRecord) -> pd.DataFrame | None:
+def predictions(
+    results, run: RunRecord, columns: Container[str] | None = None
+) -> pd.DataFrame | None:
     """Returns one row per test clip, fold and seed; None where the table is gone or foreign."""
-    table = read_table(results, run, "predictions")
+    table = read_table(results, run, "predictions", columns)
     if table is None or not {"clip"} <= set(table):
         return None
     return table
+
+
+def values_of(results, run: RunRecord, metric: str = "") -> PerClip | None:
+    """Returns `per_clip` of a run's predictions, without reading what that does not need."""
+    return per_clip(predictions(results, run, _NEEDED), run, metric)
 
 
 def per_clip(table: pd.DataFrame | None, run: RunRecord, metric: str = "") -> PerClip | None:
@@ -69,7 +87,7 @@ def per_clip(table: pd.DataFrame | None, run: RunRecord, metric: str = "") -> Pe
     if metric in RETRIEVED and {"direction", metric, "caption"} <= set(table):
         return _of_queries(table[table.direction == DIRECTION], metric)
     if metric == "accuracy" and {"true", "predicted", "fold"} <= set(table):
-        right = (table.true.to_numpy() == table.predicted.to_numpy()).astype(float)
+        right = (table.true == table.predicted).to_numpy(float)
         return _means(table, right)
     return None
 
@@ -85,17 +103,19 @@ def _of_queries(table: pd.DataFrame, metric: str) -> PerClip:
 
 def _means(table: pd.DataFrame, values: NDArray) -> PerClip:
     """Means over seeds, one row per fold and clip, sorted by both."""
-    keys = pd.MultiIndex.from_arrays([table.fold, table["clip"]])
-    codes, unique = pd.factorize(keys, sort=True)
+    of_fold, folds = pd.factorize(table.fold, sort=True)
+    of_clip, clips = pd.factorize(table["clip"], sort=True)
+    # numbers, which sort as the pairs (fold, clip) do: a MultiIndex of the pairs is slow to build
+    pairs, codes = np.unique(of_fold * len(clips) + of_clip, return_inverse=True)
     counts = np.bincount(codes)
     means = np.bincount(codes, values) / counts
     groups = None
     if "group" in table:
-        groups = np.empty(len(unique), object)
+        groups = np.empty(len(pairs), object)
         groups[codes] = groups_of(table)
         groups = groups.astype(str)
-    folds, clips = (unique.get_level_values(i).to_numpy(str) for i in (0, 1))
-    return PerClip(clips, folds, means, groups)
+    fold, clip = np.divmod(pairs, len(clips))
+    return PerClip(clips.to_numpy(str)[clip], folds.to_numpy(str)[fold], means, groups)
 
 
 def groups_of(table: pd.DataFrame) -> NDArray:

@@ -22,7 +22,7 @@ from evar.probing.training import CHUNK, Fitted, Scaler, Selection, Training
 from evar.scoring.metrics import METRICS, Metric
 
 _CORES = os.cpu_count() or 1
-_COLUMNS = 1024  # of the embeddings that a thread sums at a time, at most
+_COLUMNS = 128  # of the embeddings that a thread sums at a time, at most
 _FEWEST = 16  # columns that a thread sums: NumPy adds the numbers of a single one in another order
 _NUMBERS = 2**18  # that a thread standardises at a time: 2 MB of float64 stay in its cache
 

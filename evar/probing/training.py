@@ -316,7 +316,7 @@ class Training:
         parts: list[list[NDArray]] = [[] for _ in lanes]
         for at in range(0, len(rows), CHUNK):
             index = torch.from_numpy(rows[at : at + CHUNK]).to(self.device)
-            x = self.x.index_select(0, index)[None]
+            x = self._gathered(index[None])
             for own, lane in zip(parts, lanes, strict=True):
                 logits = lane.networks.logits([m], x)[0]
                 own.append(np.ascontiguousarray(logits.cpu().numpy()))

@@ -160,11 +160,12 @@ def _query_intervals(
     def mean_of(name: str):
         return lambda weights: float(np.average(values[name], weights=weights))
 
-    found = {
-        name: _ends(statistics.over_clips([Stratum(clips, mean_of(name))]))
-        for name in values
-        if name != "rank"
-    }
+    found = {}
+    for name in values:
+        if name != "rank":
+            is_share = bool(np.isin(values[name], (0, 1)).all())  # R@k without ties
+            strata = [Stratum(clips, mean_of(name))]
+            found[name] = _ends(statistics.over_clips(strata, independent=is_share))
 
     def median(weights: NDArray) -> float:
         return float(np.median(np.repeat(values["rank"], weights)))

@@ -16,6 +16,7 @@ from evar.sweeping.job import Job
 from evar.yaml_files import read_yaml
 
 _RUNTIME = tuple(f.name for f in fields(Runtime) if f.name not in ("progress", "training"))
+_ARGUMENTS = tuple(dict.fromkeys((*run.ARGUMENTS, *tasks.WINDOW_OPTIONS)))
 _KEYS = ("models", "tasks", "protocols")
 
 
@@ -39,6 +40,7 @@ def make_jobs(
     spelled = list(_models(models_))
     named = list(dict.fromkeys(t for word in _words(tasks_) for t in _tasks(word, chosen, data)))
     _require_known(options, chosen, spelled, also)
+    _require_windowed(options, chosen, named)
     jobs = [
         Job.of(model, task, each.name, _fitting({**options, **own}, own, each, model, task))
         for task in named
@@ -130,7 +132,7 @@ def _require_known(
     options: Mapping, chosen: Sequence[Protocol], spelled: list, also: Sequence[str]
 ) -> None:
     """Raises UserError for an option that no protocol, no model and no runtime has."""
-    known = [*run.ARGUMENTS, *_RUNTIME, *(name for p in chosen for name in p.options())]
+    known = [*_ARGUMENTS, *_RUNTIME, *(name for p in chosen for name in p.options())]
     rest = [key for key in options if key not in known]
     if rest:
         known += [name for model, _ in spelled for name in _option_names(model)]
@@ -139,6 +141,20 @@ def _require_known(
             raise unknown(
                 "option", f"--{key}", [f"--{name}" for name in dict.fromkeys([*known, *also])]
             )
+
+
+def _require_windowed(options: Mapping, chosen: Sequence[Protocol], named: Sequence[str]) -> None:
+    """Raises UserError where --windows is given and no protocol, or no task, is scored by them."""
+    from evar.data import own_sounds
+
+    if not any(options.get(name) is not None for name in tasks.WINDOW_OPTIONS):
+        return
+    if not any(p.windows for p in chosen):
+        protocol.require_windows(chosen[0])
+    if options.get("seconds") is not None:
+        raise UserError("--windows sets the unit length: leave --seconds out")
+    if not any(own_sounds.is_csv(task) for task in named):
+        raise UserError("--windows is for CSV tasks: a registered task has a published unit")
 
 
 def _option_names(model: str) -> list[str]:
@@ -152,15 +168,16 @@ def _fitting(given: Mapping, own: Mapping, chosen: Protocol, model: str, task: s
     """Returns the options that a job has; all that a model of a plan was given itself."""
     from evar.data import own_sounds
 
-    usable = {*_RUNTIME, *run.ARGUMENTS, *chosen.options(), *own}
+    tasks.Windows.taken_from(dict(given))  # all jobs would fail by it
+    usable = {*_RUNTIME, *_ARGUMENTS, *chosen.options(), *own}
     if any(key not in usable for key in given):
         usable |= set(_option_names(model))
     if not chosen.seeds:
         usable.discard("seeds")
     if not own_sounds.is_csv(task) or not chosen.trains:
-        usable -= {"seconds", "windows"}
+        usable -= {"seconds", *tasks.WINDOW_OPTIONS}
     if not chosen.windows:
-        usable.discard("windows")
+        usable -= set(tasks.WINDOW_OPTIONS)
     if given.get("weights") is not None and not _takes_weights(model):
         usable.discard("weights")
     return {k: v for k, v in given.items() if k in usable and v is not None}
@@ -179,7 +196,7 @@ def blocked(job: Job) -> str:
     try:
         chosen = protocol.of_command(job.protocol)
         run.split_options(
-            chosen, job.model, {k: v for k, v in options.items() if k not in run.ARGUMENTS}
+            chosen, job.model, {k: v for k, v in options.items() if k not in _ARGUMENTS}
         )
         if "text" in chosen.needs and not models.reads_text(job.model):
             return "an audio-only model: it reads no captions"

@@ -7,6 +7,7 @@ from typing import Any
 from evar import files, models, protocol, run
 from evar.models import Model
 from evar.sweeping.job import Job
+from evar.task import Windows
 
 _SHARE = 0.5  # of the free memory; the rest is for activations and decoded clips
 
@@ -57,7 +58,9 @@ class Shelf:
 def split(job: Job) -> tuple[dict, dict]:
     """Returns the options of a job's adapter, and the others."""
     options = ordered(job)
+    windows = Windows.taken_from(options)
     call = {k: options.pop(k) for k in run.ARGUMENTS if k in options}
+    call |= {"windows": windows} if windows else {}
     chosen = protocol.of_command(job.protocol)
     _, _, of_adapter = run.split_options(chosen, job.model, options)
     return of_adapter, call | {k: v for k, v in options.items() if k not in of_adapter}

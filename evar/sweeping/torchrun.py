@@ -11,11 +11,11 @@ from evar.sweeping.worker import end_with
 
 
 def command(job: Job, results: Path, *, processes: int) -> list[str]:
-    """Returns the arguments of torchrun and of the job's own command."""
+    """Returns the arguments of `agent`, of torchrun, and of the job's own command."""
     options = [f"--{name}={_text(value)}" for name, value in job.options]
     return [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *(f"--nproc_per_node={processes}", "--no-python"),
+        *(sys.executable, "-c", "from evar.sweeping import torchrun; torchrun.agent()"),
+        *(str(os.getpid()), "--standalone", f"--nproc_per_node={processes}", "--no-python"),
         *(sys.executable, "-c", "from evar.sweeping import torchrun; torchrun.process()"),
         *(job.protocol, job.model, job.task, f"--results={results}", "--quiet", *options),
     ]
@@ -30,9 +30,21 @@ def run(job: Job, results: Path, *, processes: int) -> None:
         stdin=subprocess.DEVNULL,
         env={**os.environ, "PYTHONPATH": path},
         check=False,
+        start_new_session=True,  # `agent` leads it, and ends it
     )
     if ended.returncode:
         raise UserError(f"torchrun ended with exit code {ended.returncode}; the log shows why")
+
+
+def agent() -> None:
+    """Is torchrun, and ends with the process whose number is the first argument.
+
+    A worker of Ray takes no child processes along when it dies together with its node's manager.
+    """
+    from torch.distributed.run import main
+
+    end_with(int(sys.argv[1]))
+    main(sys.argv[2:])
 
 
 def process() -> None:

@@ -435,6 +435,25 @@ def test_a_fit_is_made_once(many, command, tmp_path):
     assert fit.stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize("room", [2**26, 30 * 4 * 800, 0])
+def test_clips_of_a_fit_are_not_decoded_again(room, many, monkeypatch):
+    """logmel is fitted to all 75 training clips: as many as there is room for are kept."""
+    expected = embed(manifest_of(many, seconds=0.05), "logmel", cache=None)
+    decoded, load_clip = Counter(), audio.load_clip
+
+    def counting(path, **how):
+        decoded[path] += 1
+        return load_clip(path, **how)
+
+    monkeypatch.setattr(audio, "load_clip", counting)
+    monkeypatch.setattr(engine, "_SHARD_BYTES", room)
+    assert same(embed(manifest_of(many, seconds=0.05), "logmel", cache=None), expected)
+    kept = min(75, room // (4 * 800))
+    assert sorted(Counter(decoded.values()).items()) == [
+        item for item in ((1, 25 + kept), (2, 75 - kept)) if item[1]
+    ]
+
+
 def test_a_refused_adapter_leaves_no_shard(many, new_adapter, tmp_path):
     source = (
         "import torch\nfrom evar import Adapter\n\n\nclass Late(Adapter):\n"

@@ -55,6 +55,18 @@ class Browser:
             selector,
         )
 
+    def require_readable(self, path, selector: str) -> None:
+        """Narrow, dark, printed and with scripts off a table is there, and axe finds no fault."""
+        self.open(path, width=390, dark=True)
+        assert self.accessibility() == []
+        call = self.driver.execute_cdp_cmd
+        call("Emulation.setEmulatedMedia", {"media": "print"})
+        assert self.one(selector).is_displayed()
+        call("Emulation.setEmulatedMedia", {"media": ""})
+        self.open(path, scripts=False)
+        assert self.one(selector).is_displayed()
+        call("Emulation.setScriptExecutionDisabled", {"value": False})
+
     def until(self, code: str, seconds=10):
         """Waits until a function body returns something true, and returns that."""
         from selenium.webdriver.support.ui import WebDriverWait

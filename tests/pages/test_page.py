@@ -65,6 +65,7 @@ def _specs():
     yield charts.layers([layer], title="t")
     yield charts.layer_weights([{"layer": 1, "value": 0.5}])
     yield charts.plane([{"x": 0, "y": 0, "label": "a", "predicted": "a"}], classes=2)
+    yield charts.plane([{"x": 0, "y": 0, "clip": "a"}], classes=0)
     yield charts.scatter(models, x="parameters", title="t", y="u")
     yield charts.differences(rows, title="t")
     yield charts.class_differences([{"name": "a", "value": 1, "a": 2, "b": 1}])

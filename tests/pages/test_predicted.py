@@ -60,3 +60,21 @@ def test_without_scripts_everything_is_there_but_the_chart(made, browser, tmp_pa
     path = predicted.write(found, record, tmp_path / "page.html", audio="none", notes=[])
     page = browser.open(path, scripts=False)
     assert len(page.all("#all-table tbody tr")) == 8
+    browser.require_readable(path, "#all-table")
+
+
+def test_printed_it_is_light_and_without_players(made, browser, tmp_path):
+    record, found = made
+    path = predicted.write(found, record, tmp_path / "page.html", audio="embed", notes=[])
+    page = browser.open(path, width=700, dark=True)
+    page.drawn()
+    dark = {"name": "prefers-color-scheme", "value": "dark"}
+    page.driver.execute_cdp_cmd(
+        "Emulation.setEmulatedMedia", {"media": "print", "features": [dark]}
+    )
+    assert not any(player.is_displayed() for player in page.all("audio"))
+    assert all(row.is_displayed() for row in page.all("#all-table tbody tr"))
+    assert page.js("return getComputedStyle(document.documentElement).colorScheme") == "light"
+    wide = page.js("return document.documentElement.scrollWidth - innerWidth")
+    page.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    assert wide <= 0

@@ -1,5 +1,7 @@
 """Which models of a column share a rank: by paired tests, or by intervals."""
 
+import gzip
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -105,5 +107,41 @@ def test_a_damaged_table_is_named(tmp_path):
     made.save(tmp_path, run, predictions=made.predicted(0.5))
     path = tmp_path / f"runs/{run['id']}.predictions.csv.gz"
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(UserError, match="damaged"):
+    for read in (outcomes.predictions, outcomes.values_of):
+        with pytest.raises(UserError, match="damaged"):
+            read(tmp_path, from_json(run))
+    whole = bytearray(gzip.compress(b"clip,fold\n" * 100))
+    whole[20:24] = b"\xff\xff\xff\xff"
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match="damaged|cannot be read"):
         outcomes.predictions(tmp_path, from_json(run))
+
+
+@pytest.mark.parametrize("grouped", [True, False])
+def test_values_for_the_board_are_those_of_the_whole_table_bit_for_bit(grouped, tmp_path):
+    rng, seeds, count = np.random.default_rng(0), 3, 50
+    names = [f"Ω/{i}, .wav" for i in rng.permutation(count)]
+    table = pd.DataFrame(
+        {
+            "clip": names * seeds,
+            "fold": [str(i % 11) for i in range(count)] * seeds,  # "10" sorts before "2"
+            "seed": np.repeat([42, 43, 44], count),
+            "true": "01",  # a label that must stay text
+            "predicted": rng.choice(["01", "1", "NA"], count * seeds),
+            "score": rng.random(count * seeds),
+            "group": [f"g{i % 7}" if i % 5 else "" for i in range(count)] * seeds,
+        }
+    )
+    table = table if grouped else table.drop(columns="group")
+    run = made.record()
+    made.save(tmp_path, run, predictions=table)
+    run = from_json(run)
+    found = outcomes.values_of(tmp_path, run)
+    expected = outcomes.per_clip(outcomes.predictions(tmp_path, run), run)
+    for name in ("clips", "folds", "values", "groups"):
+        one, other = getattr(found, name), getattr(expected, name)
+        assert one is other is None or (one.dtype, one.tobytes()) == (other.dtype, other.tobytes())
+    assert (found.groups is not None) == grouped
+    of_clip = table.assign(right=table.true == table.predicted).groupby(["fold", "clip"]).right
+    assert [*zip(found.folds, found.clips, strict=True)] == [*of_clip.groups]
+    np.testing.assert_allclose(found.values, of_clip.mean(), rtol=1e-15)

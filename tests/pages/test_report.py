@@ -279,20 +279,7 @@ def test_retrieval_shows_the_worst_queries(browser, tmp_path):
     assert "rain 0.60" in shown
     assert browser.text("#metrics td")[:2] == ["20.0", "10.0 to 30.0"]
     assert "none" in browser.text("#score dd")[2]
-    _require_readable(browser, path, "#queries table")
-
-
-def _require_readable(browser, path, selector: str) -> None:
-    """Narrow, dark, printed and with scripts off a table is there, and axe finds no fault."""
-    browser.open(path, width=390, dark=True)
-    assert browser.accessibility() == []
-    call = browser.driver.execute_cdp_cmd
-    call("Emulation.setEmulatedMedia", {"media": "print"})
-    assert browser.one(selector).is_displayed()
-    call("Emulation.setEmulatedMedia", {"media": ""})
-    browser.open(path, scripts=False)
-    assert browser.one(selector).is_displayed()
-    call("Emulation.setScriptExecutionDisabled", {"value": False})
+    browser.require_readable(path, "#queries table")
 
 
 CURVE = [
@@ -313,7 +300,7 @@ def test_layers_can_be_read_in_any_way(browser, tmp_path):
     browser.open(path)
     browser.drawn(1)
     browser.require_sound(path)
-    _require_readable(browser, path, "#layer-table")
+    browser.require_readable(path, "#layer-table")
 
 
 def test_layers_have_their_own_chart_and_table(tmp_path):

@@ -307,7 +307,31 @@ def test_the_current_folder_has_a_name(clips, tmp_path, command, simple, monkeyp
         "predict", run.record.id, ".", f"--results={tmp_path}/results", "--audio=none", "--quiet"
     )
     assert done.code == 0, done.err
-    assert (tmp_path / "results/predictions" / f"{run.record.id[:8]}-field.csv").is_file()
+    [out] = (tmp_path / "results/predictions").glob("*.csv")
+    assert re.fullmatch(rf"{run.record.id[:8]}-field-\w{{6}}.csv", out.name)
+
+
+def test_recordings_of_one_name_do_not_replace_each_others_scores(clips, tmp_path, command, simple):
+    run = ran(clips.csv, tmp_path, seeds=1)
+    low = long_recording(tmp_path / "north" / "night.wav", tones=(300,))
+    high = long_recording(tmp_path / "south" / "night.wav", tones=(3000,))
+    for sounds in (low, high, low, "north/night.wav"):
+        done = command("predict", run.record.id, sounds, "--audio=none", "--quiet")
+        assert done.code == 0, done.err
+    done = command("predict", run.record.id, low, "--windows=0.5", "--audio=none", "--quiet")
+    assert done.code == 0, done.err
+    tables = [pd.read_csv(p) for p in (tmp_path / "results/predictions").glob("*.csv")]
+    heard = sorted((len(table), table.predicted[0]) for table in tables)
+    assert heard == [(1, "high"), (1, "low"), (2, "low")]
+    assert len(list((tmp_path / "results/predictions").glob("*.html"))) == 3
+
+
+def test_a_page_that_is_there_is_replaced_only_when_asked(clips, tmp_path, command, simple):
+    run = ran(clips.csv, tmp_path, simple, seeds=1)
+    (tmp_path / "mine.html").write_text("mine")
+    words = ("predict", run.record.id, clips.root / "test", "--out=mine.csv", "--quiet")
+    assert "mine.html is there" in command(*words).err
+    assert (tmp_path / "mine.html").read_text() == "mine"
 
 
 def test_the_command_line(clips, tmp_path, command, lineareval):
@@ -321,10 +345,11 @@ def test_the_command_line(clips, tmp_path, command, lineareval):
     )
     assert told.code == 0, told.err
     out = tmp_path / "results" / "predictions"
-    table = pd.read_csv(out / f"{run_id[:8]}-field.csv")
+    [path] = out.glob("*.csv")
+    table = pd.read_csv(path)
     assert len(table) == 2 * 7
     assert "scores are the mean of 2 probes (2 seeds)" in told.out
-    page = (out / f"{run_id[:8]}-field.html").read_text()
+    page = path.with_suffix(".html").read_text()
     assert "<b>&.wav" not in page
     assert "&lt;b&gt;&amp;.wav#t=0,1" in page
     assert "default-src &#39;none&#39;" in page

@@ -180,3 +180,26 @@ def test_the_chance_level_is_that_of_the_commonest_class():
     of = manifest(["a"] * 7 + ["b"] * 3)
     found = evaluated(of, [fold], np.array([0] * 7 + [1] * 3), [[one_hot([0] * 10)]] * 2)
     assert (found.score.chance, found.score.test_clips) == (0.7, 10)
+
+
+def of_queries(hits, clips):
+    """The interval of R@1 where queries find their clip at once, or at rank 20."""
+    hits = np.asarray(hits, float)
+    values = {"R@1": hits, "rank": np.where(hits == 1, 1.0, 20.0)}
+    found = {"text_to_audio": values}
+    _, _, intervals = summary.of_queries(
+        found, {"text_to_audio": np.asarray(clips)}, headline=("text_to_audio", "R@1")
+    )
+    return intervals["text_to_audio"]["R@1"]
+
+
+def test_a_share_of_single_queries_has_wilsons_interval():
+    """One hit in 73, worked by hand: z = 1.96, and a sample variance of p (1 - p) / 72."""
+    p, n, z = 1 / 73, 72, 1.959964
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    found = of_queries([1] + [0] * 72, range(73))
+    assert found == pytest.approx((middle - half, middle + half), abs=1e-6)
+    assert found[1] < 0.08
+    grouped = of_queries([1] + [0] * 72, np.arange(73) // 2)  # two captions per clip
+    assert grouped[1] > found[1]

@@ -41,6 +41,32 @@ def test_a_job_takes_the_options_that_it_has():
     assert "weights" not in options["logmel", "linear"]
 
 
+def test_windows_are_of_own_recordings_and_of_protocols_that_have_them(clips):
+    given = {"windows": 0.2, "hop": 0.1, "pool": "max"}
+    jobs = plan.make_jobs("logmel", f"demo,{clips.csv}", "knn,fewshot", given)
+    taken = {(job.task, job.protocol): dict(job.options) for job in jobs}
+    assert taken.pop((clips.csv, "knn")) == given
+    assert set(map(str, taken.values())) == {"{}"}
+
+
+@pytest.mark.parametrize(
+    ("task", "protocols", "given", "said"),
+    [
+        ("mine.csv", "linear", {"hop": 1}, "--hop is of --windows=SECONDS, which is not given"),
+        ("mine.csv", "linear", {"pool": "max"}, "--pool is of --windows=SECONDS"),
+        ("mine.csv", "linear", {"windows": 1, "hop": 2}, "--hop=2 would skip audio"),
+        ("mine.csv", "linear", {"windows": 1, "pool": "mad"}, "did you mean max"),
+        ("mine.csv", "linear", {"windows": "one"}, "--windows must be a number"),
+        ("mine.csv", "linear", {"windows": 1, "seconds": 1}, "leave --seconds out"),
+        ("mine.csv", "fewshot,hear", {"windows": 1}, "fewshot does not score recordings"),
+        ("demo", "linear", {"windows": 1}, "--windows is for CSV tasks"),
+    ],
+)
+def test_windows_that_mean_nothing_are_refused(task, protocols, given, said):
+    with pytest.raises(UserError, match=said):
+        plan.make_jobs("logmel", task, protocols, given)
+
+
 def test_a_plan_file(tmp_path):
     path = tmp_path / "plan.yaml"
     path.write_text(

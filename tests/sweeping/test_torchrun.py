@@ -1,5 +1,6 @@
 """The command line of a job that several GPUs train."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -15,12 +16,21 @@ NET = f"{finetune_net.__file__}:Net"
 TUNE = ("--protocols=finetune", "--gpus_per_job=2", "--device=cpu", "--seeds=1", "--epochs=1")
 
 
+def until_gone(number: int) -> None:
+    """Waits until a process has ended."""
+    deadline = time.monotonic() + 10
+    while not gone(number):
+        assert time.monotonic() < deadline, "it outlives its parent"
+        time.sleep(0.05)
+
+
 def test_the_command_is_what_a_user_would_type():
     job = Job.of("m2d", "esc50", "finetune", {"seeds": [43], "lr": 0.5, "partial": True})
     words = torchrun.command(job, Path("out"), processes=4)
-    assert words[1:6] == [
-        "-m",
-        "torch.distributed.run",
+    assert words[1:7] == [
+        "-c",
+        "from evar.sweeping import torchrun; torchrun.agent()",
+        str(os.getpid()),
         "--standalone",
         "--nproc_per_node=4",
         "--no-python",
@@ -57,7 +67,7 @@ def test_processes_end_with_the_torchrun_that_started_them(tmp_path):
         "from evar.sweeping.worker import end_with\n"
         "end_with(os.getppid())\n"
         "print(os.getpid(), flush=True)\n"
-        "time.sleep(300)"
+        "time.sleep(60)"
     )
     parent = (
         "import subprocess, sys\n"
@@ -68,7 +78,30 @@ def test_processes_end_with_the_torchrun_that_started_them(tmp_path):
     number = int(started.stdout.readline())
     started.send_signal(signal.SIGKILL)
     started.wait()
-    deadline = time.monotonic() + 60
-    while not gone(number):
-        assert time.monotonic() < deadline, "it outlives its parent"
-        time.sleep(0.05)
+    until_gone(number)
+
+
+def test_torchrun_ends_with_the_worker_that_started_it(tmp_path):
+    """As where a node of Ray dies: nothing is left that could end the worker's child."""
+    torchrun_ = (
+        "import os, sys, time, types\n"
+        "from evar.sweeping import torchrun\n"
+        "def main(words): print(os.getpid(), *words, flush=True); time.sleep(60)\n"
+        "sys.modules['torch.distributed.run'] = types.SimpleNamespace(main=main)\n"
+        "torchrun.agent()"
+    )
+    worker = (
+        "import sys\n"
+        "from evar.sweeping import torchrun\n"
+        "from evar.sweeping.job import Job\n"
+        "made = torchrun.command(Job.of('m2d', 'esc50', 'finetune', {}), 'out', processes=2)\n"
+        "torchrun.command = lambda *_, **__: [made[0], '-c', sys.argv[1], *made[3:]]\n"
+        "torchrun.run(None, None, processes=2)"
+    )
+    line = [sys.executable, "-c", worker, torchrun_]
+    started = subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=ROOT)
+    number, *words = started.stdout.readline().split()
+    assert words[0] == "--standalone"
+    started.kill()
+    started.wait()
+    until_gone(int(number))

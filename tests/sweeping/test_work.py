@@ -1,6 +1,7 @@
 """What a worker embeds ahead is what the protocols read afterwards."""
 
 import csv
+import json
 
 import pytest
 
@@ -91,6 +92,23 @@ def test_a_result_that_is_there_is_not_made_again(worker, events, clips, models)
     assert events[-1][2] == {"run": path.stem, "there": True}
     assert path.stat().st_mtime_ns == before
     assert len(record.load_runs(worker.results)[0]) == 1
+
+
+def test_windows_are_those_of_the_single_command(worker, clips, models, command, tmp_path):
+    """A job holds plain numbers and words, as other processes are handed them."""
+    options = {"device": "cpu", "windows": 0.2, "hop": 0.1, "pool": "max"}
+    jobs = [Job.of(models(name), clips.csv, "knn", options) for name in ("One", "Two")]
+    worker.do([Job.from_json(json.loads(json.dumps(job.to_json()))) for job in jobs])
+    found, _ = record.load_runs(worker.results)
+    assert len(found) == 2
+    ways = ("--windows=0.2", "--hop=0.1", "--pool=max", "--device=cpu", "--no_cache", "--quiet")
+    for job in jobs:
+        ran = command("knn", job.model, clips.csv, *ways, f"--results={tmp_path / 'alone'}")
+        assert ran.code == 0, ran.err
+    alone, _ = record.load_runs(tmp_path / "alone")
+    measured = [{(r.id, r.request, r.score) for r in each} for each in (found, alone)]
+    assert measured[0] == measured[1]
+    assert found[0].settings["windows"] == {"seconds": 0.2, "hop": 0.1, "pool": "max"}
 
 
 def test_a_full_shelf_loads_models_in_turns(worker, events, clips, models):

@@ -17,7 +17,7 @@ const page = (() => {
       font: "system-ui, sans-serif",
       view: { stroke: null },
       axis: { ...labels, domainColor: line, tickColor: line, gridColor: line, labelFontSize: 11 },
-      legend: { ...labels, labelFontSize: 11 },
+      legend: { ...labels, labelFontSize: 11, symbolBaseFillColor: quiet },
       aria: false, // the element around a chart names it; its numbers stand in a table
       mark: { color: accent, aria: false },
       style: { interval: { stroke: text } },

@@ -14,7 +14,9 @@
 
   function play(row) {
     const source = (page.data.sounds || {})[row.clip] || players.get(row.clip);
-    playing.textContent = `${row.clip}: true ${row.label}, predicted ${row.predicted}`;
+    playing.textContent = row.predicted
+      ? `${row.clip}: true ${row.label}, predicted ${row.predicted}`
+      : row.clip;
     if (!source) {
       playing.append(" (its sound is not in this page)");
       return;

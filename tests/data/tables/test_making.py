@@ -1,5 +1,7 @@
 """`evar table`: from a folder of recordings to a CSV that can be evaluated."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -57,6 +59,18 @@ def test_the_split_is_fixed_from_then_on(folder, command, tmp_path):
     assert (tmp_path / "my sounds.csv").read_bytes() != before
     command("table", folder, "--quiet", "--overwrite")
     assert (tmp_path / "my sounds.csv").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("started", "how"), [("/x/evar/__main__.py", "python -m evar"), ("/bin/evar", "evar")]
+)
+def test_what_comes_next_is_said_as_the_command_was_started(
+    started, how, folder, command, monkeypatch
+):
+    monkeypatch.setattr(sys, "argv", [started])
+    ran = command("table", folder, "--quiet")
+    line = f"next: {how} lineareval logmel '{folder.parent}/my sounds.csv'"
+    assert ran.out.splitlines()[-1] == line
 
 
 def test_where_the_csv_goes(folder, command, tmp_path):

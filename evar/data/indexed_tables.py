@@ -1,0 +1,74 @@
+"""Recognises a user's table that was indexed before, so that nothing of it is read again.
+
+The manifest of a CSV keeps what it was made from: the bytes of the table and the code that read
+them. Where both are as they were, and so is every sound file, reading it again would end in the
+same manifest.
+"""
+
+import functools
+import hashlib
+import json
+from pathlib import Path
+
+from evar import files
+from evar.data import manifests, own_sounds
+from evar.data.clip_table import MISSING
+from evar.data.manifest import Manifest
+from evar.task import Task
+
+
+def read(path: Path, *, seconds: float | None) -> tuple[Task, dict[str, object] | None]:
+    """Returns the task of a CSV, and what its manifest keeps of where it comes from (JSON).
+
+    The latter is None for a table that changed while it was read. Arguments and errors are those
+    of `own_sounds.task_from_csv`.
+    """
+    before = _source(path) if path.is_file() else None
+    task = own_sounds.task_from_csv(path, seconds=seconds)
+    if before is None or _source(path) != before:
+        return task, None
+    return task, {**before, "group": task.group, "notes": list(task.notes)}
+
+
+def manifest(path: Path, data, *, seconds: float | None) -> Manifest | None:
+    """Returns the manifest of a CSV that has not changed since it was indexed; None for any other.
+
+    seconds: as in `own_sounds.task_from_csv`. Files that are missing, and names that a disk may
+    spell in several ways, are looked for again: None.
+    """
+    saved = manifests.read(own_sounds.manifest_name(path), data) if path.is_file() else None
+    if saved is None or saved.head["task"] != own_sounds.name_of(path):
+        return None
+    found = saved.head.get("origin")
+    if not isinstance(found, dict):
+        return None
+    if any(found.get(key) != value for key, value in _source(path).items()):
+        return None
+    if (saved.table.problem == MISSING).any() or not _plain(saved.table.file.to_numpy(object)):
+        return None
+    task = own_sounds.task_of_indexed(
+        saved.table, path, seconds=seconds, group=found["group"], notes=found["notes"]
+    )
+    known = saved.of(task)
+    return None if manifests.changed(known) else known
+
+
+def _source(path: Path) -> dict[str, object]:
+    with files.reading(path):
+        return {"table": hashlib.sha256(path.read_bytes()).hexdigest(), "code": _code()}
+
+
+def _plain(names) -> bool:
+    """Returns whether names have a single spelling (`tables.reading.as_on_disk`)."""
+    return all(name.isascii() and "\\" not in name and name == name.strip() for name in names)
+
+
+@functools.cache
+def _code() -> str:
+    """Returns a hash of the code that turns a table into a manifest: all of evar/data."""
+    folder = Path(__file__).parent
+    sources = sorted(folder.rglob("*.py"))
+    content = [
+        [str(s.relative_to(folder)), hashlib.sha256(s.read_bytes()).hexdigest()] for s in sources
+    ]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
