@@ -366,7 +366,7 @@ def adapter_class(reference: str) -> "type[Adapter]":
 
 
 class _Uncached(SourceFileLoader):
-    """Neither reads nor keeps bytecode, which Python tells stale by size and whole seconds alone."""
+    """Keeps no bytecode, which Python finds stale by size and whole seconds alone."""
 
     def path_stats(self, path):
         raise OSError(f"{path}: bytecode is not kept")
