@@ -4,6 +4,7 @@ import json
 import math
 import re
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -43,9 +44,14 @@ class Case:
         """(2, S): the waveforms that the original heard."""
         return torch.from_numpy(standin.audio(seconds, sample_rate, self.seed))
 
-    def error(self, ours: Tensor, key: str) -> float:
-        """Relative error against one stored output of the original."""
-        return standin.relative_error(ours, self.outputs[key])
+    def some_audio(self, seconds: float, sample_rate: int) -> Tensor:
+        """(N, S): both waveforms of the shortest length; of others, which take long, the first."""
+        count = 2 if seconds == self.seconds[0] else 1
+        return self.audio(seconds, sample_rate)[:count]
+
+    def error(self, ours: Tensor, key: str, clips: int | None = None) -> float:
+        """Relative error against one stored output of the original, or its first `clips` rows."""
+        return standin.relative_error(ours, self.outputs[key][:clips])
 
     def text_error(self, adapter) -> float:
         """Relative error of the text tower, fed with the token ids that the original read."""
@@ -100,6 +106,20 @@ def tiny(cls, **options):
 def frozen(adapter):
     """In evaluation mode, without gradients."""
     return adapter.eval().requires_grad_(False)
+
+
+def embedded(adapter, audio: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings, and the tokens that they were made of: one pass through a large network."""
+    found, tokens = [], adapter.tokens
+
+    def kept(*arguments):
+        found.append(tokens(*arguments))
+        return found[-1]
+
+    with mock.patch.object(adapter, "tokens", kept):
+        clips = adapter.embed(audio)
+    (seen,) = found
+    return clips, seen
 
 
 def windows(audio: Tensor, starts, length: int) -> Tensor:

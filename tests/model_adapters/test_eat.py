@@ -41,12 +41,13 @@ def eat(tmp_path_factory, golden):
 
 @pytest.mark.parametrize("seconds", ["1", "5", "11"])
 def test_embeddings_are_the_originals(eat, golden, seconds):
-    x = torch.from_numpy(audio(float(seconds), 16000))
+    count = 2 if seconds == "1" else 1  # of two: the longer ones take a second each
+    x = torch.from_numpy(audio(float(seconds), 16000))[:count]
     with torch.inference_mode():
         tokens = eat.tokens(eat.features(x))
-    assert list(tokens.shape) == golden[f"frames_shape_{seconds}s"].tolist()
-    assert relative_error(tokens[:, :2], golden[f"frames_head_{seconds}s"]) < 1e-4
-    assert relative_error(tokens.mean(1), golden[f"clip_{seconds}s"]) < 1e-4
+    assert list(tokens.shape[1:]) == golden[f"frames_shape_{seconds}s"][1:].tolist()
+    assert relative_error(tokens[:, :2], golden[f"frames_head_{seconds}s"][:count]) < 1e-4
+    assert relative_error(tokens.mean(1), golden[f"clip_{seconds}s"][:count]) < 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +60,17 @@ def sslam(tmp_path_factory):
 
 def test_sslam_is_the_original(sslam):
     for seconds in SSLAM.seconds:
-        x = SSLAM.audio(seconds, 16000)
+        x = SSLAM.some_audio(seconds, 16000)
         with torch.inference_mode():
             tokens = sslam.tokens(sslam.features(x))
-        assert list(tokens.shape) == SSLAM.outputs[f"frames_shape_{seconds}s"].tolist()
-        assert SSLAM.error(tokens[:, :3, ::4], f"frames_head_{seconds}s") <= EXACT
-        assert SSLAM.error(tokens.mean(1), f"clip_{seconds}s") <= EXACT
-        assert SSLAM.error(tokens[:, 0], f"clip_cls_{seconds}s") <= EXACT
-        assert SSLAM.error(tokens[:, 1:].mean(1), f"clip_patches_{seconds}s") <= EXACT
+        assert list(tokens.shape[1:]) == SSLAM.outputs[f"frames_shape_{seconds}s"][1:].tolist()
+        for name, ours in (
+            ("frames_head", tokens[:, :3, ::4]),
+            ("clip", tokens.mean(1)),
+            ("clip_cls", tokens[:, 0]),
+            ("clip_patches", tokens[:, 1:].mean(1)),
+        ):
+            assert SSLAM.error(ours, f"{name}_{seconds}s", len(x)) <= EXACT, name
 
 
 @pytest.mark.parametrize("kind", ["pre-trained", "fine-tuned"])

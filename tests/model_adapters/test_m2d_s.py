@@ -38,10 +38,11 @@ def test_equals_the_original(case_and_model):
     case, model = case_and_model
     assert (model.embed_dim, model.frame_seconds) == (768, 0.02)
     for seconds in case.seconds:
-        frames = model.frames(case.audio(seconds, 16000))
-        assert list(frames.shape) == case.outputs[f"frames_shape_{seconds}s"].tolist()
-        assert case.error(frames[:, :2], f"frames_head_{seconds}s") <= EXACT
-        assert case.error(frames.mean(dim=1), f"clip_{seconds}s") <= EXACT
+        audio = case.some_audio(seconds, 16000)
+        frames, count = model.frames(audio), len(audio)
+        assert list(frames.shape[1:]) == case.outputs[f"frames_shape_{seconds}s"][1:].tolist()
+        assert case.error(frames[:, :2], f"frames_head_{seconds}s", count) <= EXACT
+        assert case.error(frames.mean(dim=1), f"clip_{seconds}s", count) <= EXACT
 
 
 def test_log_mel_equals_the_original(case_and_model):

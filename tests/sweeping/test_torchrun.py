@@ -67,7 +67,7 @@ def test_processes_end_with_the_torchrun_that_started_them(tmp_path):
         "from evar.sweeping.worker import end_with\n"
         "end_with(os.getppid())\n"
         "print(os.getpid(), flush=True)\n"
-        "time.sleep(300)"
+        "time.sleep(60)"
     )
     parent = (
         "import subprocess, sys\n"
