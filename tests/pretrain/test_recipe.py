@@ -13,7 +13,14 @@ from evar.pretrain import captions, prepare
 from evar.pretrain.__main__ import pretrain
 
 CONFIG = Path(__file__).parent.parent.parent / "pretrain/configs/m2d_clap_tiny.yaml"
-SMALL = {"width": 64, "heads": 2, "depth": 2, "predictor_depth": 1, "epochs": 30}
+SMALL = {
+    "width": 64,
+    "heads": 2,
+    "depth": 2,
+    "predictor_depth": 1,
+    "epochs": 20,
+    "warmup_epochs": 6,
+}
 
 
 @pytest.fixture(scope="module")
