@@ -12,6 +12,7 @@ import inspect
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -364,6 +365,13 @@ def adapter_class(reference: str) -> "type[Adapter]":
     raise unknown(f"adapter class in {place}:", name, sorted(own) or ["(none in this file)"])
 
 
+class _Uncached(SourceFileLoader):
+    """Keeps no bytecode, which Python finds stale by size and whole seconds alone."""
+
+    def path_stats(self, path):
+        raise OSError(f"{path}: bytecode is not kept")
+
+
 def _load_file(path: Path):
     if not path.is_file():
         raise UserError(f"{path}: no such file (MODEL is a name or path/to/file.py:ClassName)")
@@ -374,7 +382,8 @@ def _load_file(path: Path):
     name = f"evar_user_{hashlib.sha256(str(path).encode() + content).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
+    loader = _Uncached(name, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     if spec is None or spec.loader is None:
         raise UserError(f"{path}: cannot be imported as a Python module")
     module = importlib.util.module_from_spec(spec)

@@ -2,6 +2,8 @@
 
 import csv
 import os
+import random
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +13,10 @@ import soundfile
 
 # Before torch is imported: nothing is looked for on the network, one thread a test process.
 os.environ |= {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+# Many tests start commands in processes of their own. Where bytecode is not kept, as in containers
+# that say so, each of them compiles the whole package again, which takes a second or more.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 ADAPTER = """
 import torch
@@ -38,6 +44,15 @@ def _own_folders(tmp_path, monkeypatch):
         monkeypatch.setenv(f"EVAR_{name.upper()}", str(tmp_path / name))
     monkeypatch.setenv("EVAR_RESULTS", "results")
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _same_random_numbers():
+    """Two runs of a test, in any order and process, draw the same numbers."""
+    random.seed(0)
+    np.random.seed(0)
+    if torch := sys.modules.get("torch"):  # a test that needs none need not import it
+        torch.manual_seed(0)
 
 
 def write_sound(path, *, hertz=440.0, seconds=0.2, rate=16000, seed=0, samples=None, **how):

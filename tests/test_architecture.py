@@ -1,6 +1,7 @@
 """The import graph of evar/: which module may know of which."""
 
 import ast
+import functools
 import importlib.util
 import tomllib
 from collections.abc import Iterator
@@ -79,12 +80,18 @@ def _statements(node: ast.AST, *, at_import: bool) -> Iterator[ast.Import | ast.
             yield from _statements(child, at_import=at_import)
 
 
+@functools.cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def _imports(name: str, *, at_import: bool) -> set[str]:
     """The modules of this package that a module imports."""
     path = FILES[name]
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
     found: set[str] = set()
-    for node in _statements(ast.parse(path.read_text(encoding="utf-8")), at_import=at_import):
+    for node in _statements(_parsed(path), at_import=at_import):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
             continue
@@ -95,8 +102,9 @@ def _imports(name: str, *, at_import: bool) -> set[str]:
     return {n for n in found if n in FILES and n != name}
 
 
-AT_IMPORT = {name: _imports(name, at_import=True) for name in FILES}
-ALL = {name: _imports(name, at_import=False) for name in FILES}
+@functools.cache  # and not while tests are collected: parsing all files takes seconds
+def _graph(*, at_import: bool) -> dict[str, set[str]]:
+    return {name: _imports(name, at_import=at_import) for name in FILES}
 
 
 def _folder(module: str) -> str:
@@ -113,29 +121,31 @@ def importers_of(folder: str) -> dict[str, set[str]]:
     """Modules outside a folder that import something of it, at any time."""
     return {
         name: found
-        for name, imports in ALL.items()
+        for name, imports in _graph(at_import=False).items()
         if _folder(name) != folder and (found := {i for i in imports if _folder(i) == folder})
     }
 
 
 def test_the_graph_is_drawn():
     """Known edges, so that the tests below do not pass on an empty graph."""
-    assert "evar.errors" in AT_IMPORT["evar.adapter"]
-    assert "evar.model_adapters._frontend" in AT_IMPORT["evar.model_adapters.laion_clap"]
-    assert "evar.models" in ALL["evar.run"]
+    assert "evar.errors" in _graph(at_import=True)["evar.adapter"]
+    assert (
+        "evar.model_adapters._frontend" in _graph(at_import=True)["evar.model_adapters.laion_clap"]
+    )
+    assert "evar.models" in _graph(at_import=False)["evar.run"]
     assert _folder("evar.data.audio") == _folder("evar.data") == "data"
     assert _folder("evar.models") == _folder("evar") == ""
     assert importers_of("embedding")
 
 
 def test_no_module_imports_itself_on_the_way():
-    TopologicalSorter(AT_IMPORT).prepare()  # raises CycleError, which names the cycle
+    TopologicalSorter(_graph(at_import=True)).prepare()  # raises CycleError, which names the cycle
 
 
 def test_folders_depend_on_each_other_in_one_direction():
     """Imports inside functions count too: the walk of the data never returns to a folder."""
     graph: dict[str, set[str]] = {}
-    for name, imports in ALL.items():
+    for name, imports in _graph(at_import=False).items():
         here = _folder(name)
         graph.setdefault(here, set()).update({_folder(i) for i in imports} - {here})
     del graph[""]  # the root: what everybody stands on, and entry points to everything
@@ -148,8 +158,10 @@ PROTOCOLS = [n for n in FILES if _folder(n) == "protocols" and not _is_package(n
 @pytest.mark.parametrize("name", PROTOCOLS)
 def test_a_protocol_knows_neither_commands_nor_results_nor_another_protocol(name):
     public = {n for n in PROTOCOLS if not n.rpartition(".")[2].startswith("_")}
-    assert {i for i in ALL[name] if _folder(i) in ("commands", "results")} == set()
-    assert ALL[name] & (public - {name}) == set()
+    assert {
+        i for i in _imports(name, at_import=False) if _folder(i) in ("commands", "results")
+    } == set()
+    assert _imports(name, at_import=False) & (public - {name}) == set()
 
 
 def test_nothing_imports_the_commands():
@@ -175,7 +187,7 @@ def test_a_wheel_has_every_package():
 @pytest.mark.parametrize("name", [n for n in FILES if _folder(n) == "tasks"])
 def test_a_task_knows_the_ground_and_other_tasks_alone(name):
     allowed = {"alias", "callable_module", "errors", "files", "task"}
-    others = {i for i in ALL[name] if _folder(i) != "tasks"}
+    others = {i for i in _imports(name, at_import=False) if _folder(i) != "tasks"}
     assert others <= {"evar", *(f"evar.{module}" for module in allowed)}
 
 
@@ -192,7 +204,7 @@ def test_an_adapter_knows_what_contributors_import(name):
         "unwrap",
         "weights",
     }
-    others = {i for i in ALL[name] if _folder(i) != "model_adapters"}
+    others = {i for i in _imports(name, at_import=False) if _folder(i) != "model_adapters"}
     assert others <= {"evar", *(f"evar.{module}" for module in allowed)}
 
 

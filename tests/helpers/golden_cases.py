@@ -1,12 +1,15 @@
 """Golden cases for the adapters' tests: stand-in checkpoints on disk, inputs, expected outputs."""
 
 import json
+import math
 import re
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from helpers import standin
 
@@ -41,9 +44,14 @@ class Case:
         """(2, S): the waveforms that the original heard."""
         return torch.from_numpy(standin.audio(seconds, sample_rate, self.seed))
 
-    def error(self, ours: Tensor, key: str) -> float:
-        """Relative error against one stored output of the original."""
-        return standin.relative_error(ours, self.outputs[key])
+    def some_audio(self, seconds: float, sample_rate: int) -> Tensor:
+        """(N, S): both waveforms of the shortest length; of others, which take long, the first."""
+        count = 2 if seconds == self.seconds[0] else 1
+        return self.audio(seconds, sample_rate)[:count]
+
+    def error(self, ours: Tensor, key: str, clips: int | None = None) -> float:
+        """Relative error against one stored output of the original, or its first `clips` rows."""
+        return standin.relative_error(ours, self.outputs[key][:clips])
 
     def text_error(self, adapter) -> float:
         """Relative error of the text tower, fed with the token ids that the original read."""
@@ -53,11 +61,39 @@ class Case:
 
 def build(cls, content: dict, folder: Path, **options):
     """The adapter, loaded by its own code from a file that holds `content`."""
-    path = folder / "checkpoint.pth"
-    torch.save(content, path)
-    adapter = frozen(cls(path, **options))
+    path = save(content, folder / "checkpoint.pth")
+    with Blank():
+        adapter = frozen(cls(path, **options))
     path.unlink()  # several hundred megabytes
     return adapter
+
+
+def save(content: dict, path: Path) -> Path:
+    """Calls `torch.save` without checksums: they take longer than the writing, and none is read."""
+    checks = torch.serialization.get_crc32_options()
+    torch.serialization.set_crc32_options(False)
+    try:
+        torch.save(content, path)
+    finally:
+        torch.serialization.set_crc32_options(checks)
+    return path
+
+
+class Blank(TorchFunctionMode):
+    """Networks made within start as NaN wherever they would start as random numbers.
+
+    What their file then leaves as it was shows in every output. It is also quicker: a large
+    network's random numbers, all to be overwritten, take seconds.
+    """
+
+    RANDOM = {"kaiming_normal_", "kaiming_uniform_", "normal_", "uniform_"}  # others call these
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if getattr(func, "__name__", "") in self.RANDOM:
+            tensor = args[0] if args else kwargs["tensor"]
+            with torch.no_grad():
+                return tensor.fill_(math.nan)
+        return func(*args, **(kwargs or {}))
 
 
 def tiny(cls, **options):
@@ -70,6 +106,20 @@ def tiny(cls, **options):
 def frozen(adapter):
     """In evaluation mode, without gradients."""
     return adapter.eval().requires_grad_(False)
+
+
+def embedded(adapter, audio: Tensor) -> tuple[Tensor, Tensor]:
+    """Embeddings, and the tokens that they were made of: one pass through a large network."""
+    found, tokens = [], adapter.tokens
+
+    def kept(*arguments):
+        found.append(tokens(*arguments))
+        return found[-1]
+
+    with mock.patch.object(adapter, "tokens", kept):
+        clips = adapter.embed(audio)
+    (seen,) = found
+    return clips, seen
 
 
 def windows(audio: Tensor, starts, length: int) -> Tensor:

@@ -29,14 +29,23 @@ def tensor(name: str, shape, seed: int = 0) -> np.ndarray:
     return 1 + 0.1 * noise if name.endswith("weight") else 0.02 * noise
 
 
+# The random tensors of the last case: the next is often its variant, with most of them the same,
+# and numbers for a network of 86 million parameters take a second.
+_last: dict[tuple, np.ndarray] = {}
+
+
 def state_dict(case: str, seed: int = 0) -> dict[str, np.ndarray]:
     """All tensors of `tests/golden/<case>.json`; fixed sine-cosine positions are left out."""
-    tensors = {}
+    global _last
+    tensors, drawn = {}, {}
     for name, spec in json.loads((GOLDEN / f"{case}.json").read_text()).items():
         if isinstance(spec, dict):
             tensors[name] = np.asarray(spec["const"], dtype=spec.get("dtype", "float32"))
         elif spec != "sincos":
-            tensors[name] = tensor(name, spec, seed)
+            key = (seed, name, tuple(spec))
+            drawn[key] = tensor(name, spec, seed) if key not in _last else _last[key]
+            tensors[name] = drawn[key].copy()  # the caller's own, to be changed
+    _last = drawn
     return tensors
 
 

@@ -22,8 +22,8 @@ def beats(tmp_path_factory):
 
 @pytest.mark.parametrize("seconds", CASE.seconds)
 def test_equals_the_original(beats, seconds):
-    audio = CASE.audio(seconds, 16000)
-    assert CASE.error(beats.embed(audio), f"clip_{seconds}s") <= EXACT
+    audio = CASE.some_audio(seconds, 16000)
+    assert CASE.error(beats.embed(audio), f"clip_{seconds}s", len(audio)) <= EXACT
 
 
 def test_features_and_tokens_equal_the_original(beats):

@@ -9,7 +9,7 @@ from evar import models
 from evar.errors import UserError
 from evar.model_adapters._vit import sincos_positions
 from evar.model_adapters.eat import Eat
-from helpers.golden_cases import EXACT, Case, build
+from helpers.golden_cases import EXACT, Blank, Case, build
 from helpers.standin import GOLDEN, audio, relative_error, state_dict
 
 SSLAM = Case("sslam_base")
@@ -33,19 +33,21 @@ def eat(tmp_path_factory, golden):
     state = state_dict("eat_base", int(golden["seed"]))
     path = tmp_path_factory.mktemp("weights") / "model.safetensors"
     save_file({k: torch.from_numpy(np.asarray(v)).contiguous() for k, v in state.items()}, path)
-    adapter = models.load("eat", weights=path).adapter
+    with Blank():
+        adapter = models.load("eat", weights=path).adapter
     path.unlink()  # several hundred megabytes
     return adapter
 
 
 @pytest.mark.parametrize("seconds", ["1", "5", "11"])
 def test_embeddings_are_the_originals(eat, golden, seconds):
-    x = torch.from_numpy(audio(float(seconds), 16000))
+    count = 2 if seconds == "1" else 1  # of two: the longer ones take a second each
+    x = torch.from_numpy(audio(float(seconds), 16000))[:count]
     with torch.inference_mode():
         tokens = eat.tokens(eat.features(x))
-    assert list(tokens.shape) == golden[f"frames_shape_{seconds}s"].tolist()
-    assert relative_error(tokens[:, :2], golden[f"frames_head_{seconds}s"]) < 1e-4
-    assert relative_error(tokens.mean(1), golden[f"clip_{seconds}s"]) < 1e-4
+    assert list(tokens.shape[1:]) == golden[f"frames_shape_{seconds}s"][1:].tolist()
+    assert relative_error(tokens[:, :2], golden[f"frames_head_{seconds}s"][:count]) < 1e-4
+    assert relative_error(tokens.mean(1), golden[f"clip_{seconds}s"][:count]) < 1e-4
 
 
 @pytest.fixture(scope="module")
@@ -58,14 +60,17 @@ def sslam(tmp_path_factory):
 
 def test_sslam_is_the_original(sslam):
     for seconds in SSLAM.seconds:
-        x = SSLAM.audio(seconds, 16000)
+        x = SSLAM.some_audio(seconds, 16000)
         with torch.inference_mode():
             tokens = sslam.tokens(sslam.features(x))
-        assert list(tokens.shape) == SSLAM.outputs[f"frames_shape_{seconds}s"].tolist()
-        assert SSLAM.error(tokens[:, :3, ::4], f"frames_head_{seconds}s") <= EXACT
-        assert SSLAM.error(tokens.mean(1), f"clip_{seconds}s") <= EXACT
-        assert SSLAM.error(tokens[:, 0], f"clip_cls_{seconds}s") <= EXACT
-        assert SSLAM.error(tokens[:, 1:].mean(1), f"clip_patches_{seconds}s") <= EXACT
+        assert list(tokens.shape[1:]) == SSLAM.outputs[f"frames_shape_{seconds}s"][1:].tolist()
+        for name, ours in (
+            ("frames_head", tokens[:, :3, ::4]),
+            ("clip", tokens.mean(1)),
+            ("clip_cls", tokens[:, 0]),
+            ("clip_patches", tokens[:, 1:].mean(1)),
+        ):
+            assert SSLAM.error(ours, f"{name}_{seconds}s", len(x)) <= EXACT, name
 
 
 @pytest.mark.parametrize("kind", ["pre-trained", "fine-tuned"])

@@ -236,7 +236,7 @@ def test_names_that_are_markup_are_text(browser, tmp_path):
     assert "&lt;img" in exported(browser, "md")
 
 
-def test_sixty_models_of_twenty_tasks_are_small_and_quick(browser, tmp_path):
+def test_sixty_models_of_twenty_tasks_are_small_and_little_work(browser, tmp_path):
     for model in range(60):
         for task in range(20):
             name, of = f"model_{model}", f"task{task:02d}"
@@ -245,14 +245,17 @@ def test_sixty_models_of_twenty_tasks_are_small_and_quick(browser, tmp_path):
     path = board.write(tmp_path)
     assert path.stat().st_size < 2_000_000
     call = browser.driver.execute_cdp_cmd
-    call("Performance.enable", {"timeDomain": "threadTicks"})  # CPU time: others use the machine
+    call("Performance.enable", {})
     browser.open(path)
     assert len(browser.all("#board-0 tbody tr")) == 60
     header(browser, "task03").click()
     browser.until("return document.querySelectorAll('#board-0 th')[6].ariaSort", seconds=60)
     found = {m["name"]: m["value"] for m in call("Performance.getMetrics", {})["metrics"]}
     call("Performance.disable", {})
-    assert 0 < found["TaskDuration"] < 1, "seconds from the start of navigation until it is sorted"
+    # How long that takes depends on the machine, and benchmarks/pages.py measures it. How much work
+    # it is depends on the page alone.
+    assert found["Nodes"] < 35_000, "the document, of 1,200 cells"
+    assert 0 < found["LayoutCount"] < 50, "a script that measures each row lays it out each time"
     assert browser.js("return document.querySelectorAll('script[data-library]').length") == 3
 
 

@@ -18,7 +18,7 @@ TUNE = ("--protocols=finetune", "--gpus_per_job=2", "--device=cpu", "--seeds=1",
 
 def until_gone(number: int) -> None:
     """Waits until a process has ended."""
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not gone(number):
         assert time.monotonic() < deadline, "it outlives its parent"
         time.sleep(0.05)
