@@ -89,7 +89,7 @@ def usable(runtime: Runtime) -> Runtime:
     device = usable_device(runtime.device)
     if runtime.resample == "gpu" and device.startswith("cpu"):
         raise UserError(
-            f"--resample=gpu: the device is {device}; leave --resample out, or name a GPU by --device"
+            f"--resample=gpu: the device is {device}; leave --resample out, or name a GPU"
         )
     return replace(runtime, device=device)
 

@@ -11,12 +11,18 @@ import torch
 import torchaudio
 
 import evar
-from evar import models, runtime
+from evar import models
+from evar.commands.embed import embed
+from evar.commands.evaluate import command_of
+from evar.commands.predict import predict
 from evar.data import audio, indexing, own_sounds
 from evar.embedding import embeddings, engine, resampling
 from evar.embedding.together import fill_together
 from evar.errors import UserError
+from evar.pages import embedding_map
+from evar.protocols import linear
 from evar.runtime import Runtime, usable
+from evar.sweeping import plan
 
 RATE = 16000
 RATES = (44100, 48000, 22050, 8000, 11025, 96000)
@@ -272,6 +278,21 @@ def test_windows_are_resampled_on_the_device(tmp_path, write, loaded):
 # What a person sees
 
 
+@pytest.fixture
+def pretended(monkeypatch):
+    """Runtimes that were asked for; the CPU passes for a GPU."""
+    asked: list[Runtime] = []
+
+    def usable_here(given: Runtime) -> Runtime:
+        asked.append(given)
+        return replace(given, device="cpu")
+
+    monkeypatch.setattr("evar.run.usable", usable_here)
+    monkeypatch.setattr("evar.extract.usable", usable_here)
+    monkeypatch.setattr("evar.runtime.usable", usable_here)
+    return asked
+
+
 def test_a_cpu_is_refused_with_the_remedy():
     with pytest.raises(UserError, match=r"--resample=gpu: the device is cpu.*leave --resample out"):
         evar.evaluate("logmel", "demo", device="cpu", resample="gpu", seeds=1)
@@ -282,10 +303,10 @@ def test_a_cpu_is_refused_with_the_remedy():
     assert usable(Runtime()) == Runtime()
 
 
-def test_runs_say_that_they_were_resampled_on_the_device(monkeypatch, tmp_path):
-    monkeypatch.setattr("evar.run.usable", lambda given: replace(given, device="cpu"))
+def test_runs_say_that_they_were_resampled_on_the_device(manifest, pretended, tmp_path):
+    table, how = str(tmp_path / "mine.csv"), {"seeds": 1, "seconds": 0.5, "epochs": 1}
     requests = [
-        evar.run.prepare("logmel", "demo", seeds=1, resample=where, cache=tmp_path, epochs=1)
+        evar.run.prepare("logmel", table, resample=where, cache=tmp_path / "cache", **how)
         for where in ("cpu", "gpu")
     ]
     cpu, gpu = (request.run().record for request in requests)
@@ -294,9 +315,42 @@ def test_runs_say_that_they_were_resampled_on_the_device(monkeypatch, tmp_path):
     assert "resample" not in {**cpu.settings, **cpu.variant}
     assert gpu.settings["resample"] == "gpu"
     assert gpu.variant["resample"] == "gpu"
-    assert requests[0].key == evar.run.prepare("logmel", "demo", seeds=1, epochs=1).key
+    assert requests[0].key == evar.run.prepare("logmel", table, **how).key
 
 
 def test_the_default_treatment_is_what_results_have_always_named():
     assert Runtime().treatment == {"precision": "fp32"}
-    assert runtime.Runtime(resample="gpu").treatment == {"precision": "fp32", "resample": "gpu"}
+    assert Runtime(resample="gpu").treatment == {"precision": "fp32", "resample": "gpu"}
+
+
+def test_a_map_of_embeddings_takes_those_of_the_run(manifest, tmp_path, pretended):
+    how = {"cache": tmp_path / "cache", "seeds": 1, "epochs": 1, "seconds": 0.5}
+    runs = [
+        evar.evaluate("logmel", str(tmp_path / "mine.csv"), resample=where, **how).record
+        for where in ("cpu", "gpu")
+    ]
+    kept = [json.loads(p.read_text()) for p in (tmp_path / "cache").glob("*/key.json")]
+    assert len(kept) == 2
+    for run, begin in zip(runs, ("soxr", "torchaudio"), strict=True):
+        found = [key["resampler"] for key in kept if embedding_map._is_of(run, key)]
+        assert len(found) == 1
+        assert found[0].startswith(begin)
+
+
+def test_commands_hand_the_option_on(manifest, tmp_path, pretended, capsys):
+    table, cache = str(tmp_path / "mine.csv"), str(tmp_path / "cache")
+    embed("logmel", table, seconds=0.5, resample="gpu", cache=cache, quiet=True)
+    command_of(linear.PROTOCOL)(
+        *("logmel", table),
+        **{"seconds": 0.5, "seeds": 1, "epochs": 1, "quiet": True, "resample": "gpu"},
+        **{"cache": cache, "results": str(tmp_path / "results")},
+    )
+    where = {"results": str(tmp_path / "results"), "no_cache": True, "quiet": True}
+    predict("logmel", table, str(tmp_path / "0.wav"), **where)
+    assert [each.resample for each in pretended] == ["gpu"] * 3, "predict: that of the run"
+    assert len(list((tmp_path / "cache").glob("*/key.json"))) == 1, "embedded once"
+
+
+def test_jobs_of_a_sweep_that_fine_tune_do_without():
+    made = plan.make_jobs("logmel", "demo", "linear,finetune", {"resample": "gpu"})
+    assert [dict(job.options) for job in made] == [{"resample": "gpu"}, {}]
