@@ -2,21 +2,25 @@
 
     python benchmarks/gpu.py            # under 8 minutes; prints a line per measurement
 
-Embedding is measured from memory (`Encoder`, no decoding), so that the figure is the card's, and
-from files, with the share of the time in which the card was at work (CUDA events around every
-batch). Then the probe, and the steps of `finetune.py` and `pretrain.py` next to this file. Share
-of peak: floating-point operations of the encoder's matrix products (2 per parameter and token)
-over the time, against the dense peak of an H100 SXM (67 TFLOP/s in float32 without tensor cores,
-989 in bfloat16).
+First which kernel attention takes on this card (`attention.py`). Embedding is measured from memory
+(`Encoder`, no decoding), so that the figure is the card's, and from files, with the share of the
+time in which the card was at work (CUDA events around every batch), resampled on decoding threads
+and on the card. Then the probe, and the steps of `finetune.py` and `pretrain.py` next to this file.
+Share of peak: floating-point operations of the encoder's matrix products (2 per parameter and
+token) over the time, against the dense peak of an H100 SXM (67 TFLOP/s in float32 without tensor
+cores, 989 in bfloat16).
 """
 
 import argparse
+import itertools
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import attention
 import numpy as np
 import torch
 
@@ -24,6 +28,8 @@ import evar
 from evar import models
 from evar.embedding import embeddings
 from evar.embedding.encoder import Encoder
+from evar.embedding.engine import Engine
+from evar.embedding.resampling import OnDevice
 from evar.precision import full_precision
 from evar.probing import probe
 from evar.runtime import Runtime, Training
@@ -83,21 +89,36 @@ def embedding(device: str, batch: int, rounds: int) -> None:
         print(f"embed      {precision}: {rate:,.0f} clips/s, {100 * share:.0f} % of dense peak")
 
 
-class Timed(Encoder):
-    """An encoder that notes when a GPU begins and ends each batch."""
+class Busy:
+    """Notes when a GPU begins and ends what functions have it do."""
 
-    def start(self, batch):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        out = super().start(batch)
-        end.record()
-        vars(self).setdefault("events", []).append((begin, end))
-        return out
+    def __init__(self):
+        self.events: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
 
-    def busy(self) -> float:
+    def watch(self, function: Callable) -> Callable:
+        """Returns the function, with events around what it launches."""
+
+        def watched(*given):
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            begin.record()
+            out = function(*given)
+            end.record()
+            self.events.append((begin, end))
+            return out
+
+        return watched
+
+    def watch_engine(self, engine: Engine) -> None:
+        """Watches the encoder of an engine, and the filters that resample on the card."""
+        vars(engine.encoder)["start"] = self.watch(engine.encoder.start)
+        if isinstance(engine.resampler, OnDevice):
+            made = engine.resampler._filter
+            vars(engine.resampler)["_filter"] = lambda rate: self.watch(made(rate))
+
+    def seconds(self) -> float:
         """Returns the seconds in which the GPU was at work."""
         torch.cuda.synchronize()
-        return sum(begin.elapsed_time(end) for begin, end in vars(self)["events"]) / 1000
+        return sum(begin.elapsed_time(end) for begin, end in self.events) / 1000
 
 
 def from_files(device: str, clips: int) -> None:
@@ -110,19 +131,22 @@ def from_files(device: str, clips: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         task = linear.make_set(Path(folder) / "set", clips, min(clips, 500))
         manifest = opening.open_task(str(task), data=folder)
-        for precision in ("fp32", "bf16"):
-            runtime = Runtime(device=device, precision=precision, batch_size=128)
-            with embeddings.engine_for_task(model, manifest, runtime) as engine:
-                on_gpu = device.startswith("cuda")
-                engine.encoder = (Timed if on_gpu else Encoder)(
-                    engine.encoder.adapter, device, precision
-                )
+        for precision, where in itertools.product(("fp32", "bf16"), ("cpu", "gpu")):
+            how = {"device": device, "precision": precision, "resample": where}
+            busy, on_gpu = Busy(), device.startswith("cuda")
+            with embeddings.engine_for_task(
+                model, manifest, Runtime(**how, batch_size=128)
+            ) as engine:
+                engine.prepare()
+                if on_gpu:
+                    busy.watch_engine(engine)
                 engine.run()
-            busy = engine.encoder.busy() / engine.seconds if on_gpu else 1.0
+            share = busy.seconds() / engine.seconds if on_gpu else 1.0
             waited = engine.waited / engine.seconds
             print(
-                f"embed      {precision}, from files: {engine.clips_per_second:,.0f} clips/s, "
-                f"busy {100 * busy:.0f} %, waiting for decoding {100 * waited:.0f} % of the time"
+                f"embed      {precision}, from files, --resample={where}: "
+                f"{engine.clips_per_second:,.0f} clips/s, busy {100 * share:.0f} %, waiting for "
+                f"decoding {100 * waited:.0f} % of the time"
             )
 
 
@@ -152,6 +176,7 @@ def main() -> None:
     given = parser.parse_args()
     name = torch.cuda.get_device_name() if given.device.startswith("cuda") else "CPU"
     print(f"{name}, torch {torch.__version__}")
+    attention.report(given.device)
     same_scores(given.device)
     embedding(given.device, given.batch, given.rounds)
     from_files(given.device, given.clips)

@@ -17,11 +17,11 @@ import pandas as pd
 import soundfile
 import torch
 
-from evar import Adapter, models, run
+from evar import Adapter, models
 from evar.data import audio, opening
 from evar.embedding import embeddings
 from evar.embedding.together import fill_together
-from evar.runtime import Runtime
+from evar.runtime import Runtime, usable_device
 
 RATE = 44100
 
@@ -89,7 +89,7 @@ def one_sweep(loaded, manifest, runtime: Runtime) -> None:
 
 def main(*, clips: int = 2000, seconds: float = 2, count: int = 6, device: str = "auto") -> None:
     """Print the figures."""
-    device = run.usable_device(device)
+    device = usable_device(device)
     ways: dict[str, Callable] = {"one by one": one_by_one, "one sweep": one_sweep}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from evar import files, models, run
 from evar.options import existing_folder
-from evar.runtime import usable_device
+from evar.runtime import usable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,7 +45,7 @@ def embed(
 
     data = existing_folder("data", data)
     _, runtime, of_adapter = run.split_options(None, model, options)
-    runtime = replace(runtime, device=usable_device(runtime.device))
+    runtime = usable(runtime)
     if isinstance(sounds, (str, Path)) and Path(sounds).exists() and not _is_table(sounds):
         manifest = opening.open_sounds(sounds, progress=runtime.progress)
     else:
@@ -95,7 +95,7 @@ def fill_cache(
         task, data=data, seconds=seconds, captioned=captioned, progress=runtime.progress
     )
     manifest.require_usable(partial=partial, skip_bad=runtime.skip_bad)
-    runtime = replace(runtime, device=usable_device(runtime.device))
+    runtime = usable(runtime)
     loaded = _load(model, weights, of_adapter)
     done = []
     if manifest.task.labelled and manifest.task.trains:

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 from evar import files, models
 from evar import options as values
 from evar import protocol as protocols
-from evar.errors import unknown
+from evar.errors import UserError, unknown
 from evar.progress import SILENT, Progress, Terminal
 from evar.protocol import Protocol
-from evar.runtime import Runtime, usable_device
+from evar.runtime import Runtime, usable
 from evar.task import KINDS, Windows
 
 if TYPE_CHECKING:
@@ -119,9 +119,9 @@ def evaluate(
     of data sets and manifests; default: $EVAR_DATA or data/. partial: accept an incomplete set.
 
     options: settings of the protocol (`lr=1e-3`), fields of `evar.runtime.Runtime` (`device`,
-    `precision`, `batch_size`, `cache`, `skip_bad`, `progress`, `training`), and options of the
-    model's adapter. The device defaults to CUDA where there is one, the cache to $EVAR_CACHE or
-    the user's cache folder; `cache=None` keeps nothing; `progress=True` shows bars.
+    `precision`, `resample`, `batch_size`, `cache`, `skip_bad`, `progress`, `training`), and options
+    of the model's adapter. The device defaults to CUDA where there is one, the cache to $EVAR_CACHE
+    or the user's cache folder; `cache=None` keeps nothing; `progress=True` shows bars.
 
     Writes nothing but the cache, and checkpoints where the protocol trains the encoder;
     `Run.save` writes results. Two calls with the same arguments return the same score.
@@ -179,7 +179,7 @@ class Request:
             "model": {"name": self.model.name, **self.model.identity},
             "task": [task.name, task.version, task.seconds],
             "manifest": self.manifest.sha256,
-            "precision": self.runtime.precision,
+            **self.runtime.treatment,
             **({"windows": asdict(task.windows)} if task.windows else {}),
         }
         return hashlib.sha256(files.canonical_json(asked).encode()).hexdigest()[:16]
@@ -193,6 +193,8 @@ class Request:
             found |= {"windows": windows.seconds, "hop": windows.hop, "pool": windows.pool}
         if self.runtime.precision != "fp32" and "precision" not in own:
             found["precision"] = self.runtime.precision
+        if self.runtime.resample != "cpu":
+            found["resample"] = self.runtime.resample
         return found
 
     def run(self) -> Run:
@@ -235,6 +237,8 @@ def prepare(
     given, runtime, of_adapter = split_options(chosen, model, options)
     models.require_buildable(model, weights, of_adapter)  # before any work
     chosen.check(given)
+    if runtime.resample != "cpu" and "gradients" in chosen.needs:
+        raise UserError(f"--resample=gpu is for embeddings, not {chosen.name}: leave it out")
     seeds = protocols.seeds_of(chosen, seeds)
     if "text" in chosen.needs:
         models.require_text(model)
@@ -249,7 +253,7 @@ def prepare(
     )
     side = manifest if chosen.trains else manifest.test_side()
     side.require_usable(partial=partial, skip_bad=runtime.skip_bad)
-    runtime = replace(runtime, device=usable_device(runtime.device))
+    runtime = usable(runtime)
     loaded = load_for(chosen, model, manifest, weights, given, of_adapter)
     settings = chosen.settings_for(given, loaded, manifest)
     usual = chosen.settings_for({}, loaded, manifest) if given else settings

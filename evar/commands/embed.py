@@ -6,7 +6,7 @@ from evar import options as values
 
 
 @SetParseFns(model=str, task=str, weights=str, data=str, cache=str, device=str, precision=str)
-@SetParseFns(part=str)
+@SetParseFns(part=str, resample=str)
 def embed(
     model,
     task,
@@ -17,6 +17,7 @@ def embed(
     seconds=None,
     device="auto",
     precision=None,
+    resample=None,
     batch_size=None,
     cache=None,
     partial=False,
@@ -39,6 +40,7 @@ def embed(
     --seconds=S    unit length of a CSV task; default: its longest clip, at most 10
     --device=auto  cpu, cuda, cuda:1, mps, ...
     --precision=fp32  or bf16: mixed precision in the encoder, behind its front end
+    --resample=cpu or gpu: resample in batches on the device (docs/benchmarks.md)
     --batch_size=N clips per forward pass
     --cache=DIR    where embeddings are kept; default: $EVAR_CACHE or the user's cache folder
     --partial      accept an incomplete data set
@@ -48,7 +50,8 @@ def embed(
     """
     from evar import extract
 
-    how = {"device": device, "precision": precision, "batch_size": batch_size, "cache": cache}
+    how = {"device": device, "precision": precision, "resample": resample}
+    how |= {"batch_size": batch_size, "cache": cache}
     how = {k: v for k, v in how.items() if v is not None}
     done = extract.fill_cache(
         model,

@@ -43,6 +43,8 @@ _OPTIONS = {  # those that all protocols share, in the order of the help text
     "pool": "--pool=mean    or max: of the class scores of a recording's windows",
     "device": "--device=auto  cpu, cuda, cuda:1, mps, ...",
     "precision": "--precision=fp32  or bf16: mixed precision in the encoder, behind its front end",
+    "resample": """--resample=cpu or gpu: in batches on the device, by a filter of its own; its
+               embeddings are kept apart (docs/benchmarks.md)""",
     "batch_size": "--batch_size=N clips per forward pass (no effect on the protocol)",
     "results": """--results=DIR  where results are written; default: $EVAR_RESULTS or results/,
               beside TASK if it is a table of your own recordings""",
@@ -62,7 +64,10 @@ _DEFAULTS = {
     **dict.fromkeys(("no_cache", "no_resume", "eval_only", "tensorboard"), False),
     **dict.fromkeys(("partial", "skip_bad", "quiet"), False),
 }
-_TEXT = ("model", "task", "weights", "data", "cache", "results", "device", "precision", "pool")
+_TEXT = (
+    *("model", "task", "weights", "data", "cache", "results"),
+    *("device", "precision", "resample", "pool"),
+)
 
 
 @dataclass(frozen=True)
@@ -131,7 +136,7 @@ def _check_more(protocol: Protocol, words: list[str], keys: list[str], options: 
 def _shared(protocol: Protocol) -> list[str]:
     """Returns the shared options that a protocol's command line has."""
     training = ("no_resume", "eval_only", "tensorboard")
-    left_out = {"cache", "no_cache"} if "gradients" in protocol.needs else set(training)
+    left_out = {"cache", "no_cache", "resample"} if "gradients" in protocol.needs else set(training)
     left_out |= set(protocol.options())
     if not protocol.trains:
         left_out.add("seconds")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from evar.task import Windows
 
 _TEXT = ("run", "sounds", "more", "model", "weights", "out", "raven", "audacity", "audio")
-_MORE = ("results", "device", "precision", "cache")
+_MORE = ("results", "device", "precision", "resample", "cache")
 
 
 @SetParseFns(**dict.fromkeys((*_TEXT, *_MORE), str))
@@ -38,6 +38,7 @@ def predict(
     results="",
     device="auto",
     precision=None,
+    resample=None,
     batch_size=None,
     cache=None,
     no_cache=False,
@@ -70,6 +71,7 @@ def predict(
                      if that is a table
     --device=auto    cpu, cuda, cuda:1, mps, ...
     --precision=P    fp32 or bf16; default: the run's
+    --resample=R     cpu or gpu; default: the run's
     --batch_size=N   clips per forward pass
     --cache=DIR      where embeddings are kept; default: $EVAR_CACHE or the user's cache folder
     --no_cache       keep no embeddings
@@ -81,7 +83,7 @@ def predict(
     from evar.pages import finding, predicted
     from evar.predicting import model as of_run
     from evar.predicting import scoring
-    from evar.runtime import usable_device
+    from evar.runtime import usable
     from evar.task import Windows
 
     if audio not in ("embed", "link", "none"):
@@ -99,11 +101,13 @@ def predict(
     if target.suffix.lower() != ".csv":
         raise UserError(f"--out={out}: the name of a CSV ends in .csv")
     loaded, notes = of_run.load(record, model=model, weights=weights)
-    how = {"device": usable_device(device), "batch_size": batch_size, "skip_bad": skip_bad}
+    how = {"device": device, "batch_size": batch_size, "skip_bad": skip_bad}
     how |= {"precision": precision or record.settings.get("precision", "fp32")}
+    how |= {"resample": resample or record.settings.get("resample", "cpu")}
     how |= {"cache": cache} if cache else {}
     how |= {"cache": None} if no_cache else {}
     _, runtime, _ = running.split_options(None, loaded, {**how, "progress": not quiet})
+    runtime = usable(runtime)
     manifest = scoring.open_sounds(place, by, record, runtime)
     if not overwrite:
         own = [target, target.with_suffix(".html")] if out else []

@@ -14,14 +14,14 @@ from evar.task import WINDOW_OPTIONS
 
 _SHARED = {  # options of all jobs that single commands have too
     **dict.fromkeys(("seeds", "weights", "data", "seconds", *WINDOW_OPTIONS)),
-    **dict.fromkeys(("device", "precision", "batch_size", "cache")),
+    **dict.fromkeys(("device", "precision", "resample", "batch_size", "cache")),
     **dict.fromkeys(("partial", "skip_bad"), False),
 }
 _OF_ENGINE = {f.name: f.default for f in fields(Engine)}
 _TEXT = ("models", "tasks", "protocols", "weights", "data", "cache", "results", "device", "pool")
 
 
-@SetParseFns(**dict.fromkeys((*_TEXT, "precision", "part", "engine", "address"), str))
+@SetParseFns(**dict.fromkeys((*_TEXT, "precision", "resample", "part", "engine", "address"), str))
 def sweep(
     models,
     tasks=None,
@@ -68,6 +68,7 @@ def sweep(
     --pool=mean    or max: of the class scores of a recording's windows
     --device=auto  cpu, cuda, ...
     --precision=fp32  or bf16
+    --resample=cpu or gpu: resample in batches on the device (docs/benchmarks.md)
     --batch_size=N clips per forward pass
     --cache=DIR    where embeddings are kept; default: $EVAR_CACHE or the user's cache folder
     --partial      accept incomplete data sets

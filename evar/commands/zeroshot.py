@@ -1,6 +1,5 @@
 """`zeroshot MODEL TASK`: what its command line has beyond the protocol, answers for a person."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from evar import protocol
@@ -18,7 +17,7 @@ def _answer(model: str, task: str, options: dict) -> bool:
     from evar import models, run
     from evar.data import opening, own_sounds, prompts
     from evar.protocols import zeroshot
-    from evar.runtime import usable_device
+    from evar.runtime import usable
 
     if own_sounds.is_csv(task):
         raise UserError(f"{task}: --labels is for sounds; a CSV has its labels: leave --labels out")
@@ -34,7 +33,7 @@ def _answer(model: str, task: str, options: dict) -> bool:
     _, runtime, of_adapter = run.split_options(None, model, how)
     manifest = opening.open_sounds(task, progress=runtime.progress)
     manifest.require_usable(skip_bad=runtime.skip_bad)
-    runtime = replace(runtime, device=usable_device(runtime.device))
+    runtime = usable(runtime)
     rule = prompts.rule_of(manifest, names, template=options["template"], path=options["captions"])
     captions = rule.captions(names, {})
     loaded = models.load(model, weights=options["weights"], **of_adapter)

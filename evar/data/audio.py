@@ -145,18 +145,33 @@ def load_clip(
     0 is the beginning. Shorter clips get zeros at the end; `samples=None` keeps the
     whole clip. Digital silence raises BadAudio unless `silence` allows it.
     """
+    mono, rate = sound(path, span, silence=silence)
+    mono = resampled(mono, rate, sample_rate)
+    if samples is None:
+        return mono
+    if len(mono) > samples:
+        first = first_sample(len(mono), samples, start)
+        return np.ascontiguousarray(mono[first : first + samples])
+    return np.pad(mono, (0, samples - len(mono)))
+
+
+def sound(path, span: Span | None = None, *, silence: bool = False) -> tuple[np.ndarray, int]:
+    """Returns what `decode` does, and raises BadAudio for digital silence unless it is allowed."""
     mono, rate = decode(path, span)
     if not silence and not mono.any():
         raise BadAudio(path, "silent: every sample is zero")
-    if rate != sample_rate:
-        mono = soxr.resample(mono, rate, sample_rate, quality="HQ")
-    if samples is None:
-        return mono
-    room = len(mono) - samples
-    if room > 0:
-        first = start % room
-        return np.ascontiguousarray(mono[first : first + samples])
-    return np.pad(mono, (0, -room))
+    return mono, rate
+
+
+def resampled(mono: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
+    """Returns samples (S,) at another rate in Hz."""
+    return mono if rate == sample_rate else soxr.resample(mono, rate, sample_rate, quality="HQ")
+
+
+def first_sample(length: int, samples: int, start: int) -> int:
+    """Returns where a unit of so many samples begins in a clip: `start` modulo the room."""
+    room = length - samples
+    return start % room if room > 0 else 0
 
 
 def random_start(seed: int, clip: str) -> int:

@@ -14,13 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import soxr
 import torch
 
 from evar.adapter import Adapter
 from evar.data import audio, windows
 from evar.data.manifest import Manifest
-from evar.embedding import spot_check
+from evar.embedding import resampling, spot_check
 from evar.embedding.encoder import Encoder, checked
 from evar.embedding.engine import Engine, View
 from evar.embedding.store import Shard, Store
@@ -298,7 +297,7 @@ def _key(model: Model, manifest: Manifest, runtime: Runtime) -> dict:
         "task": f"{manifest.task.name} {manifest.task.version}",
         "manifest": manifest.sha256,
         "precision": runtime.precision,
-        "resampler": f"soxr HQ {soxr.__version__}",
+        "resampler": resampling.identity(runtime),
         "version": VERSION,
     }
 

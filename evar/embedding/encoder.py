@@ -64,11 +64,11 @@ class Encoder:
         """Returns the name of the adapter's method that computes the embeddings."""
         return "embed_joint" if self.joint else "embed"
 
-    def start(self, batch: NDArray) -> Tensor | OnItsWay:
+    def start(self, batch: NDArray | Tensor) -> Tensor | OnItsWay:
         """Hands (B, S) float32 waveforms to the encoder. A GPU returns before it is done."""
-        waveforms = torch.from_numpy(batch)
+        waveforms = torch.as_tensor(batch)
         kind = torch.device(self.device).type
-        if kind == "cuda":
+        if kind == "cuda" and waveforms.device.type == "cpu":
             waveforms = waveforms.pin_memory().to(self.device, non_blocking=True)
         mixed = torch.autocast(kind, torch.bfloat16, enabled=self.precision == "bf16")
         place = f"{type(self.adapter).__name__}.{self.method}() of {tuple(batch.shape)} samples"
@@ -84,7 +84,7 @@ class Encoder:
         """Returns what `start` gave as a checked (B, D) float32 array; waits for a GPU."""
         return checked(out, (rows, self.dim), self.adapter, self.method)
 
-    def __call__(self, batch: NDArray) -> NDArray:
+    def __call__(self, batch: NDArray | Tensor) -> NDArray:
         """Returns the (B, D) float32 embeddings of (B, S) float32 waveforms.
 
         Raises UserError where the adapter returns another shape or dtype, or values that are not

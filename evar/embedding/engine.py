@@ -2,7 +2,7 @@
 
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -14,10 +14,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evar.data import audio
 from evar.data.manifest import Manifest
 from evar.embedding.allocator import reused_buffers
 from evar.embedding.encoder import Encoder, NotFinite, OnItsWay
+from evar.embedding.resampling import Native, resampler
 from evar.embedding.store import Shard, Store
 from evar.errors import BadAudio, UserError, blaming
 from evar.precision import full_precision
@@ -26,6 +26,7 @@ from evar.runtime import Runtime
 
 _SHARD_BYTES = 2**26  # of waveforms; two shards are in memory at a time
 _SHARD_CLIPS = 512
+Clip = NDArray | Native  # decoded: at the encoder's rate, or at the file's
 _IN_FLIGHT = 2  # batches that wait for a GPU while the next ones are decoded and sent
 
 
@@ -70,13 +71,14 @@ class Engine:
     ):
         self.encoder, self.manifest, self.plan, self.store = encoder, manifest, plan, store
         self.runtime, self.samples = runtime, samples
+        self.resampler = resampler(runtime, encoder.adapter.sample_rate)
         self.batch_size = runtime.batch_size or (16 if runtime.device == "cpu" else 64)
         self.starts = shard_starts(lengths)
         self.workers = os.cpu_count() or 1
         self.computed, self.seconds = 0, 0.0  # views embedded by this process, and how long it took
         self.waited = 0.0  # of these, seconds for clips that were still being decoded
         self.statistics: dict | None = None  # what the adapter has learnt from training clips
-        self.decoded: dict[View, NDArray] = {}  # for that, and not embedded yet
+        self.decoded: dict[View, Clip] = {}  # for that, and not embedded yet
         self.in_flight = 0 if runtime.device == "cpu" else _IN_FLIGHT
         self.started: deque[tuple[_Open, list[int], Tensor | OnItsWay]] = deque()
         self.steady = runtime.precision != "fp32"  # bfloat16 rounds by the size of a batch
@@ -154,17 +156,16 @@ class Engine:
     def _path(self, view: View):
         return self.manifest.root / self.manifest.table.file[view.row]
 
-    def load(self, view: View) -> NDArray | BadAudio:
-        """Returns a decoded clip (S,), or why there is none where `runtime.skip_bad`."""
+    def load(self, view: View) -> Clip | BadAudio:
+        """Returns a decoded clip, or why there is none where `runtime.skip_bad`."""
         known = self.decoded.pop(view, None)
         return self._decode(view) if known is None else known
 
-    def _decode(self, view: View) -> NDArray | BadAudio:
+    def _decode(self, view: View) -> Clip | BadAudio:
         task = self.manifest.task
         try:
-            return audio.load_clip(
+            return self.resampler.load(
                 self._path(view),
-                sample_rate=self.encoder.adapter.sample_rate,
                 samples=self.samples,
                 start=view.start,
                 span=view.span or self.manifest.span(view.row),
@@ -200,16 +201,16 @@ class Engine:
                 for at in range(0, count, size):
                     part = chosen[at : at + size]
                     loaded = zip(part, pool.map(self.load, part), strict=True)
-                    good = [(view, clip) for view, clip in loaded if isinstance(clip, np.ndarray)]
+                    good = [(view, clip) for view, clip in loaded if not isinstance(clip, BadAudio)]
                     for view, clip in good:
                         room -= clip.nbytes
                         if room >= 0:
                             self.decoded[view] = clip
                     clips = [clip for _, clip in good]
-                    for _, alike in groupby(clips, key=len):  # whole clips differ in length
-                        stacked = np.stack(list(alike))
+                    for _, alike in groupby(clips, key=self.resampler.alike):
+                        stacked = self.resampler.batch(list(alike))
                         seen.append(len(stacked))
-                        yield torch.from_numpy(stacked).to(self.runtime.device)
+                        yield stacked.to(self.runtime.device)
             if not seen:
                 raise UserError(f"{task.name}: no training clip can be decoded: nothing to learn")
 
@@ -249,7 +250,7 @@ class Engine:
                 shard.batches += 1
                 if not self.steady:  # the first batch of the run
                     self.drain()
-                    self.encoder.require_steady(batch, rows[where])
+                    self.encoder.require_steady(batch.cpu().numpy(), rows[where])
                     self.steady = True
                 while len(self.started) > self.in_flight:
                     self._finish()
@@ -283,9 +284,9 @@ class Engine:
 
     def _of_equal_length(
         self, loading: list, numbers: range, bad: dict[int, str]
-    ) -> list[tuple[list[int], NDArray]]:
+    ) -> list[tuple[list[int], Tensor]]:
         """Returns batches of decoded clips, each of one length, since no clip is padded."""
-        alike: dict[int, list[tuple[int, NDArray]]] = {}
+        alike: dict[Hashable, list[tuple[int, Clip]]] = {}
         for i in numbers:
             if i >= len(loading):
                 break
@@ -296,9 +297,9 @@ class Engine:
             if isinstance(clip, BadAudio):
                 bad[i] = clip.reason
             else:
-                alike.setdefault(len(clip), []).append((i, clip))
+                alike.setdefault(self.resampler.alike(clip), []).append((i, clip))
         return [
-            ([i for i, _ in group], np.stack([clip for _, clip in group]))
+            ([i for i, _ in group], self.resampler.batch([clip for _, clip in group]))
             for group in alike.values()
         ]
 

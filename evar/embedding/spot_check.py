@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from evar.embedding.encoder import Encoder
 from evar.embedding.engine import Engine
 from evar.embedding.store import Store
 from evar.errors import BadAudio, UserError
@@ -41,7 +41,7 @@ def require_same(model: Model, engine: Engine, values: NDArray | Sequence[NDArra
             clip = engine.load(engine.plan[number])
             if isinstance(clip, BadAudio):
                 continue
-            difference = _difference(engine.encoder, clip, values[number], least)
+            difference = _difference(engine, clip, values[number], least)
             if not difference <= _DIFFERENT[engine.runtime.precision]:
                 raise UserError(_problem(model, engine, number, difference))
 
@@ -86,13 +86,13 @@ def _shortest(engine: Engine, values: NDArray | Sequence[NDArray]) -> list[int]:
     return [n for n, _ in zip(finite, range(_CLIPS), strict=False)]
 
 
-def _difference(encoder: Encoder, clip: NDArray, kept: NDArray, least: float) -> float:
+def _difference(engine: Engine, clip: Any, kept: NDArray, least: float) -> float:
     """Returns the relative difference ||now - kept|| / ||kept|| of a clip's embedding.
 
     Of frames, (T, D), only those are kept that are the clip's own.
     """
     kept = np.asarray(kept, np.float32).reshape(-1)
-    now = encoder(clip[None])[0][: kept.size]
+    now = engine.encoder(engine.resampler.batch([clip]))[0][: kept.size]
     return _norm(now - kept) / max(_norm(kept), least, 1e-12)
 
 

@@ -101,6 +101,7 @@ def _is_of(run: RunRecord, identity: dict) -> bool:
     own = {**run.model.identity, "weights": run.model.weights, "source": run.model.source}
     same = all(model.get(key) == own.get(key) for key in _OF_MODELS)
     precision = run.settings.get("precision", "fp32")
+    on_threads = run.settings.get("resample", "cpu") == "cpu"
     output = _output(identity)
     of_layers = run.protocol == "layers" and output.startswith("every layer")
     reading = run.settings.get("reading")  # of protocols that embed in the joint space
@@ -110,6 +111,7 @@ def _is_of(run: RunRecord, identity: dict) -> bool:
         and run.protocol != "finetune"
         and identity.get("manifest") == run.manifest
         and identity.get("precision") == precision
+        and str(identity.get("resampler")).startswith("soxr") == on_threads
         and identity.get("space") == ("joint" if reading else None)
         and (reading != "unit" or identity.get("seconds") == run.task.seconds)
         and (reading != "whole clips" or "seconds" not in identity)

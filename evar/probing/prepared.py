@@ -144,7 +144,7 @@ class Prepared:
             scores,
             settings={
                 **asdict(settings),
-                "precision": runtime.precision,
+                **runtime.treatment,
                 **({"windows": asdict(by)} if by else {}),
             },
             runs=tuple(runs),

@@ -96,7 +96,7 @@ def evaluate(
         settings={
             "captions": prompts.digest(sorted(captions.itertuples(index=False, name=None))),
             "reading": "whole clips",
-            "precision": runtime.precision,
+            **runtime.treatment,
             "text": model.adapter.text_identity(),
         },
         clips=summary.count_clips(used) | {"captions": len(captions)},

@@ -192,7 +192,7 @@ def evaluate(
             "templates": list(rule.templates),
             "rule": rule.source,
             "reading": "unit" if unit else "whole clips",
-            "precision": runtime.precision,
+            **runtime.treatment,
             "text": dict(found.text),
         },
         seconds={"embed": found.seconds},

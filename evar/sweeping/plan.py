@@ -176,6 +176,8 @@ def _fitting(given: Mapping, own: Mapping, chosen: Protocol, model: str, task: s
         usable.discard("seeds")
     if not own_sounds.is_csv(task) or not chosen.trains:
         usable -= {"seconds", *tasks.WINDOW_OPTIONS}
+    if "gradients" in chosen.needs:
+        usable.discard("resample")  # which is of embeddings
     if not chosen.windows:
         usable -= set(tasks.WINDOW_OPTIONS)
     if given.get("weights") is not None and not _takes_weights(model):

@@ -239,7 +239,7 @@ def _alike(ready: Mapping[Job, Request]) -> dict[tuple, list[Job]]:
         runtime = request.runtime
         if not request.protocol.embeds or runtime.cache is None:
             continue
-        how = (runtime.device, runtime.precision, runtime.batch_size, runtime.cache)
+        how = (runtime.device, *runtime.treatment.values(), runtime.batch_size, runtime.cache)
         seed = getattr(request.settings, "crop_seed", None)
         read = getattr(request.settings, "clips", None)
         whole = request.whole.task
