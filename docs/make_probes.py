@@ -11,7 +11,7 @@ HERE = Path(__file__).resolve().parent
 PAGE, PICTURE = HERE / "probes.md", HERE / "layers.svg"
 BEGIN, END = "<!-- table: docs/make_probes.py -->\n", "<!-- end of the table -->\n"
 WIDTH, HEIGHT, MARGIN = 640, 320, 56  # of the picture, in pixels
-COLOURS = ("#1b6ca8", "#c0392b", "#27864a", "#8e44ad")
+COLOURS = ("#1b6ca8", "#c0392b", "#27864a", "#8e44ad", "#a66a00")
 
 
 def read(name: str) -> list[dict]:
@@ -54,6 +54,7 @@ def picture(points: list[dict]) -> str:
     """Returns the curves over layers as SVG: the test score, with its interval over runs."""
     names = list(dict.fromkeys((p["task"], p["model"]) for p in points))
     last = max(int(p["layer"]) for p in points)
+    one_model = len({model for _, model in names}) == 1
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" '
         'font-family="sans-serif" font-size="12" role="img">',
@@ -76,7 +77,8 @@ def picture(points: list[dict]) -> str:
     parts.append(f'<text x="8" y="{MARGIN - 34}">score, %</text>')
     for number, (task, model) in enumerate(names):
         own = [p for p in points if (p["task"], p["model"]) == (task, model)]
-        parts += _curve(own, f"{task}, {model}", COLOURS[number % len(COLOURS)], number, last)
+        label = task if one_model else f"{task}, {model}"
+        parts += _curve(own, label, COLOURS[number % len(COLOURS)], number, last)
     return "\n".join([*parts, "</svg>\n"])
 
 
@@ -84,7 +86,7 @@ def _curve(points: list[dict], name: str, colour: str, number: int, last: int) -
     places = [(_x(int(p["layer"]), last), float(p["mean"]), float(p["ci95"] or 0)) for p in points]
     line = " ".join(f"{x:.1f},{_y(mean):.1f}" for x, mean, _ in places)
     bars = "".join(f"M{x:.1f} {_y(m - c):.1f}V{_y(m + c):.1f}" for x, m, c in places)
-    at = 120 + 150 * number
+    at = 100 + (WIDTH - 100) // len(COLOURS) * number
     return [
         f'<polyline points="{line}" fill="none" stroke="{colour}" stroke-width="2"/>',
         f'<path d="{bars}" stroke="{colour}"/>',
