@@ -354,3 +354,18 @@ def test_commands_hand_the_option_on(manifest, tmp_path, pretended, capsys):
 def test_jobs_of_a_sweep_that_fine_tune_do_without():
     made = plan.make_jobs("logmel", "demo", "linear,finetune", {"resample": "gpu"})
     assert [dict(job.options) for job in made] == [{"resample": "gpu"}, {}]
+
+
+@pytest.mark.parametrize(("device", "pinned"), [("cuda:0", True), ("cpu", False)])
+def test_batches_for_a_gpu_are_stacked_in_pinned_memory(monkeypatch, device, pinned):
+    asked, empty = [], torch.empty
+
+    def plain(*size, pin_memory):
+        asked.append(pin_memory)
+        return empty(*size)  # no GPU, no pinned memory
+
+    monkeypatch.setattr(torch, "empty", plain)
+    clips = [np.full(3, n, np.float32) for n in range(2)]
+    batch = resampling.OnThreads(RATE, device).batch(clips)
+    assert asked == [pinned]
+    np.testing.assert_array_equal(batch.numpy(), np.stack(clips))
