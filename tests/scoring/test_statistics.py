@@ -239,3 +239,11 @@ def test_an_interval_covers_the_truth(groups, folds):
         low, high = statistics.over_clips(strata)
         covered.append(low <= 0.7 <= high)
     assert np.mean(covered) > 0.93
+
+
+def test_quantiles_that_are_known_are_scipys():
+    freedom = [*range(1, 10), np.inf]
+    known = [float(statistics._quantile(n)) for n in freedom]
+    assert known == pytest.approx([stats.t.ppf(0.975, n) for n in freedom], rel=1e-9)
+    computed = statistics._quantile(np.array([*freedom, 12.5]))
+    assert computed[:-1].tolist() == pytest.approx(known, rel=1e-9)
