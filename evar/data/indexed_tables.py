@@ -65,10 +65,11 @@ def _plain(names) -> bool:
 
 @functools.cache
 def _code() -> str:
-    """Returns a hash of the code that turns a table into a manifest: all of evar/data."""
-    folder = Path(__file__).parent
-    sources = sorted(folder.rglob("*.py"))
+    """Returns a hash of the code that turns a table into a manifest, and says what one may name."""
+    package = Path(__file__).parent.parent
+    sources = [*sorted((package / "data").rglob("*.py")), package / "files.py", package / "task.py"]
     content = [
-        [str(s.relative_to(folder)), hashlib.sha256(s.read_bytes()).hexdigest()] for s in sources
+        [str(source.relative_to(package)), hashlib.sha256(source.read_bytes()).hexdigest()]
+        for source in sources
     ]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
