@@ -16,13 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evar.probing import holdout
-from evar.probing.stacked import InputScale, Layer, StackedNetworks
+from evar.probing.draws import Draws, Epoch
+from evar.probing.stacked import InputScale, Layer, Stack, StackedNetworks
 
 if TYPE_CHECKING:
     from evar.probing.probe import Job, ProbeSettings
 
-DROPOUT = 0.5  # after each hidden layer
 CHUNK = 4096  # rows per product outside of training
 _TOGETHER = 2**24  # numbers in one product over several probes' held-out rows
 
@@ -51,49 +50,6 @@ class Fitted:
     base: Scaler | None = None
 
 
-def _random_tenth(job: "Job", y: NDArray, rng: np.random.Generator) -> holdout.Sides:
-    """Holds out a tenth of the training rows, or of the recordings that they are of."""
-    if job.recordings is None:
-        return holdout.random_tenth(y[job.train], rng)
-    recordings, first = np.unique(job.recordings, return_index=True)
-    _, held, how = holdout.random_tenth(y[job.train[first]], rng)
-    is_held = np.isin(job.recordings, recordings[held])
-    return np.flatnonzero(~is_held), np.flatnonzero(is_held), f"{how} of the recordings"
-
-
-class _Draws:
-    """All random draws of one line: held-out rows, initial weights, batches, dropout."""
-
-    def __init__(self, job: "Job", y: NDArray):
-        rng = np.random.default_rng([job.seed, job.stream])
-        train, valid, self.held_out = job.train, job.valid, "valid split"
-        if valid is None:
-            kept, held, self.held_out = _random_tenth(job, y, rng)
-            train, valid = job.train[kept], job.train[held]
-        self.train = torch.from_numpy(np.asarray(train, np.int64))
-        self.valid = np.asarray(valid, np.int64)
-        self.generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-
-    def initial_layers(self, sizes: Sequence[int]) -> list[Layer]:
-        """Returns layers D -> ... -> C as torch.nn.Linear initialises them."""
-        layers = []
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
-            bound = fan_in**-0.5  # for weight and bias
-            weight = torch.empty(fan_out, fan_in).uniform_(-bound, bound, generator=self.generator)
-            bias = torch.empty(fan_out).uniform_(-bound, bound, generator=self.generator)
-            layers.append((weight, bias))
-        return layers
-
-    def order(self) -> Tensor:
-        """Returns the training rows of an epoch, shuffled."""
-        return self.train[torch.randperm(len(self.train), generator=self.generator)]
-
-    def dropout(self, rows: int, width: int) -> Tensor:
-        """Returns (H, rows): 0 where a unit is dropped, else 1 / (1 - DROPOUT)."""
-        kept = torch.rand(rows, width, generator=self.generator) >= DROPOUT
-        return kept.T / (1 - DROPOUT)
-
-
 @dataclass(eq=False)
 class Progress:
     """How far one probe is, and the tensors of its best epoch so far."""
@@ -109,15 +65,6 @@ class Progress:
     def goodness(self) -> float:
         """Returns the best score, the larger the better; -inf where there is none that counts."""
         return -np.inf if self.diverged or self.tensors is None else self.best
-
-
-@dataclass(eq=False)
-class _Lane:
-    """One stack: its networks, how far each is, and the lines that are still trained."""
-
-    networks: StackedNetworks
-    progress: list[Progress]
-    running: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -150,6 +97,42 @@ class Selection:
         return value if self.higher_is_better else -value
 
 
+@dataclass(eq=False)
+class _Lane:
+    """One stack: the networks of the lines that are still trained, and how far each line is.
+
+    at: of the lines that any lane trains the positions of this one's. logits_by: what computes a
+    line's logits once its training has ended.
+    """
+
+    networks: StackedNetworks
+    progress: list[Progress]
+    running: list[int]
+    at: list[int] = field(default_factory=list)
+    logits_by: dict[int, list[Tensor]] = field(default_factory=dict)
+
+    def step(self, x: Tensor, targets: Tensor, counts: list[int], masks: list[Tensor]) -> None:
+        """Makes a step of its lines on their batches among those of all lines, (L, B, ...)."""
+        own = [i for i in self.at if i < len(counts)]
+        if own:
+            width = max(counts[i] for i in own)  # as if other lines were not there
+            if len(own) < len(counts):
+                targets = targets[own, :width]
+                masks = [mask[own, :, :width] for mask in masks]
+                counts = [counts[i] for i in own]
+            self.networks.step(_consecutive(x, own, width), targets, counts, masks)
+
+    def keep(self, goes_on: Sequence[bool]) -> None:
+        """Drops the lines whose training has ended."""
+        for i, m in enumerate(self.running):
+            if not goes_on[i]:
+                self.logits_by[m] = self.progress[m].tensors or self.networks.copy_of(i)
+        if not all(goes_on):
+            at = [i for i, own in enumerate(goes_on) if own]
+            self.networks.keep(at)
+            self.running = [self.running[i] for i in at]
+
+
 class Training:
     """Trains the same lines in one lane or several: draws batches, scores, stops each early.
 
@@ -171,54 +154,66 @@ class Training:
         self.device = x.device
         classes = y.shape[1] if y.ndim == 2 else int(y.max()) + 1
         self.targets = torch.from_numpy(y.astype(np.float32) if y.ndim == 2 else y).to(x.device)
-        self.draws = [_Draws(job, y) for job in self.lines]
+        self.draws = [Draws(job, y, settings.batch_size) for job in self.lines]
         sizes = (x.shape[1], *settings.hidden, classes)
         initial = [draws.initial_layers(sizes) for draws in self.draws]
         # Longest first: then the lines that have a batch left are always a prefix.
         self.order = sorted(range(len(initial)), key=lambda m: -len(self.draws[m].train))
-        self.lanes = []
-        for jobs in lanes:
-            rates = [settings.lr if job.lr is None else job.lr for job in jobs]
-            networks = StackedNetworks(initial, lr=rates, scale=scale, device=str(x.device))
-            progress = [Progress() for _ in jobs]
-            self.lanes.append(_Lane(networks, progress, list(self.order)))
+        self.scale = scale
+        self.lanes = [self._lane(jobs, initial) for jobs in lanes]
         self._batch = torch.empty(0, x.shape[1], device=x.device)  # kept from step to step
         self._held_out: Tensor | None = None
 
+    def _lane(self, jobs: Sequence["Job"], initial: Sequence[list[Layer]]) -> _Lane:
+        rates = [self.settings.lr if job.lr is None else job.lr for job in jobs]
+        networks = StackedNetworks(
+            [initial[m] for m in self.order],
+            lr=[rates[m] for m in self.order],
+            scale=self.scale and self.scale.of(torch.tensor(self.order, device=self.device)),
+            whole=self.order == sorted(self.order),
+            device=str(self.device),
+        )
+        return _Lane(networks, [Progress() for _ in jobs], list(self.order))
+
     def run(self, on_epoch: Callable[[int, int], None]) -> list[list[Fitted]]:
         """Trains until each probe has ended; returns what each lane has of each line."""
+        running = self.order
         for epoch in range(1, self.settings.epochs + 1):
-            running = self._running()
             self._epoch(running)
             for lane, logits in zip(self.lanes, self._valid_logits(running), strict=True):
-                scored = zip(lane.running, logits, strict=True)
-                lane.running = [m for m, own in scored if self._goes_on(lane, m, epoch, own)]
+                scored = zip(lane.running, range(len(lane.running)), logits, strict=True)
+                lane.keep([self._goes_on(lane, m, i, epoch, own) for m, i, own in scored])
             on_epoch(epoch, sum(len(lane.running) for lane in self.lanes))
-            if not self._running():
+            running = self._running()
+            if not running:
                 break
         return self._fitted()
 
     def _running(self) -> list[int]:
         """Returns the lines that any lane still trains."""
-        return [m for m in self.order if any(m in lane.running for lane in self.lanes)]
+        trained = {m for lane in self.lanes for m in lane.running}
+        return [m for m in self.order if m in trained]
 
-    def _goes_on(self, lane: _Lane, m: int, epoch: int, logits: NDArray) -> bool:
+    def _goes_on(self, lane: _Lane, m: int, at: int, epoch: int, logits: NDArray) -> bool:
         y, networks = self.y[self.draws[m].valid], lane.networks
         return self.selection.goes_on(
-            lane.progress[m], epoch, logits, y, lambda: networks.copy_of(m)
+            lane.progress[m], epoch, logits, y, lambda: networks.copy_of(at)
         )
 
     def _fitted(self) -> list[list[Fitted]]:
         for lane in self.lanes:
-            for m, own in enumerate(lane.progress):
-                if own.tensors is not None:
-                    lane.networks.restore(m, own.tensors)
+            lane.keep([False] * len(lane.running))
         found: list[list[Fitted]] = [[] for _ in self.lanes]
         for m, job in enumerate(self.lines):
-            of_lanes = self._logits(m, np.asarray(job.test, np.int64), self.lanes)
+            stacks = [self._alone(m, lane.logits_by[m]) for lane in self.lanes]
+            of_lanes = self._logits(np.asarray(job.test, np.int64), stacks)
             for fitted, lane, logits in zip(found, self.lanes, of_lanes, strict=True):
                 fitted.append(self._result(m, lane.progress[m], logits))
         return found
+
+    def _alone(self, m: int, tensors: Sequence[Tensor]) -> Stack:
+        """Returns the stack of one line's network."""
+        return Stack([t[None] for t in tensors], self.scale and self.scale.of(slice(m, m + 1)))
 
     def _result(self, m: int, own: Progress, logits: NDArray) -> Fitted:
         held_out, signed = self.draws[m].held_out, self.selection.signed
@@ -230,48 +225,31 @@ class Training:
 
     def _epoch(self, running: list[int]) -> None:
         """Trains the running probes on each of their rows once, in a new order."""
-        # The size of a batch counts the rows before any were held out.
-        sizes = [min(self.settings.batch_size, len(self.lines[m].train)) for m in running]
-        counts = [len(self.draws[m].train) for m in running]
-        steps = [-(-n // size) for n, size in zip(counts, sizes, strict=True)]
-        index = torch.zeros(len(running), max(steps), max(sizes), dtype=torch.int64)
-        for i, m in enumerate(running):
-            order = self.draws[m].order()
-            for step in range(steps[i]):
-                batch = order[step * sizes[i] : (step + 1) * sizes[i]]
-                index[i, step, : len(batch)] = batch
-        index = index.to(self.device)
-        for step in range(max(steps)):
-            ready = sum(n > step for n in steps)  # the longest come first
-            rows = [min(sizes[i], counts[i] - step * sizes[i]) for i in range(ready)]
-            self._step(running[:ready], index[:ready, step, : max(rows)], rows)
-
-    def _step(self, lines: list[int], index: Tensor, counts: list[int]) -> None:
-        """Makes one step of some lines, of rows `index` (L, B), in every lane that trains them."""
-        x, targets = self._gathered(index), self.targets[index]
-        masks = self._dropout(lines, counts)
+        epoch = Epoch.of([self.draws[m] for m in running])
+        rows = epoch.rows.to(self.device)
+        # Those of several labels would take too much memory, step by step they do not.
+        targets = self.targets[rows] if self.targets.ndim == 1 else None
         for lane in self.lanes:
-            own = set(lane.running)
-            at = [i for i, m in enumerate(lines) if m in own]
-            if not at:
-                continue
-            width = max(counts[i] for i in at)  # as if other lines were not there
-            everything = len(at) == len(lines)
-            lane.networks.step(
-                [lines[i] for i in at],
-                _consecutive(x, at, width),
-                targets if everything else targets[at, :width],
-                [counts[i] for i in at],
-                masks if everything else [mask[at, :, :width] for mask in masks],
-            )
+            lane.at = [i for i, m in enumerate(running) if m in lane.running]
+        for step, counts in enumerate(epoch.counts):
+            batch = (slice(len(counts)), slice(max(counts)))
+            index = rows[step][batch]
+            wanted = self.targets[index] if targets is None else targets[step][batch]
+            self._step(running, index, wanted, counts)
+
+    def _step(self, lines: list[int], rows: Tensor, targets: Tensor, counts: list[int]) -> None:
+        """Makes one step of some lines, of `rows` (L, B), in every lane that trains them."""
+        x, masks = self._gathered(rows), self._dropout(lines, counts)
+        for lane in self.lanes:
+            lane.step(x, targets, counts, masks)
 
     def _dropout(self, lines: list[int], counts: list[int]) -> list[Tensor]:
         """Returns for each hidden layer the masks (L, H, B), 0 in rows that are padding."""
         masks = []
         for width in self.settings.hidden:
-            mask = torch.zeros(len(lines), width, max(counts))
-            for i, m in enumerate(lines):  # no draws for padding, which depends on other lines
-                mask[i, :, : counts[i]] = self.draws[m].dropout(counts[i], width)
+            mask = torch.zeros(len(counts), width, max(counts))
+            for i, count in enumerate(counts):  # none for padding, which depends on other lines
+                mask[i, :, :count] = self.draws[lines[i]].dropout(count, width)
             masks.append(mask.to(self.device))
         return masks
 
@@ -298,7 +276,7 @@ class Training:
             found.append([])
             if at:
                 x = _consecutive(self._held_out, at, max(sizes))
-                logits = lane.networks.logits(lane.running, x)
+                logits = lane.networks.first(len(at)).logits(x)
                 found[-1] += list(logits.contiguous().cpu().numpy())
         return found
 
@@ -306,20 +284,21 @@ class Training:
         found: list[list[NDArray]] = [[] for _ in self.lanes]
         for m in lines:
             own = [i for i, lane in enumerate(self.lanes) if m in lane.running]
-            logits = self._logits(m, self.draws[m].valid, [self.lanes[i] for i in own])
-            for i, of_lane in zip(own, logits, strict=True):
+            running = [self.lanes[i] for i in own]
+            copies = [lane.networks.copy_of(lane.running.index(m)) for lane in running]
+            stacks = [self._alone(m, tensors) for tensors in copies]
+            for i, of_lane in zip(own, self._logits(self.draws[m].valid, stacks), strict=True):
                 found[i].append(of_lane)
         return found
 
-    def _logits(self, m: int, rows: NDArray, lanes: Sequence[_Lane]) -> list[NDArray]:
-        """Returns for each of some lanes the logits (n, C) of a line's network on some rows."""
-        parts: list[list[NDArray]] = [[] for _ in lanes]
+    def _logits(self, rows: NDArray, stacks: Sequence[Stack]) -> list[NDArray]:
+        """Returns the logits (n, C) of some stacks of one network on some rows."""
+        parts: list[list[NDArray]] = [[] for _ in stacks]
         for at in range(0, len(rows), CHUNK):
             index = torch.from_numpy(rows[at : at + CHUNK]).to(self.device)
             x = self._gathered(index[None])
-            for own, lane in zip(parts, lanes, strict=True):
-                logits = lane.networks.logits([m], x)[0]
-                own.append(np.ascontiguousarray(logits.cpu().numpy()))
+            for own, stack in zip(parts, stacks, strict=True):
+                own.append(np.ascontiguousarray(stack.logits(x)[0].cpu().numpy()))
         return [np.concatenate(own) for own in parts]
 
 
