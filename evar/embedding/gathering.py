@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evar import files
+from evar.embedding.mapped import Mapped, RowFile
 
 CHECKSUM = 32  # bytes at the beginning of a shard: SHA-256 of what follows
 _LENGTH = 8  # bytes of the length of the safetensors header that follows
@@ -126,6 +126,7 @@ class Gathering:
         self.path, self.starts = path, starts
         self.bad: dict[int, dict[int, str]] = {}
         self.values = room((starts[-1], width), place)
+        self.file = RowFile.of(self.values)
 
     def add(self, numbers: Iterable[int]) -> list[int]:
         """Reads and checks shards; returns the numbers of those that are missing or damaged.
@@ -145,8 +146,10 @@ class Gathering:
         return self.values, bad
 
     def _read(self, number: int) -> int | None:
-        path = self.path(number)
-        rows = self.values[self.starts[number] : self.starts[number + 1]]
+        path, first = self.path(number), self.starts[number]
+        rows = self.values[first : self.starts[number + 1]]
+        if self.file:
+            rows = np.empty(rows.shape, np.float32)
         with files.reading(path):
             try:
                 self.bad[number] = read_into(path, rows)
@@ -155,25 +158,22 @@ class Gathering:
             except DamagedShard:
                 path.unlink(missing_ok=True)
                 return number
+        if self.file:
+            self.file.write(first, rows)
         return None
 
 
 def room(shape: tuple[int, int], place: Path) -> NDArray:
     """Returns a float32 array to be filled: in memory, or in a file where it is large.
 
-    More than half of the memory that is free goes into an unlinked temporary file, in `place`
-    where that can be written to, so that the system can put it out of memory. Raises UserError
-    where the disk is full.
+    More than half of the memory that is free goes into a temporary file (`Mapped`), so that the
+    system can put it out of memory. Raises UserError where the disk is full.
     """
     size = 4 * shape[0] * shape[1]
     free = free_memory()
     if not size or (free is not None and size <= _SHARE * free):
         return np.empty(shape, np.float32)
-    own = place if os.access(place, os.W_OK) else None
-    with files.writing(place), tempfile.TemporaryFile(dir=own) as file:
-        if hasattr(os, "posix_fallocate"):  # else a full disk ends the process as it is filled
-            os.posix_fallocate(file.fileno(), 0, size)
-        return np.memmap(file, np.float32, "w+", shape=shape)
+    return Mapped.create(shape, place)
 
 
 def free_memory() -> int | None:

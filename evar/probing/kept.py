@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from evar import files
 from evar.errors import UserError
 from evar.probing import probe
+from evar.probing.rows import Scaler
 from evar.probing.stacked import Stack, stacked
-from evar.probing.training import CHUNK, Fitted, Scaler
+from evar.probing.training import CHUNK, Fitted
 
 SUFFIX = "probe.safetensors"  # behind the run's id
 _VERSION = 1

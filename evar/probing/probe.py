@@ -8,7 +8,7 @@ early stopping. Letters: M probes, N rows, D embedding, C classes, B batch.
 import itertools
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -17,14 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evar.embedding.mapped import RowFile
+from evar.probing.rows import NUMBERS, InMemory, OnDisk, Rows, Scaler, standardise
 from evar.probing.stacked import InputScale
-from evar.probing.training import CHUNK, Fitted, Scaler, Selection, Training
+from evar.probing.training import CHUNK, Fitted, Selection, Training
 from evar.scoring.metrics import METRICS, Metric
 
 _CORES = os.cpu_count() or 1
 _COLUMNS = 128  # of the embeddings that a thread sums at a time, at most
 _FEWEST = 16  # columns that a thread sums: NumPy adds the numbers of a single one in another order
-_NUMBERS = 2**18  # that a thread standardises at a time: 2 MB of float64 stay in its cache
 
 
 @dataclass(frozen=True)
@@ -118,25 +119,36 @@ def fit(
 def scaler(x: NDArray, rows: NDArray) -> Scaler:
     """Returns mean and scale (D,) of some rows, float64, as scikit-learn's StandardScaler does.
 
-    A feature that is constant up to rounding gets the scale 1.
+    A feature that is constant up to rounding gets the scale 1. Rows that lie in a file are read
+    once.
     """
     count = len(rows)
-    offset = x[rows[0]].astype(np.float64)  # so that squares of large values do not cancel
+    first, at = next(_pieces(x, rows[:1]))
+    offset = first[at[0][0]].astype(np.float64)  # so that squares of large values do not cancel
     total, squares = np.zeros_like(offset), np.zeros_like(offset)
-
-    def add(columns: slice) -> None:  # columns are independent: threads share them, not rows
-        for at in range(0, count, CHUNK):
-            part = x[:, columns][rows[at : at + CHUNK]].astype(np.float64)
-            part -= offset[columns]
-            total[columns] += part.sum(axis=0)
-            squares[columns] += np.square(part, out=part).sum(axis=0)
-
     wanted = max(_CORES, -(-x.shape[1] // _COLUMNS))  # threads then walk over the rows together
-    _in_threads(add, _equal_parts(x.shape[1], min(wanted, x.shape[1] // _FEWEST)))
+    shared = _equal_parts(x.shape[1], min(wanted, x.shape[1] // _FEWEST))
+    for block, pieces in _pieces(x, rows):
+
+        def add(columns: slice, block=block, pieces=pieces) -> None:  # columns are independent
+            for piece in pieces:
+                part = block[:, columns][piece].astype(np.float64)
+                part -= offset[columns]
+                total[columns] += part.sum(axis=0)
+                squares[columns] += np.square(part, out=part).sum(axis=0)
+
+        _in_threads(add, shared)
     shift = total / count
     mean = offset + shift
     variance = np.maximum(squares / count - shift**2, 0.0)
     return mean, deviation(mean, variance, count)
+
+
+def _pieces(x: NDArray, rows: NDArray) -> Iterator[tuple[NDArray, list[NDArray]]]:
+    """Yields parts of CHUNK rows: arrays, and the positions in each of its parts."""
+    parts = [rows[at : at + CHUNK] for at in range(0, len(rows), CHUNK)]
+    file = RowFile.of(x)
+    yield from OnDisk(file).arrays(parts) if file else [(x, parts)]
 
 
 def _in_threads(work: Callable[[slice], None], parts: Iterable[slice]) -> None:
@@ -208,12 +220,12 @@ def _fit_matrix(
     groups = _groups(jobs, how.settings, how.device)
     overwrite = how.overwrite_x and len({id(jobs[group[0][0]].train) for group in groups}) == 1
     fitted: dict[int, Fitted] = {}
-    base, prepared = None, torch.empty(0)
+    base: Scaler | None = None
     for group in groups:
         lanes = [[jobs[i] for i in lane] for lane in group]
         if base is not scalers[id(lanes[0][0].train)]:
             base = scalers[id(lanes[0][0].train)]
-            prepared = standardised(x, base, overwrite=overwrite).to(how.device)
+            prepared = source(x, base, overwrite=overwrite, device=how.device)
         scale = input_scale(base, [scalers[id(job.train)] for job in lanes[0]], how.device)
         waiting = len(jobs) - len(fitted) - sum(map(len, lanes))
 
@@ -257,17 +269,26 @@ def _rate(job: Job, settings: ProbeSettings) -> float:
 
 def standardised(x: NDArray, by: Scaler, *, overwrite: bool = False) -> Tensor:
     """Returns embeddings (N, D) less a mean and divided by a scale, in place where asked for."""
-    mean, scale = by
     out = x if overwrite else np.empty_like(x)
 
     def work(part: slice) -> None:
-        values = x[part] - mean  # float64 in between
-        values /= scale
-        out[part] = values
+        standardise(x[part], by, out[part])
 
-    size = max(1, _NUMBERS // x.shape[1])
+    size = max(1, NUMBERS // x.shape[1])
     _in_threads(work, (slice(at, at + size) for at in range(0, len(x), size)))
     return torch.from_numpy(out)
+
+
+def source(x: NDArray, by: Scaler, *, overwrite: bool, device: str) -> Rows:
+    """Returns standardised rows to train on: in memory, or of the file that x maps.
+
+    On a GPU all rows are in its memory; those of a file go there piece by piece.
+    """
+    file = RowFile.of(x)
+    if file is None:
+        return InMemory(standardised(x, by, overwrite=overwrite).to(device))
+    on_disk = OnDisk(file, by)
+    return on_disk if device == "cpu" else InMemory(on_disk.all_on(device))
 
 
 def input_scale(base: Scaler, own: Sequence[Scaler], device: str) -> InputScale | None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evar.probing.draws import Draws, Epoch
+from evar.probing.rows import Rows, Scaler, walk
 from evar.probing.stacked import InputScale, Layer, Stack, StackedNetworks
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
 CHUNK = 4096  # rows per product outside of training
 _TOGETHER = 2**24  # numbers in one product over several probes' held-out rows
-
-
-Scaler = tuple[NDArray, NDArray]  # mean and scale, (D,) float64
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,32 +134,32 @@ class _Lane:
 class Training:
     """Trains the same lines in one lane or several: draws batches, scores, stops each early.
 
-    x: (N, D) standardised, on the device; `scale` is what a line's input goes through then. lanes:
-    of each its jobs, which differ from those of another lane in nothing but the learning rate.
+    rows: (N, D) standardised; `scale` is what a line's input goes through then. lanes: of each its
+    jobs, which differ from those of another lane in nothing but the learning rate.
     """
 
     def __init__(
         self,
-        x: Tensor,
+        rows: Rows,
         scale: InputScale | None,
         y: NDArray,
         lanes: Sequence[Sequence["Job"]],
         settings: "ProbeSettings",
         selection: Selection,
     ):
-        self.x, self.y, self.lines = x, y, lanes[0]
+        self.rows, self.y, self.lines = rows, y, lanes[0]
         self.settings, self.selection = settings, selection
-        self.device = x.device
+        self.device = rows.device
         classes = y.shape[1] if y.ndim == 2 else int(y.max()) + 1
-        self.targets = torch.from_numpy(y.astype(np.float32) if y.ndim == 2 else y).to(x.device)
+        self.targets = torch.from_numpy(y.astype(np.float32) if y.ndim == 2 else y).to(self.device)
         self.draws = [Draws(job, y, settings.batch_size) for job in self.lines]
-        sizes = (x.shape[1], *settings.hidden, classes)
+        sizes = (rows.width, *settings.hidden, classes)
         initial = [draws.initial_layers(sizes) for draws in self.draws]
         # Longest first: then the lines that have a batch left are always a prefix.
         self.order = sorted(range(len(initial)), key=lambda m: -len(self.draws[m].train))
         self.scale = scale
         self.lanes = [self._lane(jobs, initial) for jobs in lanes]
-        self._batch = torch.empty(0, x.shape[1], device=x.device)  # kept from step to step
+        self._batch = torch.empty(0, rows.width, device=self.device)  # kept from step to step
         self._held_out: Tensor | None = None
 
     def _lane(self, jobs: Sequence["Job"], initial: Sequence[list[Layer]]) -> _Lane:
@@ -231,15 +229,15 @@ class Training:
         targets = self.targets[rows] if self.targets.ndim == 1 else None
         for lane in self.lanes:
             lane.at = [i for i, m in enumerate(running) if m in lane.running]
-        for step, counts in enumerate(epoch.counts):
+        for step, (source, positions) in enumerate(walk(self.rows, rows.unbind())):
+            counts = epoch.counts[step]
             batch = (slice(len(counts)), slice(max(counts)))
-            index = rows[step][batch]
-            wanted = self.targets[index] if targets is None else targets[step][batch]
-            self._step(running, index, wanted, counts)
+            wanted = self.targets[rows[step][batch]] if targets is None else targets[step][batch]
+            self._step(running, self._gathered(source, positions[batch]), wanted, counts)
 
-    def _step(self, lines: list[int], rows: Tensor, targets: Tensor, counts: list[int]) -> None:
-        """Makes one step of some lines, of `rows` (L, B), in every lane that trains them."""
-        x, masks = self._gathered(rows), self._dropout(lines, counts)
+    def _step(self, lines: list[int], x: Tensor, targets: Tensor, counts: list[int]) -> None:
+        """Makes one step of some lines, on x (L, B, D), in every lane that trains them."""
+        masks = self._dropout(lines, counts)
         for lane in self.lanes:
             lane.step(x, targets, counts, masks)
 
@@ -253,23 +251,24 @@ class Training:
             masks.append(mask.to(self.device))
         return masks
 
-    def _gathered(self, index: Tensor) -> Tensor:
-        """(L, B) rows -> (L, B, D), in memory that the next step uses again."""
+    def _gathered(self, x: Tensor, index: Tensor) -> Tensor:
+        """(L, B) rows of x -> (L, B, D), in memory that the next step uses again."""
         count = index.numel()
         if len(self._batch) < count:  # new memory for each batch would cost as much as copying it
-            self._batch = self.x.new_empty(count, self.x.shape[1])
-        out = torch.index_select(self.x, 0, index.reshape(-1), out=self._batch[:count])
+            self._batch = x.new_empty(count, x.shape[1])
+        out = torch.index_select(x, 0, index.reshape(-1), out=self._batch[:count])
         return out.view(*index.shape, -1)
 
     def _valid_logits(self, lines: list[int]) -> list[list[NDArray]]:
         """Returns for each lane the logits (n, C) of its running lines' held-out rows."""
         valid = [self.draws[m].valid for m in self.order]
         sizes = {len(rows) for rows in valid}
-        if len(sizes) > 1 or len(valid) * max(sizes) * self.x.shape[1] > _TOGETHER:
+        if len(sizes) > 1 or len(valid) * max(sizes) * self.rows.width > _TOGETHER:
             return self._valid_logits_by_line(lines)
         if self._held_out is None:
-            rows = torch.from_numpy(np.concatenate(valid)).to(self.device)
-            self._held_out = self.x.index_select(0, rows).view(len(valid), max(sizes), -1)
+            wanted = torch.from_numpy(np.concatenate(valid)).to(self.device)
+            source, positions = next(walk(self.rows, [wanted]))
+            self._held_out = source.index_select(0, positions).view(len(valid), max(sizes), -1)
         found: list[list[NDArray]] = []
         for lane in self.lanes:
             at = [self.order.index(m) for m in lane.running]
@@ -294,9 +293,9 @@ class Training:
     def _logits(self, rows: NDArray, stacks: Sequence[Stack]) -> list[NDArray]:
         """Returns the logits (n, C) of some stacks of one network on some rows."""
         parts: list[list[NDArray]] = [[] for _ in stacks]
-        for at in range(0, len(rows), CHUNK):
-            index = torch.from_numpy(rows[at : at + CHUNK]).to(self.device)
-            x = self._gathered(index[None])
+        chunks = torch.from_numpy(rows).to(self.device)[None].split(CHUNK, dim=1)
+        for source, positions in walk(self.rows, chunks):
+            x = self._gathered(source, positions)
             for own, stack in zip(parts, stacks, strict=True):
                 own.append(np.ascontiguousarray(stack.logits(x)[0].cpu().numpy()))
         return [np.concatenate(own) for own in parts]
