@@ -3,7 +3,7 @@
 import errno
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -66,6 +66,9 @@ class RowFile:
     shape: tuple[int, int]
     unsynced: int = 0
 
+    def __post_init__(self) -> None:
+        self.descriptor = self.owner.fileno()
+
     @classmethod
     def of(cls, x: NDArray) -> "RowFile | None":
         """Returns the rows of a `Mapped` or of a view of one; None for all other arrays."""
@@ -87,15 +90,15 @@ class RowFile:
         width = 4 * self.shape[1]
         at = self.begin + self.stride * rows.astype(np.int64)
         gaps = np.diff(at) - width  # bytes between a row and the next
-        calls = _calls(at, gaps, width)
+        calls, between = _calls(at, gaps, width), gaps.tolist()
         view, unread = out.data.cast("B"), memoryview(bytearray(_GAP))
         with files.reading(self.name):
             self._announce(calls[:_AHEAD])
-            for i, (offset, _, first, end) in enumerate(calls):
-                self._announce(calls[i + _AHEAD : i + _AHEAD + 1])
+            for number, (offset, size, first, end) in enumerate(calls, _AHEAD):
+                self._announce(calls[number : number + 1])
                 own = view[first * width : end * width]
-                parts = _parts(own, width, gaps[first : end - 1], unread)
-                self._fill(list(parts), offset)
+                parts = _parts(own, width, between[first : end - 1], unread)
+                self._fill(parts, offset, size)
 
     def write(self, row: int, values: NDArray) -> None:
         """Writes consecutive rows (n, D) from a row on.
@@ -106,11 +109,11 @@ class RowFile:
         with files.writing(self.name):
             view, at = values.data.cast("B"), self.begin + row * self.stride
             while view:
-                count = os.pwrite(self.owner.fileno(), view, at)
+                count = os.pwrite(self.descriptor, view, at)
                 view, at, self.unsynced = view[count:], at + count, self.unsynced + count
             if self.unsynced >= _UNSYNCED:
                 self.unsynced = 0
-                os.fdatasync(self.owner.fileno())
+                os.fdatasync(self.descriptor)
 
     @property
     def name(self) -> str:
@@ -121,17 +124,15 @@ class RowFile:
         """Has the system begin to read, so that the disk has several requests at a time."""
         if hasattr(os, "posix_fadvise"):
             for offset, size, _, _ in calls:
-                os.posix_fadvise(self.owner.fileno(), offset, size, os.POSIX_FADV_WILLNEED)
+                os.posix_fadvise(self.descriptor, offset, size, os.POSIX_FADV_WILLNEED)
 
-    def _fill(self, parts: list[memoryview], at: int) -> None:
+    def _fill(self, parts: list[memoryview], at: int, missing: int) -> None:
         """Reads what is at an offset into parts, one after the other; the system may stop early."""
-        missing = sum(map(len, parts))
-        while missing:
-            count = os.preadv(self.owner.fileno(), parts, at)
+        while (count := os.preadv(self.descriptor, parts, at)) < missing:
             if not count:
                 raise OSError(errno.EIO, "cut short")
             missing, at = missing - count, at + count
-            while missing and count >= len(parts[0]):
+            while count >= len(parts[0]):
                 count -= len(parts.pop(0))
             parts[0] = parts[0][count:]
 
@@ -149,11 +150,13 @@ def _calls(at: NDArray, gaps: NDArray, width: int) -> list[_Call]:
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-def _parts(rows: memoryview, width: int, gaps: NDArray, unread: memoryview) -> Iterator[memoryview]:
-    """Yields where the bytes of one call go: into rows, and between them into nothing of use."""
-    begin = 0
-    for i in np.flatnonzero(gaps).tolist():
-        yield rows[begin : (i + 1) * width]
-        yield unread[: gaps[i]]
-        begin = (i + 1) * width
-    yield rows[begin:]
+def _parts(
+    rows: memoryview, width: int, gaps: Sequence[int], unread: memoryview
+) -> list[memoryview]:
+    """Returns where the bytes of one call go: into rows, and between them into nothing of use."""
+    found, begin = [], 0
+    for i, gap in enumerate(gaps, 1):
+        if gap:
+            found += [rows[begin : i * width], unread[:gap]]
+            begin = i * width
+    return [*found, rows[begin:]]
