@@ -97,8 +97,8 @@ class Pretrainer(ViT):
         (B, L - K, D). The target network gets a class token too; its output is left out. It is in
         the precision of the step (autocast), without a graph.
         """
-        # Inference mode launches it 6 % faster; compiled, there is nothing to gain, and torch.compile
-        # refuses its tensors. The loss takes a copy, which is an ordinary tensor.
+        # Inference mode launches it 6 % faster. Compiled, there is nothing to gain, and its tensors
+        # are refused by torch.compile. The loss takes a copy, which is an ordinary tensor.
         compiling = torch.compiler.is_compiling()
         with torch.no_grad() if compiling else torch.inference_mode():
             tokens = self._with_class_token(_take(patches, masked))
