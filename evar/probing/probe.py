@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evar.probing import graphs
 from evar.probing.stacked import InputScale
 from evar.probing.training import CHUNK, Fitted, Scaler, Selection, Training
 from evar.scoring.metrics import METRICS, Metric
@@ -209,6 +210,7 @@ def _fit_matrix(
     overwrite = how.overwrite_x and len({id(jobs[group[0][0]].train) for group in groups}) == 1
     fitted: dict[int, Fitted] = {}
     base, prepared = None, torch.empty(0)
+    replays = graphs.replays_on(torch.device(how.device))
     for group in groups:
         lanes = [[jobs[i] for i in lane] for lane in group]
         if base is not scalers[id(lanes[0][0].train)]:
@@ -220,7 +222,7 @@ def _fit_matrix(
         def report(epoch: int, running: int, waiting: int = waiting) -> None:
             on_epoch(epoch, running + waiting)
 
-        together = Training(prepared, scale, y, lanes, how.settings, chosen)
+        together = Training(prepared, scale, y, lanes, how.settings, chosen, replays=replays)
         for lane, results in zip(group, together.run(report), strict=True):
             for i, found in zip(lane, results, strict=True):
                 fitted[i] = replace(found, scaler=scalers[id(jobs[i].train)], base=base)
