@@ -145,6 +145,7 @@ def evaluate(
         windows=windows,
         data=data,
         partial=partial,
+        hashed_below=hashed_below(),
         **options,
     )
     return request.run()
@@ -197,6 +198,16 @@ class Request:
             found["resample"] = self.runtime.resample
         return found
 
+    def _settled(self) -> "Request":
+        """Returns the request with the fingerprints of all files."""
+        if self.whole.unhashed is None:
+            return self
+        from evar.data import manifests
+
+        whole = manifests.settle(self.whole)
+        side = whole if self.protocol.trains else whole.test_side()
+        return replace(self, manifest=side, whole=whole)
+
     def run(self) -> Run:
         """Evaluates; returns the run."""
         from evar.results import making
@@ -204,14 +215,15 @@ class Request:
         evaluation = self.protocol.evaluate(
             self.model, self.whole, self.settings, self.seeds, self.runtime
         )
+        settled = self._settled()
         record = making.make(
             evaluation,
             protocol=self.protocol,
             model=self.model,
-            manifest=self.manifest,
+            manifest=settled.manifest,
             device=self.runtime.device,
             overrides=self.overrides,
-            request=self.key,
+            request=settled.key,
         )
         return Run(record, evaluation)
 
@@ -227,11 +239,14 @@ def prepare(
     windows: float | Windows | None = None,
     data=None,
     partial: bool = False,
+    hashed_below: int | None = None,
     **options,
 ) -> Request:
     """Returns an evaluation that can run, without embedding or training anything.
 
     Arguments and errors are those of `evaluate`. `model` may also be a loaded `evar.models.Model`.
+    hashed_below: as in `evar.data.opening.open_task`; with None, the request's `key` is that of any
+    other copy of the data set.
     """
     chosen = protocol if isinstance(protocol, Protocol) else protocols.of_command(str(protocol))
     given, runtime, of_adapter = split_options(chosen, model, options)
@@ -249,6 +264,7 @@ def prepare(
         data=data,
         seconds=seconds,
         windows=windows,
+        hashed_below=hashed_below,
         progress=runtime.progress,
     )
     side = manifest if chosen.trains else manifest.test_side()
@@ -270,6 +286,7 @@ def open_for(
     data=None,
     seconds: float | None = None,
     windows: float | Windows | None = None,
+    hashed_below: int | None = None,
     progress: Progress = SILENT,
 ) -> "Manifest":
     """Returns the manifest of a task that a protocol can score; UserError for any other."""
@@ -287,9 +304,13 @@ def open_for(
         windows=windows,
         captioned=captioned,
         reindex=captioned,  # captions are no part of the manifest: the published ones are checked
+        hashed_below=hashed_below if chosen.embeds == "units" else None,
         progress=progress,
     )
     chosen.require_task(manifest.task, model if isinstance(model, str) else "MODEL")
+    if unhashed := manifest.unhashed:
+        size = f"{unhashed.bytes / 1e9:,.1f} GB"
+        progress.note(f"{manifest.task.name}: {size} of sound are hashed as they are decoded")
     return manifest
 
 
@@ -320,6 +341,17 @@ def load_for(
 def _with_text(model: "Model") -> "Model":
     text = model.adapter.text_identity()
     return replace(model, identity={**model.identity, "text": text}) if text else model
+
+
+def hashed_below() -> int | None:
+    """Returns from how many bytes on files are hashed as they are decoded, not before.
+
+    Less is still in memory when it is read for the second time.
+    """
+    from evar.embedding.gathering import free_memory
+
+    free = free_memory()
+    return None if free is None else free // 2
 
 
 def is_first_process() -> bool:

@@ -11,7 +11,7 @@ from evar.progress import SILENT, Progress, Terminal
 
 
 @SetParseFns(task=str, source=str, data=str)
-def prepare(task, *, source=None, data=None, download=False, quiet=False):
+def prepare(task, *, source=None, data=None, download=False, hash=False, quiet=False):
     """Index and verify a data set that is on disk, or download it first.
 
     usage: prepare TASK [options]
@@ -24,14 +24,18 @@ def prepare(task, *, source=None, data=None, download=False, quiet=False):
                    else DATA/TASK
     --download     fetch what is openly served into DATA/TASK; says what to do by hand for the rest
     --data=DIR     where manifests are kept; default: $EVAR_DATA or data/
+    --hash         read every file now for its fingerprint; default: a set larger than half of the
+                   free memory is hashed as its first evaluation decodes it
     --quiet        no progress bar
     """
+    from evar import run
     from evar.data.opening import data_folder, open_task
 
     data = data_folder(data)
     progress = SILENT if quiet else Terminal()
+    hashed_below = None if hash else run.hashed_below()
     if task == "all":
-        return _prepare_all(source, data, progress)
+        return _prepare_all(source, data, hashed_below, progress)
     from evar import task as tasks
     from evar.data import indexing, own_sounds
     from evar.data import prepare as prepare_
@@ -52,12 +56,19 @@ def prepare(task, *, source=None, data=None, download=False, quiet=False):
         if source or folder.is_dir():
             root = indexing.find_root(folder, registered.marker)
             prepare_.fetch_tables(registered, root, bytes_)
-    manifest = open_task(task, data=data, source=source, reindex=True, progress=progress)
+    manifest = open_task(
+        task,
+        data=data,
+        source=source,
+        reindex=True,
+        hashed_below=hashed_below,
+        progress=progress,
+    )
     name, column = manifest.task.name, manifest.task.column
     counts = manifest.good[column].value_counts().sort_index()
     print(f"{name}: {len(manifest.good):,} clips in {manifest.root}")
     print("  " + ", ".join(f"{column} {side}: {count:,}" for side, count in counts.items()))
-    print(f"  manifest {manifest.sha256[:16]}")
+    print(f"  {_identity(manifest)}")
     if unheard := manifest.unheard():
         print(f"  {unheard}")
     for kind, rows in (("missing", manifest.missing), ("unreadable", manifest.bad)):
@@ -74,6 +85,13 @@ def _bytes(title: str) -> Callable:
     return functools.partial(tqdm, desc=title, **more)
 
 
+def _identity(manifest) -> str:
+    if manifest.unhashed is None:
+        return f"manifest {manifest.sha256[:16]}"
+    size = f"{manifest.unhashed.bytes / 1e9:,.1f} GB"
+    return f"{size} are hashed as the first evaluation decodes them (--hash: now)"
+
+
 def _verdict(manifest) -> str:
     if manifest.partial:
         return f"NOT COMPLETE: {manifest.partial}; scores need --partial and say so"
@@ -82,7 +100,7 @@ def _verdict(manifest) -> str:
     return "complete"
 
 
-def _prepare_all(source, data: Path, progress: Progress) -> None:
+def _prepare_all(source, data: Path, hashed_below: int | None, progress: Progress) -> None:
     """Index every registered data set that lies in a folder; one line each."""
     from evar import task as tasks
     from evar.data import prepare as prepare_
@@ -104,7 +122,9 @@ def _prepare_all(source, data: Path, progress: Progress) -> None:
             continue
         try:
             prepare_.fetch_tables(task, root)
-            manifest = open_task(name, data=data, source=root, progress=progress)
+            manifest = open_task(
+                name, data=data, source=root, hashed_below=hashed_below, progress=progress
+            )
         except UserError as error:
             print(f"{name:<14} {'-':>10} {expected:>10}  {error}")
             continue

@@ -101,7 +101,7 @@ def inspect(path: Path | packed.Sound) -> Stream:
                 return ogg.inspect(path.read_bytes())
             case b"RIFF" | b".snd" | b"FORM" | b"RF64" | b"riff":
                 file.seek(0)
-                return riff.inspect(file, status.st_size)
+                return riff.inspect(file, packed.size(path))  # not of a shard
         if tags or head[:1] == b"\xff" or path.suffix.lower() in (".mp3", ".mp2", ".mpga"):
             return _inspect_mpeg(path, head, tags)
     return PLAIN

@@ -30,11 +30,19 @@ def read(path: Path, *, seconds: float | None) -> tuple[Task, dict[str, object] 
     return task, {**before, "group": task.group, "notes": list(task.notes)}
 
 
-def manifest(path: Path, data, *, seconds: float | None) -> Manifest | None:
+def manifest(
+    path: Path,
+    data,
+    *,
+    seconds: float | None,
+    hashed_below: int | None = None,
+    progress=None,
+) -> Manifest | None:
     """Returns the manifest of a CSV that has not changed since it was indexed; None for any other.
 
-    seconds: as in `own_sounds.task_from_csv`. Files that are missing, and names that a disk may
-    spell in several ways, are looked for again: None.
+    hashed_below, progress: as in `manifests.open_task`. seconds: as in `own_sounds.task_from_csv`.
+    Files that are missing, and names that a disk may spell in several ways, are looked for again:
+    None.
     """
     saved = manifests.read(own_sounds.manifest_name(path), data) if path.is_file() else None
     if saved is None or saved.head["task"] != own_sounds.name_of(path):
@@ -50,7 +58,7 @@ def manifest(path: Path, data, *, seconds: float | None) -> Manifest | None:
         saved.table, path, seconds=seconds, group=found["group"], notes=found["notes"]
     )
     known = saved.of(task)
-    return None if manifests.changed(known) else known
+    return None if manifests.changed(known) else manifests.hashed(known, hashed_below, progress)
 
 
 def _source(path: Path) -> dict[str, object]:

@@ -1,9 +1,7 @@
 """Indexes data sets: finds the root and looks at every file that the own tables list."""
 
-import functools
 import os
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,13 +15,12 @@ from evar.data.containers.stream import Damaged
 from evar.data.copies import check_copies
 from evar.data.download import verify
 from evar.data.manifest import Manifest, table_hash
+from evar.data.stamps import ABSENT, stamps_of
+from evar.data.unhashed import Unhashed, is_mark, mark
 from evar.errors import BadAudio, UserError
 from evar.task import Task
 
 _SCANNED = ["sample_rate", "frames", "bytes", "fingerprint", "problem", "decoder"]
-ABSENT = (0, 0, 0)  # the stamp of a file that is not there
-_TRIED, _TOGETHER = 200, 2000  # files whose stamps are read to measure the disk; by one thread
-_SLOW, _THREADS = 1e-4, 16  # seconds per file from which on so many threads read stamps
 
 
 def find_root(folder, marker: str | tuple[str, ...]) -> Path:
@@ -56,10 +53,19 @@ def _holds(folder: Path, marker: str) -> bool:
     return (folder / marker).exists() or ("*" in marker and any(folder.glob(marker)))
 
 
-def build(task: Task, root, *, previous: Manifest | None = None, progress=None) -> Manifest:
+def build(
+    task: Task,
+    root,
+    *,
+    previous: Manifest | None = None,
+    progress=None,
+    hashed_below: int | None = None,
+) -> Manifest:
     """Indexes a data set: its own metadata, every file, checks of splits and leaks.
 
     `previous`: an earlier manifest; files with the size and time it saw are not read again.
+    `hashed_below`: bytes of new files from which on only their headers are read, and their content
+    is not hashed yet (`Manifest.unhashed`).
     `progress(iterable, total=n)` wraps the scanned files, as tqdm does.
     Raises UserError where the metadata themselves are wrong. Missing and unreadable files do not
     raise: the manifest names them.
@@ -68,14 +74,16 @@ def build(task: Task, root, *, previous: Manifest | None = None, progress=None) 
     given = own_table(task, task.read, root)
     table = check_table(task, given)
     names = pd.Index(table.file.unique())  # segments share a file
-    scanned, stamps = _scan(root, names.tolist(), previous, progress)
+    own = not task.counts
+    scanned, stamps = _scan(root, names.tolist(), previous, progress, hashed_below, own=own)
     at = names.get_indexer(table.file)
     table = pd.concat([table, scanned.iloc[at].reset_index(drop=True)], axis=1)
     if not table.decoder.any():
         table = table.drop(columns="decoder")  # all by soundfile, as in most sets
     table, stamps = segments.cut(table, task.metadata or task.name, given), stamps[at]
     altered = altered_tables(task, root)
-    manifest = Manifest(task, root, table, table_hash(table), stamps, altered)
+    unhashed = Unhashed.of(root, table, stamps)
+    manifest = Manifest(task, root, table, table_hash(table), stamps, altered, unhashed)
     if manifest.good.empty and len(manifest.bad):
         first = manifest.bad.iloc[0]
         raise BadAudio(root / first.file, first.problem)
@@ -117,18 +125,25 @@ def altered_tables(task: Task, root: Path) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _scan(root: Path, names: list[str], previous, progress) -> tuple[pd.DataFrame, NDArray]:
-    """Returns the cells _SCANNED of every file, and stamps (N, 3); reads those not known so far."""
+def _scan(
+    root: Path, names: list[str], previous, progress, hashed_below: int | None, *, own: bool
+) -> tuple[pd.DataFrame, NDArray]:
+    """Returns the cells _SCANNED of every file, and stamps (N, 3); reads those not known so far.
+
+    hashed_below: as in `build`. own: a user's set, in which equal files are looked for.
+    """
     stamps = stamps_of(root, names)
     absent = (stamps == ABSENT).all(axis=1)
     rows: list[tuple] = [(0, 0, 0, "", MISSING, "")] * len(names)
     known = _known(root, names, stamps, previous)
+    marks = _marks(root, names, stamps, known, hashed_below, own=own)
+    known = {at: cells for at, cells in known.items() if at in marks or not is_mark(cells[3])}
     for at, cells in known.items():
         rows[at] = cells
     todo = [at for at in np.flatnonzero(~absent).tolist() if at not in known]
 
     def look(part: list[int]) -> list[tuple]:
-        return [_look(packed.locate(root / names[at])) for at in part]
+        return [_look(packed.locate(root / names[at]), marks.get(at)) for at in part]
 
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         # One task a file would keep 300,000 of them in memory at once.
@@ -138,6 +153,33 @@ def _scan(root: Path, names: list[str], previous, progress) -> tuple[pd.DataFram
         for at, cells in zip(todo, found, strict=True):
             rows[at] = cells
     return pd.DataFrame(rows, columns=_SCANNED), stamps
+
+
+def _marks(
+    root: Path,
+    names: list[str],
+    stamps: NDArray,
+    known: Mapping[int, tuple],
+    hashed_below: int | None,
+    *,
+    own: bool,
+) -> dict[int, str]:
+    """Returns what stands for the fingerprints of files that are not to be hashed yet.
+
+    Equal files have one size: in a user's set, those of which another has the same are hashed.
+    """
+    if hashed_below is None:
+        return {}
+    sizes = stamps[:, 0]
+    _, kind, count = np.unique(sizes, return_inverse=True, return_counts=True)
+    chosen = [
+        at
+        for at in np.flatnonzero((sizes > 0) & ((count[kind] == 1) | (not own))).tolist()
+        if (at not in known or is_mark(known[at][3])) and not packed.split(root / names[at])
+    ]
+    if sizes[chosen].sum() <= hashed_below:
+        return {}
+    return {at: mark(names[at], stamps[at]) for at in chosen}
 
 
 def _known(
@@ -160,42 +202,17 @@ def _known(
     return found
 
 
-def stamps_of(root: Path, names: Sequence[str]) -> NDArray:
-    """Returns the stamps of files, (N, 3); ABSENT where there is none.
+def _look(
+    path: Path | packed.Sound, mark: str | None = None
+) -> tuple[int, int, int, str, str, str]:
+    """Reads a file that is there; returns its cells of the columns _SCANNED.
 
-    A local disk answers sooner than a thread is switched to; of one that does not (a network's),
-    many are asked at a time.
+    mark: what stands for its fingerprint; None: the file is hashed.
     """
-    first, rest = names[:_TRIED], names[_TRIED:]
-    started = time.perf_counter()
-    found = [_stamps(root, first)]
-    if rest:
-        slow = time.perf_counter() - started > _SLOW * len(first)
-        parts = [rest[at : at + _TOGETHER] for at in range(0, len(rest), _TOGETHER)]
-        with ThreadPoolExecutor(_THREADS if slow else 1) as pool:
-            found += pool.map(functools.partial(_stamps, root), parts)
-    return np.concatenate(found)
-
-
-def _stamps(root: Path, names: Sequence[str]) -> NDArray:
-    folder = str(root)
-
-    def numbers() -> Iterator[int]:
-        for name in names:
-            try:
-                yield from stamp_of(packed.status(f"{folder}/{name}"))
-            except OSError:
-                yield from ABSENT
-
-    return np.fromiter(numbers(), np.int64, 3 * len(names)).reshape(-1, 3)
-
-
-def _look(path: Path | packed.Sound) -> tuple[int, int, int, str, str, str]:
-    """Reads a file that is there; returns its cells of the columns _SCANNED."""
     try:
         if not path.is_file():
             return 0, 0, 0, "", MISSING if isinstance(path, packed.Sound) else "not a file", ""
-        size, mark = packed.size(path), audio.fingerprint(path)
+        size, mark = packed.size(path), mark or audio.fingerprint(path)
     except Damaged as error:  # the shard that holds it
         return 0, 0, 0, "", str(error), ""
     try:
@@ -203,8 +220,3 @@ def _look(path: Path | packed.Sound) -> tuple[int, int, int, str, str, str]:
     except BadAudio as error:
         return 0, 0, size, mark, error.reason, ""
     return header.sample_rate, header.frames, size, mark, "", header.decoder
-
-
-def stamp_of(status: os.stat_result) -> tuple[int, int, int]:
-    # The second time changes with every edit, also where the first was set back.
-    return status.st_size, status.st_mtime_ns, status.st_ctime_ns

@@ -3,8 +3,9 @@
 import hashlib
 import io
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,9 @@ from evar.data.clip_table import MISSING, check_usable
 from evar.data.missing import explain
 from evar.errors import BadAudio, UserError
 from evar.task import Task
+
+if TYPE_CHECKING:
+    from evar.data.unhashed import Unhashed
 
 _LONGER = 1.01  # of the unit: encoders of 30-second clips write 30.01 s
 
@@ -59,7 +63,8 @@ class Manifest:
     clip, "missing", or why it cannot be read). Where clips are segments of recordings, `start` and
     `end` (seconds) follow the group, `frames` are those of the segment, and `file_frames` those of
     the file. `decoder` names what decodes a clip, in a set with clips that soundfile does not read.
-    `sha256` identifies its content on any machine.
+    `sha256` identifies its content on any machine, unless the content of some files has not been
+    hashed yet (`unhashed`): then `settled` returns the manifest that it does.
     """
 
     task: Task
@@ -68,6 +73,7 @@ class Manifest:
     sha256: str
     stamps: np.ndarray  # (N, 3) size in bytes and times of change in ns, as seen on this disk
     altered: tuple[str, ...] = ()  # tables of the data set that are not the published ones
+    unhashed: "Unhashed | None" = field(default=None, compare=False, repr=False)
 
     def __post_init__(self):
         if self.task.seconds is None and self.task.longest is not None:
@@ -163,6 +169,16 @@ class Manifest:
             sha256=table_hash(table),
             stamps=self.stamps[kept],
         )
+
+    def settled(self, progress=None) -> "Manifest":
+        """Returns the manifest with the fingerprints of all files; reads those not hashed yet.
+
+        progress(iterable, total=n) wraps the files. Errors are those of `Unhashed.hashing`.
+        """
+        if self.unhashed is None:
+            return self
+        table = self.table.assign(fingerprint=self.unhashed.fingerprints(self.table, progress))
+        return replace(self, table=table, sha256=table_hash(table), unhashed=None)
 
     def require_usable(self, *, partial: bool = False, skip_bad: bool = False) -> None:
         """Refuses an incomplete data set unless `partial`, unreadable clips unless `skip_bad`.

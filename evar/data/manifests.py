@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from evar import files, locks
 from evar.data import segments, tracks
-from evar.data.indexing import build, find_root, stamps_of
+from evar.data.indexing import build, find_root
 from evar.data.manifest import Manifest, to_csv
+from evar.data.stamps import stamps_of
+from evar.data.unhashed import Unhashed
 from evar.errors import UserError
 from evar.task import Task
 
@@ -60,8 +62,13 @@ def save(
 
 @dataclass(frozen=True, eq=False)
 class Saved:
-    """A manifest as it is on disk, intact, whichever task it is of: its head, table and stamps."""
+    """A manifest as it is on disk, intact, whichever task it is of: its head, table and stamps.
 
+    name, data: where it is kept, as in `save`.
+    """
+
+    name: str
+    data: Path
     head: Mapping
     table: pd.DataFrame
     stamps: NDArray
@@ -69,7 +76,12 @@ class Saved:
     def of(self, task: Task) -> Manifest:
         """Returns the manifest, of a task that it is known to describe."""
         root, altered = Path(self.head["root"]), tuple(self.head["altered"])
-        return Manifest(task, root, self.table, self.head["sha256"], self.stamps, altered)
+        unhashed = Unhashed.of(root, self.table, self.stamps, self._keep)
+        content = self.table, self.head["sha256"], self.stamps
+        return Manifest(task, root, *content, altered, unhashed)
+
+    def _keep(self, manifest: Manifest) -> None:
+        save(manifest, self.data, name=self.name, origin=self.head.get("origin"))
 
 
 def read(name: str, data) -> Saved | None:
@@ -90,7 +102,7 @@ def read(name: str, data) -> Saved | None:
     times = {c: table[c].map(lambda cell: float(cell or "nan")) for c in segments.times_in(table)}
     if stamps.shape != (len(table), 3):
         return None
-    return Saved(head, table.assign(**times), stamps)
+    return Saved(name, Path(data), head, table.assign(**times), stamps)
 
 
 def load(task: Task, data, *, name: str | None = None) -> Manifest | None:
@@ -129,18 +141,19 @@ def open_task(
     name: str | None = None,
     reindex: bool = False,
     origin: Mapping | None = None,
+    hashed_below: int | None = None,
 ) -> Manifest:
     """Returns the manifest of a task as the disk is now, indexed where that is needed.
 
     Looks in `source`, else where the last manifest found the data, else in the files that ship
     with the harness, else in `<data>/<task name>`. Only files that are new or changed are read;
     `reindex` reads the data set's own tables again even where no sound file changed. origin: as
-    in `save`.
+    in `save`. hashed_below: as in `indexing.build`; None: the content of every file is hashed.
     """
     saved = read(name or task.name, data)
     previous = _current(saved, task)
     if not reindex and source is None and previous is not None and not changed(previous):
-        return previous
+        return hashed(previous, hashed_below, progress)
     if source is None:
         source = task.bundled or (previous.root if previous else Path(data) / task.name)
         if not Path(source).is_dir():
@@ -150,13 +163,37 @@ def open_task(
                 f"then run `python prepare.py {task.name} --source=DIR`{_fetched(task)}"
             )
     root = find_root(source, task.marker).resolve()
-    manifest = build(task, root, previous=previous, progress=progress)
+    manifest = build(task, root, previous=previous, progress=progress, hashed_below=hashed_below)
+    if manifest.unhashed:
+        manifest.unhashed.keep = lambda settled: save(settled, data, name=name, origin=origin)
     if previous is None or not _same(manifest, previous):
         save(manifest, data, name=name, origin=origin)
     elif saved is not None and origin is not None and saved.head.get("origin") != origin:
         with contextlib.suppress(UserError):  # the folder may be read-only
             save(manifest, data, name=name, origin=origin)
     return manifest
+
+
+def hashed(manifest: Manifest, hashed_below: int | None, progress=None) -> Manifest:
+    """Returns a manifest, settled unless that means to read more than `hashed_below` bytes."""
+    if manifest.unhashed is None:
+        return manifest
+    if hashed_below is not None and manifest.unhashed.bytes > hashed_below:
+        return manifest
+    return settle(manifest, progress)
+
+
+def settle(manifest: Manifest, progress=None) -> Manifest:
+    """Returns the settled manifest of a whole data set, and keeps it where its marks were kept.
+
+    Errors are those of `Manifest.settled`.
+    """
+    settled = manifest.settled(progress)
+    if manifest.unhashed is not None and manifest.unhashed.keep is not None:
+        with contextlib.suppress(UserError):  # it would be hashed again, no more
+            manifest.unhashed.keep(settled)
+        manifest.unhashed.keep = None  # once is enough
+    return settled
 
 
 def _fetched(task: Task) -> str:

@@ -48,6 +48,7 @@ def open_task(
     source=None,
     reindex: bool = False,
     captioned: bool = False,
+    hashed_below: int | None = None,
     progress: Progress = SILENT,
 ) -> Manifest:
     """Returns the manifest of a task as the disk is now.
@@ -57,6 +58,8 @@ def open_task(
     own sounds; a registered task has its published one. windows: score a user's recordings by
     windows. reindex: read the data set's own tables
     again even where no sound file has changed. captioned: a CSV has captions instead of labels.
+    hashed_below: bytes of files not hashed so far from which on the caller hashes them as they are
+    decoded (`Manifest.unhashed`); None: all are hashed.
     Raises UserError for a task that is unknown, not prepared or not usable.
     """
     seconds = number("seconds", seconds, above=0.001, optional=True)
@@ -64,7 +67,7 @@ def open_task(
         raise UserError("--windows sets the unit length: leave --seconds out")
     if isinstance(task, Task):
         kept = own_folder(data) if tasks.is_own(task) else data
-        return _open(_by(windows, task), kept, source, reindex, progress)
+        return _open(_by(windows, task), kept, source, reindex, progress, hashed_below)
     if not isinstance(task, (str, Path)):
         found = _by(windows, own_sounds.task_from_table(task, seconds=seconds))
         return indexing.build(found, found.bundled, progress=_wrap(found, progress))
@@ -73,7 +76,7 @@ def open_task(
         if captioned:
             manifest = _open_captions(name, data, reindex, progress)
         else:
-            manifest = _open_labels(name, data, seconds, reindex, progress)
+            manifest = _open_labels(name, data, seconds, reindex, progress, hashed_below)
         if advice := own_sounds.advice_on(manifest):
             progress.note(f"{name}: {advice}")
         return replace(manifest, task=_by(windows, manifest.task))
@@ -85,27 +88,36 @@ def open_task(
     for option, value in (("seconds", seconds), ("windows", windows)):
         if value is not None:
             raise UserError(f"--{option} is for CSV tasks: a registered task has a published unit")
-    return _open(tasks.get(name), data, source, reindex, progress)
+    return _open(tasks.get(name), data, source, reindex, progress, hashed_below)
 
 
-def _open_labels(name: str, data, seconds, reindex: bool, progress: Progress) -> Manifest:
+def _open_labels(
+    name: str, data, seconds, reindex: bool, progress: Progress, hashed_below: int | None
+) -> Manifest:
     """Returns the manifest of a CSV with labels: the saved one where nothing has changed."""
     own, path = own_folder(data), Path(name)
-    known = None if reindex else indexed_tables.manifest(path, own, seconds=seconds)
+    known = None
+    if not reindex:
+        count = progress.counter(f"index {path.stem}", "file")
+        known = indexed_tables.manifest(
+            path, own, seconds=seconds, hashed_below=hashed_below, progress=count
+        )
     if known:
         _say_notes(name, known.task, progress)
         return known
     found, origin = indexed_tables.read(path, seconds=seconds)
     _say_notes(name, found, progress)
     stored = own_sounds.manifest_name(name)
-    return _open(found, own, found.bundled, reindex, progress, stored, origin)
+    return _open(
+        found, own, found.bundled, reindex, progress, hashed_below, stored=stored, origin=origin
+    )
 
 
 def _open_captions(name: str, data, reindex: bool, progress: Progress) -> Manifest:
     found = own_sounds.captions_from_csv(name)
     _say_notes(name, found, progress)
     stored = own_sounds.manifest_name(name)
-    return _open(found, own_folder(data), found.bundled, reindex, progress, stored)
+    return _open(found, own_folder(data), found.bundled, reindex, progress, stored=stored)
 
 
 def _say_notes(name: str, task: Task, progress: Progress) -> None:
@@ -137,6 +149,8 @@ def _open(
     source,
     reindex: bool,
     progress: Progress,
+    hashed_below: int | None = None,
+    *,
     stored: str | None = None,
     origin: Mapping | None = None,
 ) -> Manifest:
@@ -148,6 +162,7 @@ def _open(
         name=stored,
         reindex=reindex,
         origin=origin,
+        hashed_below=hashed_below,
     )
 
 

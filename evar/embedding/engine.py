@@ -1,8 +1,9 @@
 """Clips through one encoder: threads decode ahead, batches are embedded, shards are written."""
 
+import contextlib
 import os
 from collections import deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -92,11 +93,13 @@ class Engine:
         self.prepare()
         gathering = self.store.gathering(self.starts, self.encoder.dim)
         there = self.store.present(self.shards)
+        self._learn_hashes(there)
         damaged = set(gathering.add(there))  # what is kept is checked as it is read, once
         missing = sorted(damaged | (set(range(self.shards)) - set(there)))
         self._fill(missing, len(self.plan))
         for number in gathering.add(missing):
             raise self.store.vanished(number)
+        self._learn_hashes(missing)  # other processes may have computed some
         values, bad = gathering.result()
         if bad and not self.runtime.skip_bad:
             number, reason = next(iter(bad.items()))
@@ -164,17 +167,36 @@ class Engine:
     def _decode(self, view: View) -> Clip | BadAudio:
         task = self.manifest.task
         try:
-            return self.resampler.load(
-                self._path(view),
-                samples=self.samples,
-                start=view.start,
-                span=view.span or self.manifest.span(view.row),
-                silence=task.silence or task.windows is not None,  # a recording may pause
-            )
+            with self._hashing(view):
+                return self.resampler.load(
+                    self._path(view),
+                    samples=self.samples,
+                    start=view.start,
+                    span=view.span or self.manifest.span(view.row),
+                    silence=task.silence or task.windows is not None,  # a recording may pause
+                )
         except BadAudio as error:
             if not self.runtime.skip_bad:
                 raise
             return error
+
+    def _hashing(self, view: View) -> contextlib.AbstractContextManager[None]:
+        unhashed = self.manifest.unhashed
+        if unhashed is None:
+            return contextlib.nullcontext()
+        return unhashed.hashing(self.manifest.table.file[view.row])
+
+    def _keep_hashes(self, number: int) -> None:
+        """Keeps the fingerprints of a shard's files with it, for a run that goes on with it."""
+        if unhashed := self.manifest.unhashed:
+            files = {self.manifest.table.file[self.plan[i].row] for i in self.views_of(number)}
+            self.store.keep(_hashes(number), unhashed.known(files))
+
+    def _learn_hashes(self, numbers: Iterable[int]) -> None:
+        """Takes the fingerprints of files whose embeddings an earlier run has kept."""
+        if unhashed := self.manifest.unhashed:
+            for number in numbers:
+                unhashed.learn(self.store.kept(_hashes(number)) or {})
 
     def _fit(self) -> dict:
         """Shows the adapter evenly spaced training clips, without their labels.
@@ -280,6 +302,7 @@ class Engine:
         """Writes a shard when all of its batches have been started and have ended."""
         if shard.whole and not shard.batches:
             self.computed += len(shard.content.rows)
+            self._keep_hashes(shard.number)
             self.store.write(shard.number, shard.content)
 
     def _of_equal_length(
@@ -302,6 +325,11 @@ class Engine:
             ([i for i, _ in group], self.resampler.batch([clip for _, clip in group]))
             for group in alike.values()
         ]
+
+
+def _hashes(number: int) -> str:
+    """Returns what the fingerprints of a shard's files are kept as."""
+    return f"files-{number:06d}"
 
 
 def shard_starts(lengths: Sequence[int]) -> list[int]:

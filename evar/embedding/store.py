@@ -181,7 +181,7 @@ class Store:
             return self._intact(path)
         except damaged:
             value = make()
-            self._keep(path, value)
+            self.keep(name, value)
             return value
         finally:
             if lock is not None:
@@ -189,20 +189,25 @@ class Store:
 
     def speed(self, device: str) -> float | None:
         """Returns the clips per second that `keep_speed` kept, of the same device."""
-        with suppress(OSError, ValueError, KeyError, TypeError):
-            kept = self._intact(self.folder / "speed.json")
-            return float(kept["clips_per_second"]) if kept["device"] == device else None
-        return None
+        kept = self.kept("speed")
+        return float(kept["clips_per_second"]) if kept and kept["device"] == device else None
 
     def keep_speed(self, device: str, clips_per_second: float) -> None:
         """Keeps how fast all shards were computed, for runs that find them here."""
-        value = {"device": device, "clips_per_second": clips_per_second}
-        self._keep(self.folder / "speed.json", value)
+        self.keep("speed", {"device": device, "clips_per_second": clips_per_second})
 
-    def _keep(self, path: Path, value: dict) -> None:
+    def keep(self, name: str, value: dict) -> None:
+        """Keeps a small JSON value with the shards."""
         text = files.canonical_json(value)
         digest = hashlib.sha256(text.encode()).hexdigest()
-        files.write_atomic(path, json.dumps({"sha256": digest, "value": value}) + "\n")
+        content = json.dumps({"sha256": digest, "value": value}) + "\n"
+        files.write_atomic(self.folder / f"{name}.json", content)
+
+    def kept(self, name: str) -> dict | None:
+        """Returns a value that was kept; None where there is none or where it is damaged."""
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            return self._intact(self.folder / f"{name}.json")
+        return None
 
     def _intact(self, path: Path) -> dict:
         """The value of a small file, as it was written; ValueError where it was damaged."""

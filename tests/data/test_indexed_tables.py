@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from evar.data import indexed_tables, indexing, manifests, opening, own_sounds
+from evar.data import indexed_tables, manifests, opening, own_sounds, stamps
 from evar.errors import UserError
 from evar.progress import Progress
 
@@ -174,11 +174,11 @@ def test_stamps_are_those_of_the_disk_fast_or_slow(tmp_path, monkeypatch):
     names = [f"{i}.wav" for i in range(30)]
     for i, name in enumerate(names[:-1]):
         (tmp_path / name).write_bytes(b"x" * i)
-    monkeypatch.setattr(indexing, "_TRIED", 5)
-    monkeypatch.setattr(indexing, "_TOGETHER", 7)
-    expected = [list(indexing.stamp_of((tmp_path / name).stat())) for name in names[:-1]]
+    monkeypatch.setattr(stamps, "_TRIED", 5)
+    monkeypatch.setattr(stamps, "_TOGETHER", 7)
+    expected = [list(stamps.stamp_of((tmp_path / name).stat())) for name in names[:-1]]
     for slow in (0.0, 1e9):
-        monkeypatch.setattr(indexing, "_SLOW", slow)
-        found = indexing.stamps_of(tmp_path, names).tolist()
-        assert found == [*expected, list(indexing.ABSENT)]
-    assert indexing.stamps_of(tmp_path, []).shape == (0, 3)
+        monkeypatch.setattr(stamps, "_SLOW", slow)
+        found = stamps.stamps_of(tmp_path, names).tolist()
+        assert found == [*expected, list(stamps.ABSENT)]
+    assert stamps.stamps_of(tmp_path, []).shape == (0, 3)

@@ -37,7 +37,7 @@ def test_products_are_in_bfloat16_where_the_step_is_and_have_no_graph(
     found, attended, attention = [], [], functional.scaled_dot_product_attention
 
     def watch(_, __, out):
-        found.append((out.dtype, out.requires_grad, torch.is_grad_enabled()))
+        found.append((out.dtype, out.requires_grad, torch.is_inference_mode_enabled()))
 
     def attend(query, *more, **how):
         attended.append((query.dtype, torch.is_grad_enabled()))
@@ -51,7 +51,7 @@ def test_products_are_in_bfloat16_where_the_step_is_and_have_no_graph(
     backward(model, model, share(), config, SINGLE_PROCESS, mixed=mixed)
     precision = torch.bfloat16 if mixed else torch.float32
     assert len(found) >= len(linear)
-    assert set(found) == {(precision, False, False)}
+    assert set(found) == {(precision, False, True)}
     of_target = [dtype for dtype, trained in attended if not trained]
     assert len(of_target) >= len(model.target_blocks)
     assert set(of_target) == {precision}
@@ -69,4 +69,15 @@ def test_nothing_of_it_is_kept_for_the_backward_pass(model):
     assert of_online > 0
     assert len(kept) == of_online
     assert target.grad_fn is None
-    assert not target.is_inference()  # torch.compile refuses what meets one in a graph
+    assert not target.is_inference()  # what the loss keeps has to be an ordinary tensor
+
+
+def test_a_compiled_step_has_the_loss_and_gradients_of_a_plain_one(model):
+    found = {}
+    compiled = torch.compile(model, backend="aot_eager")
+    for name, forward in (("plain", model), ("compiled", compiled)):
+        model.zero_grad(set_to_none=True)
+        loss = backward(model, forward, share(), CONFIG, SINGLE_PROCESS, mixed=True).total
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        found[name] = loss, gradients
+    torch.testing.assert_close(found["plain"], found["compiled"])

@@ -11,10 +11,10 @@ import soundfile
 
 import evar
 from evar import task as tasks
-from evar.data import opening, packed
+from evar.data import audio, opening, packed
 from evar.data.containers.stream import Damaged
 from evar.data.packed import listing, tar
-from evar.errors import UserError
+from evar.errors import BadAudio, UserError
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -83,6 +83,38 @@ class TestPaths:
         for name in ("audio/1", "audio/00", "audio/x", "sound/0", "0"):
             with pytest.raises(FileNotFoundError):
                 read(rows / name)
+
+
+def _read_whole(path):
+    return audio.read_header(path), audio.decode(path)
+
+
+class TestContainers:
+    KINDS = ("WAV", "AIFF", "AU", "RF64", "W64", "FLAC", "OGG", "MP3", "CAF")
+
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_every_container_is_read_as_a_plain_file_is(self, tmp_path, kind):
+        """The size that a header is checked against is that of the sound, not of its shard."""
+        content = sound(440, kind)
+        plain = tmp_path / f"a.{kind.lower()}"
+        plain.write_bytes(content)
+        shard = write_tar(tmp_path / "x.tar", {plain.name: content, "b.flac": sound(100)})
+        inside = shard / plain.name
+        assert audio.read_header(inside) == audio.read_header(plain)
+        assert np.array_equal(audio.decode(inside)[0], audio.decode(plain)[0])
+
+    @pytest.mark.parametrize("kind", ["WAV", "AIFF", "AU", "RF64", "W64", "FLAC"])
+    def test_what_is_cut_short_is_refused_as_a_plain_file_is(self, tmp_path, kind):
+        content = sound(440, kind)[:-100]
+        plain = tmp_path / f"a.{kind.lower()}"
+        plain.write_bytes(content)
+        shard = write_tar(tmp_path / "x.tar", {plain.name: content, "b.flac": sound(100)})
+        reasons = []
+        for path in (plain, shard / plain.name):
+            with pytest.raises(BadAudio) as refused:
+                _read_whole(path)
+            reasons.append(refused.value.reason)
+        assert reasons[0] == reasons[1]
 
 
 class TestTar:
