@@ -51,20 +51,30 @@ class _Call:
 class StackedAdam:
     """Updates tensors (M, ...) in place; each network has a learning rate and steps of its own.
 
-    A step is made by the first networks, as many as have a batch. Those that take their steps
-    together at one rate are updated as one tensor. whole: whether all networks are, as long as
-    none has missed a step. On a CPU that decides the last bits (`_CACHE_LINE`) of tensors whose
-    networks do not fill cache lines: once some have ended, each of the others is updated alone.
+    A step is made by the first networks, as many as have a batch. paces: of each network a number;
+    consecutive ones with the same make all their steps together, and are updated as one tensor if
+    their rate is the same. By default all do.
+
+    On a CPU that decides the last bits of tensors whose networks do not fill cache lines
+    (`_CACHE_LINE`): once a network has missed a step or ended, those of the others are updated one
+    by one; `whole=False` does so from the beginning.
     """
 
-    def __init__(self, tensors: Sequence[Tensor], lr: Sequence[float], *, whole: bool = True):
+    def __init__(
+        self,
+        tensors: Sequence[Tensor],
+        lr: Sequence[float],
+        *,
+        paces: Sequence[int] | None = None,
+        whole: bool = True,
+    ):
         self.tensors, self.lr = list(tensors), list(lr)
+        self._paces = [0] * len(lr) if paces is None else list(paces)
+        self._whole = whole and len(set(self.lr)) == 1
         self._first = [torch.zeros_like(t) for t in self.tensors]
         self._second = [torch.zeros_like(t) for t in self.tensors]
         # Steps made, by tensor and network. Of networks that are updated as one the first counts.
         self._steps = torch.zeros(len(tensors), len(lr), device=self.tensors[0].device)
-        self._whole = whole and len(set(self.lr)) == 1
-        self._ends = {0, len(lr)}  # where a part of the networks must end
         self._calls: dict[int, dict[float, _Call]] = {}  # by how many networks make the step
 
     @property
@@ -82,21 +92,20 @@ class StackedAdam:
 
     def keep(self, at: Tensor) -> None:
         """Drops all networks but those at some positions, which must ascend."""
-        self._spread_steps()
+        self._end_whole()
         for tensors in (self.tensors, self._first, self._second):
             tensors[:] = [t.index_select(0, at) for t in tensors]
         self._steps = self._steps.index_select(1, at)
         kept = at.tolist()
-        self.lr = [self.lr[m] for m in kept]
-        self._ends = {sum(m < end for m in kept) for end in self._ends}
-        self._whole = False
+        self.lr, self._paces = [self.lr[m] for m in kept], [self._paces[m] for m in kept]
 
     def _prepare(self, count: int) -> None:
         """Makes the calls for steps of `count` networks."""
-        if count not in self._ends:
-            self._spread_steps()
-            self._ends.add(count)
-            self._whole = False
+        if count < len(self.lr):
+            if self._paces[count - 1] == self._paces[count]:
+                raise ValueError(f"networks {count - 1} and {count} have one pace: both must step")
+            if self._whole:
+                self._end_whole()
         calls: dict[float, _Call] = {}
         for which, tensor in enumerate(self.tensors):
             for begin, end in self._parts(tensor[0].numel(), count):
@@ -110,16 +119,18 @@ class StackedAdam:
 
     def _parts(self, size: int, count: int) -> list[tuple[int, int]]:
         """Returns which of the first networks, of `size` numbers each, are updated as one."""
-        on_cpu = self._steps.device.type == "cpu"
-        if on_cpu and not self._whole and size % _CACHE_LINE:
-            return [(m, m + 1) for m in range(count)]
-        rates = {m for m in range(1, count) if self.lr[m] != self.lr[m - 1]}
-        return list(pairwise(sorted({end for end in self._ends if end <= count} | rates)))
+        if self._steps.device.type == "cpu" and size % _CACHE_LINE:
+            ends = {0, count} if self._whole else set(range(count + 1))
+        else:
+            kinds = list(zip(self.lr, self._paces, strict=True))
+            ends = {0, count} | {m for m in range(1, count) if kinds[m] != kinds[m - 1]}
+        return list(pairwise(sorted(ends)))
 
-    def _spread_steps(self) -> None:
-        """Writes to each network how many steps it made; other parts can be formed then."""
+    def _end_whole(self) -> None:
+        """Writes to each network how many steps it made; the calls are made anew."""
         for calls in self._calls.values():
             for call in calls.values():
                 for (which, networks), steps in zip(call.parts, call.steps, strict=True):
                     self._steps[which, networks] = steps.clone()
         self._calls.clear()
+        self._whole = False

@@ -1,7 +1,6 @@
 """The random numbers of one probe: held-out rows, initial weights, batches, dropout."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,6 +31,8 @@ class Draws:
         self.generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         # The size of a batch counts the rows before any were held out.
         self.batch_size = min(batch_size, len(job.train))
+        self.rows = len(self.train)
+        self.steps = -(-self.rows // self.batch_size)  # of an epoch
 
     def initial_layers(self, sizes: Sequence[int]) -> list[Layer]:
         """Returns layers D -> ... -> C as torch.nn.Linear initialises them."""
@@ -43,14 +44,9 @@ class Draws:
             layers.append((weight, bias))
         return layers
 
-    @property
-    def steps(self) -> int:
-        """Returns the number of batches in an epoch."""
-        return -(-len(self.train) // self.batch_size)
-
     def order(self) -> Tensor:
         """Returns the training rows of an epoch, shuffled."""
-        return self.train[torch.randperm(len(self.train), generator=self.generator)]
+        return self.train.index_select(0, torch.randperm(self.rows, generator=self.generator))
 
     def dropout(self, rows: int, width: int) -> Tensor:
         """Returns (H, rows): 0 where a unit is dropped, else 1 / (1 - DROPOUT)."""
@@ -68,30 +64,32 @@ def _random_tenth(job: "Job", y: NDArray, rng: np.random.Generator) -> holdout.S
     return np.flatnonzero(~is_held), np.flatnonzero(is_held), f"{how} of the recordings"
 
 
-@dataclass(frozen=True, eq=False)
-class Epoch:
-    """The batches of an epoch. rows: (S, L, B) of all steps, 0 where a batch has no more.
+class Batches:
+    """The batches of some lines, those with the most rows first, epoch by epoch.
 
-    counts: for each step how many rows the lines have that have a batch left; they come first.
+    counts: for each step of an epoch how many rows the lines have that have a batch left; they come
+    first.
     """
 
-    rows: Tensor
-    counts: list[list[int]]
+    def __init__(self, lines: Sequence[Draws]):
+        self.lines = lines
+        self.counts = [
+            [
+                min(line.batch_size, line.rows - step * line.batch_size)
+                for line in lines
+                if line.steps > step
+            ]
+            for step in range(lines[0].steps)
+        ]
 
-    @classmethod
-    def of(cls, lines: Sequence[Draws]) -> "Epoch":
-        """Draws the batches of some lines, those with the most rows first."""
-        widest = max(line.batch_size for line in lines)
-        rows = torch.zeros(lines[0].steps, len(lines), widest, dtype=torch.int64)
-        for i, line in enumerate(lines):
+    def epoch(self) -> Tensor:
+        """Returns the rows (S, L, B) of all steps of the next epoch, 0 where a batch ends."""
+        widest = max(line.batch_size for line in self.lines)
+        rows = torch.zeros(len(self.counts), len(self.lines), widest, dtype=torch.int64)
+        for i, line in enumerate(self.lines):
             order, size = line.order(), line.batch_size
-            full = len(order) // size
+            full = line.rows // size
             rows[:full, i, :size] = order[: full * size].view(full, size)
             if full < line.steps:
-                rows[full, i, : len(order) - full * size] = order[full * size :]
-        return cls(rows, [_counts(lines, step) for step in range(lines[0].steps)])
-
-
-def _counts(lines: Sequence[Draws], step: int) -> list[int]:
-    ready = [line for line in lines if line.steps > step]
-    return [min(line.batch_size, len(line.train) - step * line.batch_size) for line in ready]
+                rows[full, i, : line.rows - full * size] = order[full * size :]
+        return rows

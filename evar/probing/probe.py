@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from evar.embedding.mapped import RowFile
+from evar.probing import graphs
 from evar.probing.rows import NUMBERS, InMemory, OnDisk, Rows, Scaler, standardise
 from evar.probing.stacked import InputScale
 from evar.probing.training import CHUNK, Fitted, Selection, Training
@@ -221,6 +222,7 @@ def _fit_matrix(
     overwrite = how.overwrite_x and len({id(jobs[group[0][0]].train) for group in groups}) == 1
     fitted: dict[int, Fitted] = {}
     base: Scaler | None = None
+    replays = graphs.replays_on(torch.device(how.device))
     for group in groups:
         lanes = [[jobs[i] for i in lane] for lane in group]
         if base is not scalers[id(lanes[0][0].train)]:
@@ -232,7 +234,7 @@ def _fit_matrix(
         def report(epoch: int, running: int, waiting: int = waiting) -> None:
             on_epoch(epoch, running + waiting)
 
-        together = Training(prepared, scale, y, lanes, how.settings, chosen)
+        together = Training(prepared, scale, y, lanes, how.settings, chosen, replays=replays)
         for lane, results in zip(group, together.run(report), strict=True):
             for i, found in zip(lane, results, strict=True):
                 fitted[i] = replace(found, scaler=scalers[id(jobs[i].train)], base=base)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from evar.probing.adam import StackedAdam
 
-_COUNTS = 64  # sizes of batches that are kept on the device; few are different
 Layer = tuple[Tensor, Tensor]  # weight (out, in) and bias (out,)
 Batches = Tensor | Sequence[Tensor]  # (M', B, D), or consecutive parts of it
 
@@ -104,7 +103,8 @@ def loss_gradient(logits: Tensor, targets: Tensor) -> Tensor:
         gradient = torch.sigmoid(logits).sub_(targets.transpose(1, 2))
     else:
         gradient = torch.softmax(logits, dim=1)
-        gradient.scatter_add_(1, targets[:, None], -torch.ones_like(gradient[:, :1]))
+        index = targets[:, None]
+        gradient.scatter_add_(1, index, gradient.new_full(index.shape, -1.0))
     return gradient.div_(logits.shape[1])
 
 
@@ -113,7 +113,7 @@ class StackedNetworks:
 
     initial: for each network its layers, from input to output. lr: for each network its constant
     learning rate. scale: what each network's input goes through first; None leaves it as it is.
-    whole: whether Adam updates all networks as one (`StackedAdam`).
+    paces, whole: what is updated as one (`StackedAdam`).
     """
 
     def __init__(
@@ -122,11 +122,13 @@ class StackedNetworks:
         *,
         lr: Sequence[float],
         scale: InputScale | None = None,
+        paces: Sequence[int] | None = None,
         whole: bool = True,
         device: str = "cpu",
     ):
         self.device, self._scale = device, scale
-        self.adam = StackedAdam([t.to(device) for t in stacked(initial)], lr, whole=whole)
+        tensors = [t.to(device) for t in stacked(initial)]
+        self.adam = StackedAdam(tensors, lr, paces=paces, whole=whole)
         self._counts: dict[tuple[int, ...], Tensor] = {}
         self._stacks: dict[int, Stack] = {}
 
@@ -149,6 +151,7 @@ class StackedNetworks:
         self.adam.keep(rows)
         self._scale = self._scale and self._scale.of(rows)
         self._stacks.clear()
+        self._counts.clear()
 
     def step(
         self,
@@ -175,8 +178,6 @@ class StackedNetworks:
     def _count(self, counts: tuple[int, ...]) -> Tensor:
         """Returns counts as (M', 1, 1), kept on the device: sending them would wait for a GPU."""
         if counts not in self._counts:
-            if len(self._counts) > _COUNTS:
-                self._counts.clear()
             self._counts[counts] = torch.tensor(counts, device=self.device)[:, None, None]
         return self._counts[counts]
 

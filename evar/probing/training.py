@@ -8,7 +8,8 @@ of a batch, D embedding, H hidden units, C classes.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evar.probing.draws import Draws, Epoch
+from evar.probing.draws import Batches, Draws
+from evar.probing.graphs import Replays
+from evar.probing.lanes import Lane, Progress, consecutive
 from evar.probing.rows import Rows, Scaler, walk
 from evar.probing.stacked import InputScale, Layer, Stack, StackedNetworks
 
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
 CHUNK = 4096  # rows per product outside of training
 _TOGETHER = 2**24  # numbers in one product over several probes' held-out rows
+_TOGETHER_ON_GPU = 2**28  # 1 GiB; on a CPU the shape of a product decides the last bits
+_CHUNK_ON_GPU = 2**27  # numbers in a product outside of training
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,23 +51,6 @@ class Fitted:
     layers: tuple[tuple[NDArray, NDArray], ...]  # weight (out, in), bias (out,), for scaled input
     scaler: Scaler | None = None
     base: Scaler | None = None
-
-
-@dataclass(eq=False)
-class Progress:
-    """How far one probe is, and the tensors of its best epoch so far."""
-
-    best: float = -np.inf  # the larger the better
-    best_epoch: int = 0
-    epochs: int = 0
-    wait: int = 0
-    tensors: list[Tensor] | None = None
-    diverged: bool = False
-
-    @property
-    def goodness(self) -> float:
-        """Returns the best score, the larger the better; -inf where there is none that counts."""
-        return -np.inf if self.diverged or self.tensors is None else self.best
 
 
 @dataclass(frozen=True)
@@ -95,47 +83,12 @@ class Selection:
         return value if self.higher_is_better else -value
 
 
-@dataclass(eq=False)
-class _Lane:
-    """One stack: the networks of the lines that are still trained, and how far each line is.
-
-    at: of the lines that any lane trains the positions of this one's. logits_by: what computes a
-    line's logits once its training has ended.
-    """
-
-    networks: StackedNetworks
-    progress: list[Progress]
-    running: list[int]
-    at: list[int] = field(default_factory=list)
-    logits_by: dict[int, list[Tensor]] = field(default_factory=dict)
-
-    def step(self, x: Tensor, targets: Tensor, counts: list[int], masks: list[Tensor]) -> None:
-        """Makes a step of its lines on their batches among those of all lines, (L, B, ...)."""
-        own = [i for i in self.at if i < len(counts)]
-        if own:
-            width = max(counts[i] for i in own)  # as if other lines were not there
-            if len(own) < len(counts):
-                targets = targets[own, :width]
-                masks = [mask[own, :, :width] for mask in masks]
-                counts = [counts[i] for i in own]
-            self.networks.step(_consecutive(x, own, width), targets, counts, masks)
-
-    def keep(self, goes_on: Sequence[bool]) -> None:
-        """Drops the lines whose training has ended."""
-        for i, m in enumerate(self.running):
-            if not goes_on[i]:
-                self.logits_by[m] = self.progress[m].tensors or self.networks.copy_of(i)
-        if not all(goes_on):
-            at = [i for i, own in enumerate(goes_on) if own]
-            self.networks.keep(at)
-            self.running = [self.running[i] for i in at]
-
-
 class Training:
     """Trains the same lines in one lane or several: draws batches, scores, stops each early.
 
     rows: (N, D) standardised; `scale` is what a line's input goes through then. lanes: of each its
-    jobs, which differ from those of another lane in nothing but the learning rate.
+    jobs, which differ from those of another lane in nothing but the learning rate. replays: what
+    makes the steps that are alike.
     """
 
     def __init__(
@@ -146,72 +99,77 @@ class Training:
         lanes: Sequence[Sequence["Job"]],
         settings: "ProbeSettings",
         selection: Selection,
+        *,
+        replays: Replays,
     ):
-        self.rows, self.y, self.lines = rows, y, lanes[0]
+        self.rows, self.scale, self.y, self.lines = rows, scale, y, lanes[0]
         self.settings, self.selection = settings, selection
-        self.device = rows.device
-        classes = y.shape[1] if y.ndim == 2 else int(y.max()) + 1
+        self.device, self.on_cpu = rows.device, rows.device.type == "cpu"
+        self.classes = y.shape[1] if y.ndim == 2 else int(y.max()) + 1
         self.targets = torch.from_numpy(y.astype(np.float32) if y.ndim == 2 else y).to(self.device)
         self.draws = [Draws(job, y, settings.batch_size) for job in self.lines]
-        sizes = (rows.width, *settings.hidden, classes)
+        sizes = (rows.width, *settings.hidden, self.classes)
         initial = [draws.initial_layers(sizes) for draws in self.draws]
         # Longest first: then the lines that have a batch left are always a prefix.
-        self.order = sorted(range(len(initial)), key=lambda m: -len(self.draws[m].train))
-        self.scale = scale
+        self.order = sorted(range(len(initial)), key=lambda m: -self.draws[m].rows)
         self.lanes = [self._lane(jobs, initial) for jobs in lanes]
-        self._batch = torch.empty(0, rows.width, device=self.device)  # kept from step to step
+        self._batch, self._chunk = _Gatherer(), _Gatherer()
         self._held_out: Tensor | None = None
+        # Dropout is drawn on the CPU, which takes longer than to launch the rest of such a step.
+        self._replays = Replays(None) if settings.hidden else replays
 
-    def _lane(self, jobs: Sequence["Job"], initial: Sequence[list[Layer]]) -> _Lane:
+    def _lane(self, jobs: Sequence["Job"], initial: Sequence[list[Layer]]) -> Lane:
         rates = [self.settings.lr if job.lr is None else job.lr for job in jobs]
         networks = StackedNetworks(
             [initial[m] for m in self.order],
             lr=[rates[m] for m in self.order],
             scale=self.scale and self.scale.of(torch.tensor(self.order, device=self.device)),
+            paces=[self.draws[m].steps for m in self.order],
             whole=self.order == sorted(self.order),
             device=str(self.device),
         )
-        return _Lane(networks, [Progress() for _ in jobs], list(self.order))
+        return Lane(networks, [Progress() for _ in jobs], list(self.order))
 
     def run(self, on_epoch: Callable[[int, int], None]) -> list[list[Fitted]]:
         """Trains until each probe has ended; returns what each lane has of each line."""
-        running = self.order
+        probes = 0  # whose training goes on
         for epoch in range(1, self.settings.epochs + 1):
-            self._epoch(running)
-            for lane, logits in zip(self.lanes, self._valid_logits(running), strict=True):
-                scored = zip(lane.running, range(len(lane.running)), logits, strict=True)
-                lane.keep([self._goes_on(lane, m, i, epoch, own) for m, i, own in scored])
-            on_epoch(epoch, sum(len(lane.running) for lane in self.lanes))
-            running = self._running()
-            if not running:
+            if probes != (probes := sum(len(lane.running) for lane in self.lanes)):
+                batches = self._batches()
+            self._epoch(batches)
+            for lane, logits in zip(self.lanes, self._valid_logits(), strict=True):
+                lane.keep([self._goes_on(lane, i, epoch, own) for i, own in enumerate(logits)])
+            left = sum(len(lane.running) for lane in self.lanes)
+            on_epoch(epoch, left)
+            if not left:
                 break
         return self._fitted()
 
-    def _running(self) -> list[int]:
-        """Returns the lines that any lane still trains."""
+    def _batches(self) -> Batches:
+        """Returns the batches of the lines that any lane still trains."""
         trained = {m for lane in self.lanes for m in lane.running}
-        return [m for m in self.order if m in trained]
+        running = [m for m in self.order if m in trained]
+        for lane in self.lanes:
+            lane.at = [i for i, m in enumerate(running) if m in lane.running]
+        self._replays.forget()
+        return Batches([self.draws[m] for m in running])
 
-    def _goes_on(self, lane: _Lane, m: int, at: int, epoch: int, logits: NDArray) -> bool:
-        y, networks = self.y[self.draws[m].valid], lane.networks
-        return self.selection.goes_on(
-            lane.progress[m], epoch, logits, y, lambda: networks.copy_of(at)
-        )
+    def _goes_on(self, lane: Lane, at: int, epoch: int, logits: NDArray) -> bool:
+        own, y = lane.progress[lane.running[at]], self.y[self.draws[lane.running[at]].valid]
+        return self.selection.goes_on(own, epoch, logits, y, lambda: lane.networks.copy_of(at))
 
     def _fitted(self) -> list[list[Fitted]]:
         for lane in self.lanes:
             lane.keep([False] * len(lane.running))
         found: list[list[Fitted]] = [[] for _ in self.lanes]
         for m, job in enumerate(self.lines):
-            stacks = [self._alone(m, lane.logits_by[m]) for lane in self.lanes]
-            of_lanes = self._logits(np.asarray(job.test, np.int64), stacks)
-            for fitted, lane, logits in zip(found, self.lanes, of_lanes, strict=True):
-                fitted.append(self._result(m, lane.progress[m], logits))
+            rows = np.asarray(job.test, np.int64)
+            shape = (len(rows), self.classes)
+            logits = [torch.empty(shape, device=self.device) for _ in self.lanes]
+            self._logits(rows, [self._alone(m, lane.logits_by[m]) for lane in self.lanes], logits)
+            for fitted, lane, own in zip(found, self.lanes, logits, strict=True):
+                fitted.append(self._result(m, lane.progress[m], own.cpu().numpy()))
         return found
-
-    def _alone(self, m: int, tensors: Sequence[Tensor]) -> Stack:
-        """Returns the stack of one line's network."""
-        return Stack([t[None] for t in tensors], self.scale and self.scale.of(slice(m, m + 1)))
 
     def _result(self, m: int, own: Progress, logits: NDArray) -> Fitted:
         held_out, signed = self.draws[m].held_out, self.selection.signed
@@ -221,89 +179,117 @@ class Training:
         value = signed(goodness)
         return Fitted(logits, own.best_epoch, own.epochs, value, goodness, held_out, layers)
 
-    def _epoch(self, running: list[int]) -> None:
+    def _epoch(self, batches: Batches) -> None:
         """Trains the running probes on each of their rows once, in a new order."""
-        epoch = Epoch.of([self.draws[m] for m in running])
-        rows = epoch.rows.to(self.device)
-        # Those of several labels would take too much memory, step by step they do not.
+        rows = batches.epoch().to(self.device)
+        # Those of several labels would take too much memory; step by step they do not.
         targets = self.targets[rows] if self.targets.ndim == 1 else None
-        for lane in self.lanes:
-            lane.at = [i for i, m in enumerate(running) if m in lane.running]
-        for step, (source, positions) in enumerate(walk(self.rows, rows.unbind())):
-            counts = epoch.counts[step]
+        walked = enumerate(walk(self.rows, rows.unbind()))
+        for (at, (source, positions)), counts in zip(walked, batches.counts, strict=True):
             batch = (slice(len(counts)), slice(max(counts)))
-            wanted = self.targets[rows[step][batch]] if targets is None else targets[step][batch]
-            self._step(running, self._gathered(source, positions[batch]), wanted, counts)
+            wanted = self.targets[rows[at][batch]] if targets is None else targets[at][batch]
+            masks = self._dropout(batches.lines, counts)
+            step = partial(self._step, source, counts=counts, masks=masks)
+            if counts == batches.counts[0]:  # most of an epoch's steps: all alike
+                self._replays.run(step, (positions[batch], wanted), self._state)
+            else:
+                step(positions[batch], wanted)
 
-    def _step(self, lines: list[int], x: Tensor, targets: Tensor, counts: list[int]) -> None:
-        """Makes one step of some lines, on x (L, B, D), in every lane that trains them."""
-        masks = self._dropout(lines, counts)
+    def _step(
+        self,
+        source: Tensor,
+        rows: Tensor,
+        targets: Tensor,
+        *,
+        counts: list[int],
+        masks: list[Tensor],
+    ) -> None:
+        """Makes one step on batches, rows (L, B) of a source, in every lane on its lines' ones."""
+        x = self._batch.gather(source, rows)
         for lane in self.lanes:
             lane.step(x, targets, counts, masks)
 
-    def _dropout(self, lines: list[int], counts: list[int]) -> list[Tensor]:
+    def _state(self) -> list[Tensor]:
+        """Returns all tensors that a step changes."""
+        return [t for lane in self.lanes if lane.running for t in lane.networks.adam.state]
+
+    def _dropout(self, lines: Sequence[Draws], counts: list[int]) -> list[Tensor]:
         """Returns for each hidden layer the masks (L, H, B), 0 in rows that are padding."""
-        masks = []
-        for width in self.settings.hidden:
-            mask = torch.zeros(len(counts), width, max(counts))
+        hidden = self.settings.hidden
+        if not hidden:
+            return []
+        # Pinned memory of the host is copied to a GPU while it computes.
+        pinned = not self.on_cpu
+        masks = torch.zeros(len(counts), sum(hidden), max(counts), pin_memory=pinned)
+        for mask, width in zip(masks.split(hidden, dim=1), hidden, strict=True):
             for i, count in enumerate(counts):  # none for padding, which depends on other lines
-                mask[i, :, :count] = self.draws[lines[i]].dropout(count, width)
-            masks.append(mask.to(self.device))
-        return masks
+                mask[i, :, :count] = lines[i].dropout(count, width)
+        return list(masks.to(self.device, non_blocking=True).split(hidden, dim=1))
 
-    def _gathered(self, x: Tensor, index: Tensor) -> Tensor:
-        """(L, B) rows of x -> (L, B, D), in memory that the next step uses again."""
-        count = index.numel()
-        if len(self._batch) < count:  # new memory for each batch would cost as much as copying it
-            self._batch = x.new_empty(count, x.shape[1])
-        out = torch.index_select(x, 0, index.reshape(-1), out=self._batch[:count])
-        return out.view(*index.shape, -1)
-
-    def _valid_logits(self, lines: list[int]) -> list[list[NDArray]]:
+    def _valid_logits(self) -> list[list[NDArray]]:
         """Returns for each lane the logits (n, C) of its running lines' held-out rows."""
-        valid = [self.draws[m].valid for m in self.order]
-        sizes = {len(rows) for rows in valid}
-        if len(sizes) > 1 or len(valid) * max(sizes) * self.rows.width > _TOGETHER:
-            return self._valid_logits_by_line(lines)
+        sizes = {len(draws.valid) for draws in self.draws}
+        together = _TOGETHER if self.on_cpu else _TOGETHER_ON_GPU
+        if len(sizes) > 1 or len(self.draws) * max(sizes) * self.rows.width > together:
+            return self._valid_logits_by_line()
         if self._held_out is None:
-            wanted = torch.from_numpy(np.concatenate(valid)).to(self.device)
-            source, positions = next(walk(self.rows, [wanted]))
-            self._held_out = source.index_select(0, positions).view(len(valid), max(sizes), -1)
+            valid = np.concatenate([self.draws[m].valid for m in self.order])
+            rows = torch.from_numpy(valid).to(self.device)
+            source, positions = next(walk(self.rows, [rows]))
+            held_out = source.index_select(0, positions)
+            self._held_out = held_out.view(len(self.draws), max(sizes), -1)
         found: list[list[NDArray]] = []
         for lane in self.lanes:
-            at = [self.order.index(m) for m in lane.running]
             found.append([])
-            if at:
-                x = _consecutive(self._held_out, at, max(sizes))
+            if lane.running:
+                at = [self.order.index(m) for m in lane.running]
+                x = consecutive(self._held_out, at, max(sizes))
                 logits = lane.networks.first(len(at)).logits(x)
                 found[-1] += list(logits.contiguous().cpu().numpy())
         return found
 
-    def _valid_logits_by_line(self, lines: list[int]) -> list[list[NDArray]]:
-        found: list[list[NDArray]] = [[] for _ in self.lanes]
-        for m in lines:
-            own = [i for i, lane in enumerate(self.lanes) if m in lane.running]
-            running = [self.lanes[i] for i in own]
-            copies = [lane.networks.copy_of(lane.running.index(m)) for lane in running]
+    def _valid_logits_by_line(self) -> list[list[NDArray]]:
+        sizes = [[len(self.draws[m].valid) for m in lane.running] for lane in self.lanes]
+        logits = [torch.empty(sum(own), self.classes, device=self.device) for own in sizes]
+        parts = [
+            dict(zip(lane.running, of_lane.split(own), strict=True))
+            for lane, of_lane, own in zip(self.lanes, logits, sizes, strict=True)
+        ]
+        for m in self.order:
+            own = [
+                (lane, part[m]) for lane, part in zip(self.lanes, parts, strict=True) if m in part
+            ]
+            copies = [lane.networks.copy_of(lane.running.index(m)) for lane, _ in own]
             stacks = [self._alone(m, tensors) for tensors in copies]
-            for i, of_lane in zip(own, self._logits(self.draws[m].valid, stacks), strict=True):
-                found[i].append(of_lane)
-        return found
+            self._logits(self.draws[m].valid, stacks, [part for _, part in own])
+        # A GPU is waited for once per lane.
+        hosts = [of_lane.cpu().split(own) for of_lane, own in zip(logits, sizes, strict=True)]
+        return [[part.numpy() for part in of_lane] for of_lane in hosts]
 
-    def _logits(self, rows: NDArray, stacks: Sequence[Stack]) -> list[NDArray]:
-        """Returns the logits (n, C) of some stacks of one network on some rows."""
-        parts: list[list[NDArray]] = [[] for _ in stacks]
-        chunks = torch.from_numpy(rows).to(self.device)[None].split(CHUNK, dim=1)
-        for source, positions in walk(self.rows, chunks):
-            x = self._gathered(source, positions)
-            for own, stack in zip(parts, stacks, strict=True):
-                own.append(np.ascontiguousarray(stack.logits(x)[0].cpu().numpy()))
-        return [np.concatenate(own) for own in parts]
+    def _alone(self, m: int, tensors: Sequence[Tensor]) -> Stack:
+        """Returns the stack of one line's network."""
+        return Stack([t[None] for t in tensors], self.scale and self.scale.of(slice(m, m + 1)))
+
+    def _logits(self, rows: NDArray, stacks: Sequence[Stack], out: Sequence[Tensor]) -> None:
+        """Writes the logits (n, C) of some stacks of one network on some rows, chunk by chunk."""
+        size = CHUNK if self.on_cpu else max(CHUNK, _CHUNK_ON_GPU // self.rows.width)
+        chunks = torch.from_numpy(rows).to(self.device)[None].split(size, dim=1)
+        for i, (source, positions) in enumerate(walk(self.rows, chunks)):
+            x = self._chunk.gather(source, positions)
+            for own, stack in zip(out, stacks, strict=True):
+                own[i * size : (i + 1) * size] = stack.logits(x)[0]
 
 
-def _consecutive(x: Tensor, at: Sequence[int], width: int) -> list[Tensor]:
-    """Returns x[at, :width] (L, B, D) as views, one for each run of consecutive numbers in `at`."""
-    starts = [i for i in range(len(at)) if i == 0 or at[i] != at[i - 1] + 1]
-    ends = [*starts[1:], len(at)]
-    pairs = zip(starts, ends, strict=True)
-    return [x[at[begin] : at[end - 1] + 1, :width] for begin, end in pairs]
+class _Gatherer:
+    """Gathers rows in memory that the next call uses again: to get new one costs a copy's time."""
+
+    def __init__(self) -> None:
+        self._kept = torch.empty(0, 0)
+
+    def gather(self, x: Tensor, index: Tensor) -> Tensor:
+        """Returns rows of x (N, D), of an index (L, B): (L, B, D)."""
+        count = index.numel()
+        if len(self._kept) < count:
+            self._kept = x.new_empty(count, x.shape[1])
+        out = torch.index_select(x, 0, index.reshape(-1), out=self._kept[:count])
+        return out.view(*index.shape, -1)

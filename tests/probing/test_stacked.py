@@ -89,7 +89,7 @@ def test_the_scale_is_that_of_the_input():
 @pytest.mark.parametrize("rates", [(0.1, 0.1, 0.1), (0.1, 0.01, 0.1)])
 def test_steps_are_those_of_adam_at_each_networks_rate(rates):
     """Network 2 sits a step out, network 1 has a shorter batch and then is dropped."""
-    networks = StackedNetworks(layers(), lr=rates)
+    networks = StackedNetworks(layers(), lr=rates, paces=[2, 2, 1])
     x, targets = batch(False)
     counts = [B, 7, B]
 
