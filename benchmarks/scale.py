@@ -1,4 +1,4 @@
-"""How the harness scales: `python benchmarks/scale.py [--small=2000] [--against=CHECKOUT]`.
+"""How the harness scales: `python benchmarks/scale.py [--memory=1.2] [--against=CHECKOUT]`.
 
 Prints one row per case of docs/benchmarks.md, "Many clips": whole processes of `lineareval.py`,
 their seconds, CPU seconds, peak memory, and bytes read and written.
@@ -7,7 +7,9 @@ their seconds, CPU seconds, peak memory, and bytes read and written.
 - `--many` x 768 and `--wide` x 3,840 embeddings of simulated clips, cached, three probes of three
   epochs. The files are hard links to a few short sounds, their manifest and shards are written by
   this script, so that nothing is decoded and the folder stays small;
-- a tenth of `--many`, for the growth of the peak memory.
+- a twentieth of `--many`, for the growth of the peak memory;
+- `--many` again in a control group of `--memory` GB (Linux, as root), less than the embeddings take
+  with everything else: they are read from disk in blocks.
 
 `--against=DIR` runs every case with another checkout too, in turns on the same files.
 """
@@ -18,6 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -118,13 +122,14 @@ def _keep(folder: Path, width: int, rng: np.random.Generator) -> None:
     from evar import models
     from evar.data import indexed_tables, indexing, manifests, own_sounds
     from evar.data.manifest import Manifest, table_hash
+    from evar.data.stamps import stamps_of
     from evar.embedding import embeddings
     from evar.embedding.store import Shard
     from evar.runtime import Runtime
 
     task, origin = indexed_tables.read(folder / "clips.csv", seconds=0.1)
     table = indexing.check_table(task, task.read(folder))
-    stamps = np.array([indexing.stamp_of((folder / name).stat()) for name in table.file])
+    stamps = stamps_of(folder, list(table.file))
     scanned = {
         "sample_rate": RATE,
         "frames": RATE // 10,
@@ -162,13 +167,49 @@ def lineareval(root: Path, model: str, task: Path, *options: str) -> list[str]:
     return [*command, "--quiet", "--device=cpu", *places, *options]
 
 
-def simulated(name: str, folder: Path, clips: int, width: int, roots: list[Path]) -> None:
-    task = simulate(folder, clips, width)
+@contextmanager
+def control_group(gigabytes: float) -> Iterator[list[str]]:
+    """Yields the beginning of a command that runs in a control group of so much memory.
+
+    The group is a new one below that of this process, and removed afterwards. Raises OSError where
+    none can be made.
+    """
+    sys.path.insert(0, str(ROOT))
+    from evar.embedding import gathering
+
+    limits = [folder / name for folder in gathering.groups() for name, _ in gathering.LIMITS]
+    own = [limit for limit in limits if limit.exists()]
+    if not own:
+        raise OSError("no control group of this process limits memory")
+    group = own[-1].parent / f"evar-scale-{os.getpid()}"
+    group.mkdir()
+    try:
+        (group / own[-1].name).write_text(f"{gigabytes * 1e9:.0f}")
+        yield ["sh", "-c", 'echo $$ > "$0" && exec "$@"', str(group / "cgroup.procs")]
+    finally:
+        group.rmdir()
+
+
+def simulated(
+    folder: Path, clips: int, width: int, roots: list[Path], *, memory: float = 0.0
+) -> None:
+    """Prints the rows of a simulated set, and of the same one in so many GB."""
+    name, task = f"{clips:,} x {width:,}, cached", simulate(folder, clips, width)
     options = ("--epochs=3", f"--width={width}", "--seconds=0.1")
-    for root in roots:
-        command = lineareval(root, f"{folder}/adapter.py:Simulated", task, *options)
-        found, last = cost(command)
-        print(f"{name:<34} {root.name:<8} {found}\n    {last}", flush=True)
+
+    def row(name: str, begin: list[str]) -> None:
+        for root in roots:
+            command = lineareval(root, f"{folder}/adapter.py:Simulated", task, *options)
+            found, last = cost([*begin, *command])
+            print(f"{name:<34} {root.name:<8} {found}\n    {last}", flush=True)
+
+    row(name, [])
+    if memory:
+        try:
+            with control_group(memory) as begin:
+                row(f"{name}, in {memory:g} GB", begin)
+        except OSError as error:
+            print(f"{name}, in {memory:g} GB: no control group ({error})")
 
 
 def real(folder: Path, clips: int, roots: list[Path]) -> None:
@@ -188,6 +229,7 @@ def main(
     small: int = 2_000,
     many: int = 300_000,
     wide: int = 100_000,
+    memory: float = 1.2,
     against: str = "",
 ) -> None:
     """Print every row; 0 leaves a case out."""
@@ -196,10 +238,9 @@ def main(
         folder = Path(place)
         if small:
             real(folder / "small", small, roots)
-        for clips, width in ((many // 20, 768), (many, 768), (wide, 3840)):
+        for clips, width, group in ((many // 20, 768, 0), (many, 768, memory), (wide, 3840, 0)):
             if clips:
-                case = folder / f"{clips}x{width}"
-                simulated(f"{clips:,} x {width:,}, cached", case, clips, width, roots)
+                simulated(folder / f"{clips}x{width}", clips, width, roots, memory=group)
 
 
 if __name__ == "__main__":

@@ -186,8 +186,8 @@ def free_memory() -> int | None:
         free = next(1024 * int(x.split()[1]) for x in lines if x.startswith("MemAvailable"))
     except (OSError, ValueError, StopIteration):
         return None
-    for folder in _groups():
-        for limit, used in _LIMITS:
+    for folder in groups():
+        for limit, used in LIMITS:
             try:
                 own = int((folder / limit).read_text()) - int((folder / used).read_text())
                 stat = (folder / "memory.stat").read_text().splitlines()
@@ -198,13 +198,13 @@ def free_memory() -> int | None:
     return max(free, 0)
 
 
-_LIMITS = [  # of control groups, version 2 and 1: the limit, and what is used, cached files too
+LIMITS = [  # of control groups, version 2 and 1: the limit, and what is used, cached files too
     ("memory.max", "memory.current"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes"),
 ]
 
 
-def _groups(
+def groups(
     own: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")
 ) -> list[Path]:
     """Returns the folders of this process' control groups, and those that are its root here."""

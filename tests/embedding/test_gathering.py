@@ -103,8 +103,8 @@ def test_free_memory_is_that_of_the_control_group_where_it_has_less(
     (group / limit).write_text("1000000\n")
     (group / used).write_text("400000\n")
     (group / "memory.stat").write_text("anon 5\ninactive_file 100000\n")
-    groups = gathering._groups(tmp_path / "cgroup", tmp_path)
-    monkeypatch.setattr(gathering, "_groups", lambda: groups)
+    groups = gathering.groups(tmp_path / "cgroup", tmp_path)
+    monkeypatch.setattr(gathering, "groups", lambda: groups)
     assert gathering.free_memory() in (700_000, None)  # None: no /proc
     (group / limit).write_text("max\n")
     free = gathering.free_memory()
