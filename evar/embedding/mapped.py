@@ -23,12 +23,16 @@ _UNSYNCED = 2**26  # bytes that are written before the disk has to have them
 class Mapped(np.memmap):
     """A float32 matrix (N, D) in an unlinked temporary file, mapped.
 
-    Numbers that are looked up page by page are slow where the file exceeds memory; `RowFile` reads
-    rows. file: where it lies; None in views and copies. place: the folder that it was made in.
+    To look up numbers page by page is slow where the file exceeds memory: x[rows] reads them, as
+    `RowFile` does. file: where it lies; None in views and copies. place: the folder of the file.
     """
 
     file: BinaryIO | None = None
     place: Path = Path()
+
+    def __getitem__(self, index):
+        file = RowFile.of(self) if self.file is not None and _are_rows(index, len(self)) else None
+        return file.gather(index) if file else super().__getitem__(index)
 
     def fileno(self) -> int:
         """Returns the descriptor of the file."""
@@ -81,6 +85,16 @@ class RowFile:
             return None
         begin = x.__array_interface__["data"][0] - owner.__array_interface__["data"][0]
         return cls(owner, begin, x.strides[0], x.shape)
+
+    def gather(self, index: NDArray) -> NDArray:
+        """Returns x[index] (n, D) of any rows (n,) in any order, a new array.
+
+        Raises UserError as `read` does.
+        """
+        rows, positions = np.unique(index, return_inverse=True)
+        out = np.empty((len(rows), self.shape[1]), np.float32)
+        self.read(rows, out)
+        return out if np.array_equal(rows, index) else out[positions]
 
     def read(self, rows: NDArray, out: NDArray) -> None:
         """Reads ascending rows (n,) into `out` (n, D); neighbours share a call.
@@ -135,6 +149,12 @@ class RowFile:
             while count >= len(parts[0]):
                 count -= len(parts.pop(0))
             parts[0] = parts[0][count:]
+
+
+def _are_rows(index: object, count: int) -> bool:
+    if not (isinstance(index, np.ndarray) and index.ndim == 1 and index.dtype.kind in "iu"):
+        return False
+    return index.size > 0 and 0 <= index.min() <= index.max() < count
 
 
 _Call = tuple[int, int, int, int]  # offset and size in bytes, the first row and the end

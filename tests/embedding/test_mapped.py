@@ -36,6 +36,24 @@ def test_any_rows_of_any_view_are_those_of_the_array(made, gap, most, monkeypatc
             assert read(view, rows).tobytes() == own[rows].tobytes()
 
 
+def test_rows_in_any_order_are_read_not_looked_up(made, monkeypatch):
+    expected, calls, preadv = np.array(made), [], os.preadv
+    monkeypatch.setattr(os, "preadv", lambda *a: calls.append(a) or preadv(*a))
+    rng = np.random.default_rng(2)
+    for rows in (rng.integers(0, 3000, 500), np.arange(7, 3000, 9), np.array([3], np.uint8)):
+        before = len(calls)
+        found = made[rows]
+        assert found.tobytes() == expected[rows].tobytes()
+        assert len(calls) > before
+        assert type(found) is np.ndarray
+    with pytest.raises(IndexError, match="out of bounds"):
+        made[np.array([3000, 1])]
+    before = len(calls)
+    for index in (3, np.s_[2:9, 1], [2, 1], expected[:, 0] > 0, np.array([-1, 2]), rows[:0]):
+        assert made[index].tobytes() == expected[index].tobytes()
+    assert len(calls) == before
+
+
 def test_neighbours_share_a_call(made, monkeypatch):
     calls, preadv = [], os.preadv
     monkeypatch.setattr(os, "preadv", lambda *a: calls.append(len(a[1])) or preadv(*a))
@@ -51,7 +69,9 @@ def test_reads_that_end_early_are_continued(made, monkeypatch):
         return preadv(fd, [parts[0][:13]], at)
 
     monkeypatch.setattr(os, "preadv", only)
-    assert read(made, [3, 4, 9, 10, 2999]).tobytes() == made[[3, 4, 9, 10, 2999]].tobytes()
+    assert (
+        read(made, [3, 4, 9, 10, 2999]).tobytes() == np.array(made)[[3, 4, 9, 10, 2999]].tobytes()
+    )
 
 
 def test_a_file_without_the_rows_is_an_error(made):
