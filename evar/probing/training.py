@@ -112,8 +112,10 @@ class Training:
         self.draws = [Draws(job, y, settings.batch_size) for job in self.lines]
         sizes = (x.shape[1], *settings.hidden, self.classes)
         initial = [draws.initial_layers(sizes) for draws in self.draws]
-        # Longest first: then the lines that have a batch left are always a prefix.
-        self.order = sorted(range(len(initial)), key=lambda m: -self.draws[m].rows)
+        # Longest first: then the lines that have a batch left are always a prefix. Those of one
+        # rate stand together, where a lane has several: Adam updates them as one.
+        rates = [rate_of(job, settings) for job in self.lines]
+        self.order = sorted(range(len(initial)), key=lambda m: (-self.draws[m].rows, rates[m]))
         self.lanes = [self._lane(jobs, initial) for jobs in lanes]
         self._batch, self._chunk = _Gatherer(), _Gatherer()
         self._held_out: Tensor | None = None
@@ -121,7 +123,7 @@ class Training:
         self._replays = Replays(None) if settings.hidden else replays
 
     def _lane(self, jobs: Sequence["Job"], initial: Sequence[list[Layer]]) -> Lane:
-        rates = [self.settings.lr if job.lr is None else job.lr for job in jobs]
+        rates = [rate_of(job, self.settings) for job in jobs]
         networks = StackedNetworks(
             [initial[m] for m in self.order],
             lr=[rates[m] for m in self.order],
@@ -269,6 +271,11 @@ class Training:
             x = self._chunk.gather(self.x, index[None])
             for own, stack in zip(out, stacks, strict=True):
                 own[at : at + size] = stack.logits(x)[0]
+
+
+def rate_of(job: "Job", settings: "ProbeSettings") -> float:
+    """Returns a job's own learning rate, or that of the settings."""
+    return settings.lr if job.lr is None else job.lr
 
 
 class _Gatherer:
