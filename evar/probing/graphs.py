@@ -36,10 +36,14 @@ class Recorder(Protocol):
 
 
 class CudaRecorder:
-    """Records CUDA graphs. All share one pool of memory, since one is replayed at a time."""
+    """Records CUDA graphs. Each has memory of its own, which goes back with it.
+
+    (PyTorch's allocator refuses to share a pool of which no graph is left, and here one is dropped
+    before the next is made.)
+    """
 
     def __init__(self, device: torch.device):
-        self.device, self.pool = device, torch.cuda.graph_pool_handle()
+        self.device = device
 
     def capture(self, function: Callable[[], None]) -> torch.cuda.CUDAGraph:
         """Returns a graph of the function's kernels, after calls that let libraries set up."""
@@ -47,15 +51,17 @@ class CudaRecorder:
         with torch.cuda.device(self.device):
             current, side = torch.cuda.current_stream(), torch.cuda.Stream()
             side.wait_stream(current)
-            with torch.cuda.stream(side):
-                for _ in range(_WARM_UP):
-                    function()
-            current.wait_stream(side)
-            # The outer block restores the stream where ending a failed capture raises. Other
-            # threads of this process may use the GPU meanwhile.
+            try:
+                with torch.cuda.stream(side):
+                    for _ in range(_WARM_UP):
+                        function()
+            finally:
+                current.wait_stream(side)
+            # The outer block restores the stream where ending a failed capture raises. Meanwhile
+            # other threads of this process may use the GPU.
             with (
                 torch.cuda.stream(current),
-                torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"),
+                torch.cuda.graph(graph, capture_error_mode="thread_local"),
             ):
                 function()
         return graph

@@ -21,7 +21,7 @@ from evar.embedding.mapped import RowFile
 from evar.probing import graphs
 from evar.probing.rows import NUMBERS, InMemory, OnDisk, Rows, Scaler, standardise
 from evar.probing.stacked import InputScale
-from evar.probing.training import CHUNK, Fitted, Selection, Training
+from evar.probing.training import CHUNK, Fitted, Selection, Training, rate_of
 from evar.scoring.metrics import METRICS, Metric
 
 _CORES = os.cpu_count() or 1
@@ -253,7 +253,7 @@ def _groups(jobs: Sequence[Job], settings: ProbeSettings, device: str) -> list[l
         return [[list(range(len(jobs)))]]
     of_rates: dict[float, list[int]] = {}
     for i, job in enumerate(jobs):
-        of_rates.setdefault(_rate(job, settings), []).append(i)
+        of_rates.setdefault(rate_of(job, settings), []).append(i)
     found: dict[tuple, list[list[int]]] = {}
     for lane in of_rates.values():
         found.setdefault(tuple(_line(jobs[i]) for i in lane), []).append(lane)
@@ -263,10 +263,6 @@ def _groups(jobs: Sequence[Job], settings: ProbeSettings, device: str) -> list[l
 def _line(job: Job) -> tuple[int, ...]:
     """What a job is but for its learning rate."""
     return (id(job.train), id(job.valid), id(job.test), job.seed, job.stream)
-
-
-def _rate(job: Job, settings: ProbeSettings) -> float:
-    return settings.lr if job.lr is None else job.lr
 
 
 def standardised(x: NDArray, by: Scaler, *, overwrite: bool = False) -> Tensor:

@@ -110,8 +110,10 @@ class Training:
         self.draws = [Draws(job, y, settings.batch_size) for job in self.lines]
         sizes = (rows.width, *settings.hidden, self.classes)
         initial = [draws.initial_layers(sizes) for draws in self.draws]
-        # Longest first: then the lines that have a batch left are always a prefix.
-        self.order = sorted(range(len(initial)), key=lambda m: -self.draws[m].rows)
+        # Longest first: then the lines that have a batch left are always a prefix. Those of one
+        # rate stand together, where a lane has several: Adam updates them as one.
+        rates = [rate_of(job, settings) for job in self.lines]
+        self.order = sorted(range(len(initial)), key=lambda m: (-self.draws[m].rows, rates[m]))
         self.lanes = [self._lane(jobs, initial) for jobs in lanes]
         self._batch, self._chunk = _Gatherer(), _Gatherer()
         self._held_out: Tensor | None = None
@@ -119,7 +121,7 @@ class Training:
         self._replays = Replays(None) if settings.hidden else replays
 
     def _lane(self, jobs: Sequence["Job"], initial: Sequence[list[Layer]]) -> Lane:
-        rates = [self.settings.lr if job.lr is None else job.lr for job in jobs]
+        rates = [rate_of(job, self.settings) for job in jobs]
         networks = StackedNetworks(
             [initial[m] for m in self.order],
             lr=[rates[m] for m in self.order],
@@ -278,6 +280,11 @@ class Training:
             x = self._chunk.gather(source, positions)
             for own, stack in zip(out, stacks, strict=True):
                 own[i * size : (i + 1) * size] = stack.logits(x)[0]
+
+
+def rate_of(job: "Job", settings: "ProbeSettings") -> float:
+    """Returns a job's own learning rate, or that of the settings."""
+    return settings.lr if job.lr is None else job.lr
 
 
 class _Gatherer:

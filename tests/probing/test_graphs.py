@@ -1,7 +1,9 @@
 """Recorded steps: the bits of direct ones, with a recorder that needs no GPU."""
 
+import contextlib
 import warnings
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -90,6 +92,7 @@ class Problem:
     unequal: bool = True
     classes: int = 5
     dim: int = 19
+    one_lane: bool = False
     x: np.ndarray = field(init=False)
     y: np.ndarray = field(init=False)
 
@@ -117,6 +120,8 @@ class Problem:
     def fit(self, monkeypatch, recorder, *, eager=0):
         """Returns the trained probes, their steps made by a recorder."""
         monkeypatch.setattr(graphs, "replays_on", lambda _: Replays(recorder, eager=eager))
+        if self.one_lane:
+            monkeypatch.setattr(probe, "_groups", lambda jobs, *_: [[list(range(len(jobs)))]])
         settings = ProbeSettings(hidden=self.hidden, epochs=25, patience=4, batch_size=64)
         return probe.fit(self.x, self.y, self.jobs(), settings)
 
@@ -128,6 +133,7 @@ PROBLEMS = {
     "several labels": Problem(multi_label=True),
     "several lanes": Problem(rates=(1e-3, 1e-2, 5e-2)),
     "several lanes and labels": Problem(rates=(1e-3, 5e-2), multi_label=True),
+    "rates in one stack, as on a GPU": Problem(rates=(1e-3, 5e-2), one_lane=True),
     "one diverges": Problem(rates=(1e-2, np.inf)),
 }
 
@@ -198,3 +204,55 @@ def test_a_recording_is_of_buffers_and_ends_with_forget():
 
 def test_only_a_gpu_has_a_recorder():
     assert graphs.replays_on(torch.device("cpu")).recorder is None
+    assert isinstance(graphs.replays_on(torch.device("cuda:1")).recorder, graphs.CudaRecorder)
+
+
+class FakeCuda:
+    """Stands in for torch.cuda: notes the order of what is asked of streams."""
+
+    def __init__(self, monkeypatch):
+        self.log, self.streams = [], ["current"]
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: "graph")
+        monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+        monkeypatch.setattr(torch.cuda, "Stream", lambda: self.stream_named("side"))
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: self.stream_named("current"))
+        monkeypatch.setattr(torch.cuda, "stream", lambda stream: self.on(stream.name))
+        monkeypatch.setattr(torch.cuda, "graph", lambda graph, **_: self.on("capture"))
+
+    def stream_named(self, name):
+        def wait_stream(other):
+            self.log.append(f"{name} waits for {other.name}")
+
+        return SimpleNamespace(name=name, wait_stream=wait_stream)
+
+    @contextlib.contextmanager
+    def on(self, name):
+        self.streams.append(name)
+        try:
+            yield
+        finally:
+            self.streams.pop()
+
+
+def test_a_cuda_graph_is_captured_after_a_warm_up_on_a_stream_of_its_own(monkeypatch):
+    fake = FakeCuda(monkeypatch)
+    recorder = graphs.CudaRecorder(torch.device("cuda"))
+    assert recorder.capture(lambda: fake.log.append(fake.streams[-1])) == "graph"
+    assert fake.log == [
+        "side waits for current",
+        *["side"] * 3,
+        "current waits for side",
+        "capture",
+    ]
+
+
+def test_a_failed_warm_up_is_waited_for(monkeypatch):
+    fake = FakeCuda(monkeypatch)
+
+    def fails():
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        graphs.CudaRecorder(torch.device("cuda")).capture(fails)
+    assert fake.log == ["side waits for current", "current waits for side"]
+    assert fake.streams == ["current"]
