@@ -1,5 +1,7 @@
 """Shards read into one array: every byte is checked, nothing else is written or kept."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -80,6 +82,16 @@ def test_more_than_half_of_the_free_memory_lies_in_a_file(kept, monkeypatch):
         values[:] = 7  # the caller's own
         assert sorted(kept.folder.iterdir()) == before
     assert kept.gather(3)[0].tobytes() == np.concatenate([rows_of(n) for n in range(3)]).tobytes()
+
+
+def test_a_file_is_filled_by_writing_whole_shards_not_through_its_mapping(kept, monkeypatch):
+    written, pwrite = [], os.pwrite
+    monkeypatch.setattr(gathering, "free_memory", lambda: 0)
+    monkeypatch.setattr(os, "pwrite", lambda fd, *a: written.append(a[1]) or pwrite(fd, *a))
+    gathered = kept.gathering(STARTS, 4)
+    assert gathered.add([1]) == []
+    assert gathered.add([2, 0]) == []
+    assert sorted(written) == [16 * first for first in STARTS[:3]]
 
 
 def test_no_rows_at_all_need_no_file(tmp_path):
