@@ -195,6 +195,9 @@ class Training:
                 self._replays.run(step, (rows[batch], wanted), self._state)
             else:
                 step(rows[batch], wanted)
+        if not self.on_cpu:  # which then still works on the steps
+            for line in batches.lines:
+                line.draw_ahead()
 
     def _step(
         self, rows: Tensor, targets: Tensor, *, counts: list[int], masks: list[Tensor]
