@@ -1,6 +1,7 @@
 """evar.evaluate, as a notebook, a script and a worker call them."""
 
 import doctest
+import gc
 import multiprocessing
 import subprocess
 import sys
@@ -59,6 +60,20 @@ def test_what_was_asked_for_is_known_before_the_run(clips, simple):
     assert request.overrides == {"lr": 0.02}
     assert request.run().record.request == request.key
     assert request.key != evar.run.prepare(simple, clips.csv, device="cpu").key
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_collection_of_garbage_is_as_it_was(clips, simple, on):
+    was_on = gc.isenabled()
+    try:
+        (gc.enable if on else gc.disable)()
+        evar.evaluate(simple, clips.csv, seeds=1, device="cpu", epochs=1)
+        assert gc.isenabled() == on
+        with pytest.raises(evar.UserError):
+            evar.evaluate(simple, "nonesuch")
+        assert gc.isenabled() == on
+    finally:
+        (gc.enable if was_on else gc.disable)()
 
 
 def _score(model, task, cache):

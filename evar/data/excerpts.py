@@ -63,7 +63,7 @@ def _cut(file: soundfile.SoundFile, first: int, last: int) -> tuple[np.ndarray, 
     decoding.check_rate(file.samplerate)
     if first < file.frames:
         file.seek(first)
-        samples = file.read(last - first, dtype="float32", always_2d=True)
+        samples = decoding.read(file, last - first)
     else:
         samples = np.zeros((0, file.channels), np.float32)
     return decoding.mono(samples), file.samplerate
@@ -100,7 +100,7 @@ class Tape:
 
     def _decode(self, needed: int) -> bool:
         """Decodes the next block and forgets old ones before frame `needed`; False at the end."""
-        block = self._file.read(_STEP, dtype="float32", always_2d=True)
+        block = decoding.read(self._file, _STEP)
         self._at += len(block)
         self._kept.append(decoding.mono(block))
         while self._at - self._begin > _KEPT and self._begin + len(self._kept[0]) <= needed:

@@ -64,6 +64,25 @@ def test_lossy_files_decode_to_their_announced_length(name, sound, tmp_path):
     assert len(audio.decode(path)[0]) == audio.read_header(path).frames
 
 
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "PCM_32", "PCM_U8", "FLOAT", "DOUBLE"])
+@pytest.mark.parametrize("kind", ["WAV", "RF64", "W64", "AIFF", "AU", "CAF", "FLAC"])
+def test_samples_are_those_that_libsndfile_returns_to_the_last_bit(kind, subtype, tmp_path):
+    """Some are read as integers, which is faster, and scaled here."""
+    if not soundfile.check_format(kind, subtype):
+        pytest.skip(f"{kind} has no {subtype}")
+    rng = np.random.default_rng(1)
+    samples = rng.uniform(-1, 1, (3001, 2))
+    samples[:4] = [[-1, 1], [0, -0.0], [2**-15, -(2**-15)], [2**-31, -(2**-31)]]
+    path = tmp_path / f"a.{kind.lower()}"
+    soundfile.write(path, samples, 8000, format=kind, subtype=subtype)
+    wanted = soundfile.read(path, dtype="float32")[0]
+    mono = wanted.mean(axis=1)
+    assert audio.decode(path)[0].tobytes() == mono.tobytes()
+    assert audio.decode(path, (1000, 2000))[0].tobytes() == mono[1000:2000].tobytes()
+    with decoding.opened_quickly(path) as file:
+        assert decoding.read(file, 5000).tobytes() == wanted.tobytes()
+
+
 def test_mono_is_the_mean_of_all_channels(sound, tmp_path):
     channels = np.random.default_rng(1).uniform(-0.3, 0.3, (500, 3)).astype(np.float32)
     path = sound(tmp_path / "three.wav", samples=channels, subtype="FLOAT")
