@@ -29,6 +29,7 @@ class Draws:
         self.train = torch.from_numpy(np.asarray(train, np.int64))
         self.valid = np.asarray(valid, np.int64)
         self.generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        self._next: Tensor | None = None
         # The size of a batch counts the rows before any were held out.
         self.batch_size = min(batch_size, len(job.train))
         self.rows = len(self.train)
@@ -45,7 +46,16 @@ class Draws:
         return layers
 
     def order(self) -> Tensor:
-        """Returns the training rows of an epoch, shuffled."""
+        """Returns the training rows of the next epoch, shuffled."""
+        order = self._shuffled() if self._next is None else self._next
+        self._next = None
+        return order
+
+    def draw_ahead(self) -> None:
+        """Shuffles the rows of the next epoch, when all of the last one's dropout is drawn."""
+        self._next = self._shuffled()
+
+    def _shuffled(self) -> Tensor:
         return self.train.index_select(0, torch.randperm(self.rows, generator=self.generator))
 
     def dropout(self, rows: int, width: int) -> Tensor:

@@ -147,8 +147,8 @@ def _restore(state: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 def _close(state: Sequence[Tensor], expected: Sequence[Tensor]) -> bool:
     """Tells whether tensors agree, up to rounding; NaN equals NaN, of probes that diverge.
 
-    Rounding can turn the first update of a weight whose gradient is almost 0 round. That makes a
-    probe slower, not wrong.
+    Rounding can flip the sign of a weight's first update where its gradient is almost 0. Then a
+    recording is refused without need, which makes probes slower, not wrong.
     """
     pairs = zip(state, expected, strict=True)
     return all(torch.allclose(a, b, _TOLERANCE, _absolute(b), equal_nan=True) for a, b in pairs)

@@ -196,6 +196,9 @@ class Training:
                 self._replays.run(step, (positions[batch], wanted), self._state)
             else:
                 step(positions[batch], wanted)
+        if not self.on_cpu:  # which then still works on the steps
+            for line in batches.lines:
+                line.draw_ahead()
 
     def _step(
         self,
@@ -220,8 +223,7 @@ class Training:
         hidden = self.settings.hidden
         if not hidden:
             return []
-        # Pinned memory of the host is copied to a GPU while it computes.
-        pinned = not self.on_cpu
+        pinned = self.device.type == "cuda"  # such memory is copied while a GPU computes
         masks = torch.zeros(len(counts), sum(hidden), max(counts), pin_memory=pinned)
         for mask, width in zip(masks.split(hidden, dim=1), hidden, strict=True):
             for i, count in enumerate(counts):  # none for padding, which depends on other lines
