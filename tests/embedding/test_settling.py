@@ -159,7 +159,7 @@ def test_a_bad_clip_is_named_or_left_out(uneven, simple):
     assert same(found, usual(simple, uneven.csv, skip_bad=True))
 
 
-def test_a_file_that_changes_meanwhile_ends_the_run(uneven, simple, monkeypatch):
+def test_a_file_that_changes_meanwhile_ends_the_run(uneven, simple):
     fingerprint = audio.fingerprint
 
     def edited(path):
@@ -167,10 +167,10 @@ def test_a_file_that_changes_meanwhile_ends_the_run(uneven, simple, monkeypatch)
             os.utime(path)
         return fingerprint(path)
 
-    monkeypatch.setattr(audio, "fingerprint", edited)
-    with pytest.raises(UserError, match=r"30\.wav: changed while the data set was being read"):
-        evaluate(simple, uneven.csv)
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:  # undoing the fixture's would leave its folder
+        patch.setattr(audio, "fingerprint", edited)
+        with pytest.raises(UserError, match=r"30\.wav: changed while the data set was being read"):
+            evaluate(simple, uneven.csv)
     assert same(evaluate(simple, uneven.csv), usual(simple, uneven.csv))
 
 
