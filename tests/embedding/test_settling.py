@@ -239,6 +239,26 @@ def test_a_run_that_is_killed_goes_on(uneven, new_adapter, read, tmp_path):
     assert len(folders()) == 1
 
 
+@pytest.mark.parametrize("moved", [0, 3, 10])
+def test_a_run_that_is_killed_as_embeddings_move_goes_on(uneven, simple, read, moved):
+    link, done = os.link, []
+
+    def killed(old, new):
+        if len(done) == moved:
+            raise KeyboardInterrupt
+        done.append(link(old, new))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settling.os, "link", killed)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(simple, uneven.csv)
+    read.clear()
+    found = evaluate(simple, uneven.csv)
+    assert len(read) <= 3, "nothing is hashed or decoded again, but for the spot check"
+    assert same(found, usual(simple, uneven.csv))
+    assert len(folders()) == 1
+
+
 def test_two_processes_at_once(uneven, new_adapter, tmp_path):
     model = new_adapter(SLOW, "Slow", "slow.py")
     both = [_start(uneven.csv, model, name) for name in ("one", "other")]
