@@ -189,11 +189,16 @@ def settle(manifest: Manifest, progress=None) -> Manifest:
     Errors are those of `Manifest.settled`.
     """
     settled = manifest.settled(progress)
+    keep(manifest, settled)
+    return settled
+
+
+def keep(manifest: Manifest, settled: Manifest) -> None:
+    """Writes the settled manifest of a whole data set where its marks were kept, if they were."""
     if manifest.unhashed is not None and manifest.unhashed.keep is not None:
         with contextlib.suppress(UserError):  # it would be hashed again, no more
             manifest.unhashed.keep(settled)
         manifest.unhashed.keep = None  # once is enough
-    return settled
 
 
 def _fetched(task: Task) -> str:

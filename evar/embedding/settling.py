@@ -36,15 +36,18 @@ def ready(manifest: Manifest, cache: Path | None, identity: dict) -> Manifest:
 
 
 def _is_kept(cache: Path, identity: dict) -> bool:
-    """Returns whether there are embeddings of the same identity but for the manifest."""
+    """Returns whether there are embeddings of the same identity but for the manifest.
+
+    Those that an earlier run has begun under marks come first: they are gone on with.
+    """
+    found = False
     for path in cache.glob("*/key.json"):
         with contextlib.suppress(OSError, ValueError):
             theirs = json.loads(path.read_text())
-            if theirs == identity:  # this data set's, begun by an earlier run
-                continue
-            if {**theirs, "manifest": identity["manifest"]} == identity:
-                return True
-    return False
+            if theirs == identity and not (path.parent / _MOVED).exists():
+                return False
+            found |= theirs != identity and {**theirs, "manifest": identity["manifest"]} == identity
+    return found
 
 
 def settle(engine: Engine) -> None:
@@ -55,8 +58,10 @@ def settle(engine: Engine) -> None:
     if engine.manifest.unhashed is None:
         return
     count = engine.runtime.progress.counter("hash what is left", "file")
-    engine.manifest = manifests.settle(engine.manifest, count)
-    engine.store = _moved(engine.store, engine.manifest.sha256)
+    settled = engine.manifest.settled(count)
+    engine.store = _moved(engine.store, settled.sha256)
+    manifests.keep(engine.manifest, settled)  # last: until then, a run that was killed goes on
+    engine.manifest = settled
 
 
 def _moved(store: Store, manifest: str) -> Store:

@@ -159,7 +159,7 @@ def test_a_bad_clip_is_named_or_left_out(uneven, simple):
     assert same(found, usual(simple, uneven.csv, skip_bad=True))
 
 
-def test_a_file_that_changes_meanwhile_ends_the_run(uneven, simple, monkeypatch):
+def test_a_file_that_changes_meanwhile_ends_the_run(uneven, simple):
     fingerprint = audio.fingerprint
 
     def edited(path):
@@ -167,10 +167,10 @@ def test_a_file_that_changes_meanwhile_ends_the_run(uneven, simple, monkeypatch)
             os.utime(path)
         return fingerprint(path)
 
-    monkeypatch.setattr(audio, "fingerprint", edited)
-    with pytest.raises(UserError, match=r"30\.wav: changed while the data set was being read"):
-        evaluate(simple, uneven.csv)
-    monkeypatch.undo()
+    with pytest.MonkeyPatch.context() as patch:  # undoing the fixture's would leave its folder
+        patch.setattr(audio, "fingerprint", edited)
+        with pytest.raises(UserError, match=r"30\.wav: changed while the data set was being read"):
+            evaluate(simple, uneven.csv)
     assert same(evaluate(simple, uneven.csv), usual(simple, uneven.csv))
 
 
@@ -236,6 +236,26 @@ def test_a_run_that_is_killed_goes_on(uneven, new_adapter, read, tmp_path):
     hashed = [name for what, name in read if what == "hash"]
     assert len(hashed) <= 40 - done * SHARD // 2, "clips of kept shards are not hashed again"
     assert same(found, usual(model, uneven.csv))
+    assert len(folders()) == 1
+
+
+@pytest.mark.parametrize("moved", [0, 3, 10])
+def test_a_run_that_is_killed_as_embeddings_move_goes_on(uneven, simple, read, moved):
+    link, done = os.link, []
+
+    def killed(old, new):
+        if len(done) == moved:
+            raise KeyboardInterrupt
+        done.append(link(old, new))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settling.os, "link", killed)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(simple, uneven.csv)
+    read.clear()
+    found = evaluate(simple, uneven.csv)
+    assert len(read) <= 3, "nothing is hashed or decoded again, but for the spot check"
+    assert same(found, usual(simple, uneven.csv))
     assert len(folders()) == 1
 
 
