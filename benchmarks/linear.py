@@ -191,12 +191,13 @@ def main(*, clips: int = 2000, many: int = 20000, auto: bool = False) -> None:
             f"  again with --lr=auto: {grid:.1f} s; from raw files "
             f"{(cpu - warm_cpu + grid_cpu) / cpu:.1f} times one rate's CPU time"
         )
-        together, apart = fifteen_probes()
-        print(
-            f"  15 probes of 2,000 x 768: together {together:.1f} s, "
-            f"DataLoader loop {apart:.1f} s, ratio {apart / together:.1f}"
-        )
-        print(f"    of which their matrix products: {products_alone():.1f} s")
+        for dim in (64, 768):
+            together, apart = fifteen_probes(dim=dim)
+            print(
+                f"  15 probes of 2,000 x {dim}: together {together:.1f} s, "
+                f"DataLoader loop {apart:.1f} s, ratio {apart / together:.1f}"
+            )
+            print(f"    of which their matrix products: {products_alone(dim):.1f} s")
         cost_of_auto(folder / "auto", clips)
         if many:
             task = make_set(folder / "many", many, clips)

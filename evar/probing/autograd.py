@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from evar.probing import holdout, probe, rates
+from evar.probing.lanes import Progress
 from evar.probing.probe import ProbeSettings
-from evar.probing.training import Progress, Selection
+from evar.probing.training import Selection
 from evar.scoring.metrics import Metric
 
 WEIGHT_DECAY = 1e-8  # L2 inside Adam, as the linear probe's

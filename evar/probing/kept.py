@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from evar import files
 from evar.errors import UserError
 from evar.probing import probe
-from evar.probing.stacked import StackedNetworks
+from evar.probing.stacked import Stack, stacked
 from evar.probing.training import CHUNK, Fitted, Scaler
 
 SUFFIX = "probe.safetensors"  # behind the run's id
@@ -69,8 +69,8 @@ def _logits(kept: Kept, x: torch.Tensor) -> NDArray:
     """Returns logits (N, C) by the products of training, so that the bits are the same."""
     layers = [(torch.from_numpy(w), torch.from_numpy(b)) for w, b in kept.layers]
     scale = probe.input_scale(kept.base, [kept.scaler], "cpu")
-    networks = StackedNetworks([layers], lr=[0.0], scale=scale)
-    parts = [networks.logits([0], x[at : at + CHUNK][None])[0] for at in range(0, len(x), CHUNK)]
+    stack = Stack(stacked([layers]), scale)
+    parts = [stack.logits(x[at : at + CHUNK][None])[0] for at in range(0, len(x), CHUNK)]
     return np.concatenate([np.ascontiguousarray(part.numpy()) for part in parts])
 
 

@@ -17,8 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from evar.probing import graphs
 from evar.probing.stacked import InputScale
-from evar.probing.training import CHUNK, Fitted, Scaler, Selection, Training
+from evar.probing.training import CHUNK, Fitted, Scaler, Selection, Training, rate_of
 from evar.scoring.metrics import METRICS, Metric
 
 _CORES = os.cpu_count() or 1
@@ -209,6 +210,7 @@ def _fit_matrix(
     overwrite = how.overwrite_x and len({id(jobs[group[0][0]].train) for group in groups}) == 1
     fitted: dict[int, Fitted] = {}
     base, prepared = None, torch.empty(0)
+    replays = graphs.replays_on(torch.device(how.device))
     for group in groups:
         lanes = [[jobs[i] for i in lane] for lane in group]
         if base is not scalers[id(lanes[0][0].train)]:
@@ -220,7 +222,7 @@ def _fit_matrix(
         def report(epoch: int, running: int, waiting: int = waiting) -> None:
             on_epoch(epoch, running + waiting)
 
-        together = Training(prepared, scale, y, lanes, how.settings, chosen)
+        together = Training(prepared, scale, y, lanes, how.settings, chosen, replays=replays)
         for lane, results in zip(group, together.run(report), strict=True):
             for i, found in zip(lane, results, strict=True):
                 fitted[i] = replace(found, scaler=scalers[id(jobs[i].train)], base=base)
@@ -239,7 +241,7 @@ def _groups(jobs: Sequence[Job], settings: ProbeSettings, device: str) -> list[l
         return [[list(range(len(jobs)))]]
     of_rates: dict[float, list[int]] = {}
     for i, job in enumerate(jobs):
-        of_rates.setdefault(_rate(job, settings), []).append(i)
+        of_rates.setdefault(rate_of(job, settings), []).append(i)
     found: dict[tuple, list[list[int]]] = {}
     for lane in of_rates.values():
         found.setdefault(tuple(_line(jobs[i]) for i in lane), []).append(lane)
@@ -249,10 +251,6 @@ def _groups(jobs: Sequence[Job], settings: ProbeSettings, device: str) -> list[l
 def _line(job: Job) -> tuple[int, ...]:
     """What a job is but for its learning rate."""
     return (id(job.train), id(job.valid), id(job.test), job.seed, job.stream)
-
-
-def _rate(job: Job, settings: ProbeSettings) -> float:
-    return settings.lr if job.lr is None else job.lr
 
 
 def standardised(x: NDArray, by: Scaler, *, overwrite: bool = False) -> Tensor:

@@ -8,7 +8,8 @@ of a batch, D embedding, H hidden units, C classes.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,15 +17,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from evar.probing import holdout
-from evar.probing.stacked import InputScale, Layer, StackedNetworks
+from evar.probing.draws import Batches, Draws
+from evar.probing.graphs import Replays
+from evar.probing.lanes import Lane, Progress, consecutive
+from evar.probing.stacked import InputScale, Layer, Stack, StackedNetworks
 
 if TYPE_CHECKING:
     from evar.probing.probe import Job, ProbeSettings
 
-DROPOUT = 0.5  # after each hidden layer
 CHUNK = 4096  # rows per product outside of training
 _TOGETHER = 2**24  # numbers in one product over several probes' held-out rows
+_TOGETHER_ON_GPU = 2**28  # 1 GiB; on a CPU the shape of a product decides the last bits
+_CHUNK_ON_GPU = 2**27  # numbers in a product outside of training
 
 
 Scaler = tuple[NDArray, NDArray]  # mean and scale, (D,) float64
@@ -49,75 +53,6 @@ class Fitted:
     layers: tuple[tuple[NDArray, NDArray], ...]  # weight (out, in), bias (out,), for scaled input
     scaler: Scaler | None = None
     base: Scaler | None = None
-
-
-def _random_tenth(job: "Job", y: NDArray, rng: np.random.Generator) -> holdout.Sides:
-    """Holds out a tenth of the training rows, or of the recordings that they are of."""
-    if job.recordings is None:
-        return holdout.random_tenth(y[job.train], rng)
-    recordings, first = np.unique(job.recordings, return_index=True)
-    _, held, how = holdout.random_tenth(y[job.train[first]], rng)
-    is_held = np.isin(job.recordings, recordings[held])
-    return np.flatnonzero(~is_held), np.flatnonzero(is_held), f"{how} of the recordings"
-
-
-class _Draws:
-    """All random draws of one line: held-out rows, initial weights, batches, dropout."""
-
-    def __init__(self, job: "Job", y: NDArray):
-        rng = np.random.default_rng([job.seed, job.stream])
-        train, valid, self.held_out = job.train, job.valid, "valid split"
-        if valid is None:
-            kept, held, self.held_out = _random_tenth(job, y, rng)
-            train, valid = job.train[kept], job.train[held]
-        self.train = torch.from_numpy(np.asarray(train, np.int64))
-        self.valid = np.asarray(valid, np.int64)
-        self.generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-
-    def initial_layers(self, sizes: Sequence[int]) -> list[Layer]:
-        """Returns layers D -> ... -> C as torch.nn.Linear initialises them."""
-        layers = []
-        for fan_in, fan_out in zip(sizes[:-1], sizes[1:], strict=True):
-            bound = fan_in**-0.5  # for weight and bias
-            weight = torch.empty(fan_out, fan_in).uniform_(-bound, bound, generator=self.generator)
-            bias = torch.empty(fan_out).uniform_(-bound, bound, generator=self.generator)
-            layers.append((weight, bias))
-        return layers
-
-    def order(self) -> Tensor:
-        """Returns the training rows of an epoch, shuffled."""
-        return self.train[torch.randperm(len(self.train), generator=self.generator)]
-
-    def dropout(self, rows: int, width: int) -> Tensor:
-        """Returns (H, rows): 0 where a unit is dropped, else 1 / (1 - DROPOUT)."""
-        kept = torch.rand(rows, width, generator=self.generator) >= DROPOUT
-        return kept.T / (1 - DROPOUT)
-
-
-@dataclass(eq=False)
-class Progress:
-    """How far one probe is, and the tensors of its best epoch so far."""
-
-    best: float = -np.inf  # the larger the better
-    best_epoch: int = 0
-    epochs: int = 0
-    wait: int = 0
-    tensors: list[Tensor] | None = None
-    diverged: bool = False
-
-    @property
-    def goodness(self) -> float:
-        """Returns the best score, the larger the better; -inf where there is none that counts."""
-        return -np.inf if self.diverged or self.tensors is None else self.best
-
-
-@dataclass(eq=False)
-class _Lane:
-    """One stack: its networks, how far each is, and the lines that are still trained."""
-
-    networks: StackedNetworks
-    progress: list[Progress]
-    running: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -155,6 +90,7 @@ class Training:
 
     x: (N, D) standardised, on the device; `scale` is what a line's input goes through then. lanes:
     of each its jobs, which differ from those of another lane in nothing but the learning rate.
+    replays: what makes the steps that are alike.
     """
 
     def __init__(
@@ -165,59 +101,77 @@ class Training:
         lanes: Sequence[Sequence["Job"]],
         settings: "ProbeSettings",
         selection: Selection,
+        *,
+        replays: Replays,
     ):
-        self.x, self.y, self.lines = x, y, lanes[0]
+        self.x, self.scale, self.y, self.lines = x, scale, y, lanes[0]
         self.settings, self.selection = settings, selection
-        self.device = x.device
-        classes = y.shape[1] if y.ndim == 2 else int(y.max()) + 1
+        self.device, self.on_cpu = x.device, x.device.type == "cpu"
+        self.classes = y.shape[1] if y.ndim == 2 else int(y.max()) + 1
         self.targets = torch.from_numpy(y.astype(np.float32) if y.ndim == 2 else y).to(x.device)
-        self.draws = [_Draws(job, y) for job in self.lines]
-        sizes = (x.shape[1], *settings.hidden, classes)
+        self.draws = [Draws(job, y, settings.batch_size) for job in self.lines]
+        sizes = (x.shape[1], *settings.hidden, self.classes)
         initial = [draws.initial_layers(sizes) for draws in self.draws]
-        # Longest first: then the lines that have a batch left are always a prefix.
-        self.order = sorted(range(len(initial)), key=lambda m: -len(self.draws[m].train))
-        self.lanes = []
-        for jobs in lanes:
-            rates = [settings.lr if job.lr is None else job.lr for job in jobs]
-            networks = StackedNetworks(initial, lr=rates, scale=scale, device=str(x.device))
-            progress = [Progress() for _ in jobs]
-            self.lanes.append(_Lane(networks, progress, list(self.order)))
-        self._batch = torch.empty(0, x.shape[1], device=x.device)  # kept from step to step
+        # Longest first: then the lines that have a batch left are always a prefix. Those of one
+        # rate stand together, where a lane has several: Adam updates them as one.
+        rates = [rate_of(job, settings) for job in self.lines]
+        self.order = sorted(range(len(initial)), key=lambda m: (-self.draws[m].rows, rates[m]))
+        self.lanes = [self._lane(jobs, initial) for jobs in lanes]
+        self._batch, self._chunk = _Gatherer(), _Gatherer()
         self._held_out: Tensor | None = None
+        # Dropout is drawn on the CPU, which takes longer than to launch the rest of such a step.
+        self._replays = Replays(None) if settings.hidden else replays
+
+    def _lane(self, jobs: Sequence["Job"], initial: Sequence[list[Layer]]) -> Lane:
+        rates = [rate_of(job, self.settings) for job in jobs]
+        networks = StackedNetworks(
+            [initial[m] for m in self.order],
+            lr=[rates[m] for m in self.order],
+            scale=self.scale and self.scale.of(torch.tensor(self.order, device=self.device)),
+            paces=[self.draws[m].steps for m in self.order],
+            whole=self.order == sorted(self.order),
+            device=str(self.device),
+        )
+        return Lane(networks, [Progress() for _ in jobs], list(self.order))
 
     def run(self, on_epoch: Callable[[int, int], None]) -> list[list[Fitted]]:
         """Trains until each probe has ended; returns what each lane has of each line."""
+        probes = 0  # whose training goes on
         for epoch in range(1, self.settings.epochs + 1):
-            running = self._running()
-            self._epoch(running)
-            for lane, logits in zip(self.lanes, self._valid_logits(running), strict=True):
-                scored = zip(lane.running, logits, strict=True)
-                lane.running = [m for m, own in scored if self._goes_on(lane, m, epoch, own)]
-            on_epoch(epoch, sum(len(lane.running) for lane in self.lanes))
-            if not self._running():
+            if probes != (probes := sum(len(lane.running) for lane in self.lanes)):
+                batches = self._batches()
+            self._epoch(batches)
+            for lane, logits in zip(self.lanes, self._valid_logits(), strict=True):
+                lane.keep([self._goes_on(lane, i, epoch, own) for i, own in enumerate(logits)])
+            left = sum(len(lane.running) for lane in self.lanes)
+            on_epoch(epoch, left)
+            if not left:
                 break
         return self._fitted()
 
-    def _running(self) -> list[int]:
-        """Returns the lines that any lane still trains."""
-        return [m for m in self.order if any(m in lane.running for lane in self.lanes)]
+    def _batches(self) -> Batches:
+        """Returns the batches of the lines that any lane still trains."""
+        trained = {m for lane in self.lanes for m in lane.running}
+        running = [m for m in self.order if m in trained]
+        for lane in self.lanes:
+            lane.at = [i for i, m in enumerate(running) if m in lane.running]
+        self._replays.forget()
+        return Batches([self.draws[m] for m in running])
 
-    def _goes_on(self, lane: _Lane, m: int, epoch: int, logits: NDArray) -> bool:
-        y, networks = self.y[self.draws[m].valid], lane.networks
-        return self.selection.goes_on(
-            lane.progress[m], epoch, logits, y, lambda: networks.copy_of(m)
-        )
+    def _goes_on(self, lane: Lane, at: int, epoch: int, logits: NDArray) -> bool:
+        own, y = lane.progress[lane.running[at]], self.y[self.draws[lane.running[at]].valid]
+        return self.selection.goes_on(own, epoch, logits, y, lambda: lane.networks.copy_of(at))
 
     def _fitted(self) -> list[list[Fitted]]:
         for lane in self.lanes:
-            for m, own in enumerate(lane.progress):
-                if own.tensors is not None:
-                    lane.networks.restore(m, own.tensors)
+            lane.keep([False] * len(lane.running))
         found: list[list[Fitted]] = [[] for _ in self.lanes]
         for m, job in enumerate(self.lines):
-            of_lanes = self._logits(m, np.asarray(job.test, np.int64), self.lanes)
-            for fitted, lane, logits in zip(found, self.lanes, of_lanes, strict=True):
-                fitted.append(self._result(m, lane.progress[m], logits))
+            rows = np.asarray(job.test, np.int64)
+            logits = [self.x.new_empty(len(rows), self.classes) for _ in self.lanes]
+            self._logits(rows, [self._alone(m, lane.logits_by[m]) for lane in self.lanes], logits)
+            for fitted, lane, own in zip(found, self.lanes, logits, strict=True):
+                fitted.append(self._result(m, lane.progress[m], own.cpu().numpy()))
         return found
 
     def _result(self, m: int, own: Progress, logits: NDArray) -> Fitted:
@@ -228,104 +182,114 @@ class Training:
         value = signed(goodness)
         return Fitted(logits, own.best_epoch, own.epochs, value, goodness, held_out, layers)
 
-    def _epoch(self, running: list[int]) -> None:
+    def _epoch(self, batches: Batches) -> None:
         """Trains the running probes on each of their rows once, in a new order."""
-        # The size of a batch counts the rows before any were held out.
-        sizes = [min(self.settings.batch_size, len(self.lines[m].train)) for m in running]
-        counts = [len(self.draws[m].train) for m in running]
-        steps = [-(-n // size) for n, size in zip(counts, sizes, strict=True)]
-        index = torch.zeros(len(running), max(steps), max(sizes), dtype=torch.int64)
-        for i, m in enumerate(running):
-            order = self.draws[m].order()
-            for step in range(steps[i]):
-                batch = order[step * sizes[i] : (step + 1) * sizes[i]]
-                index[i, step, : len(batch)] = batch
-        index = index.to(self.device)
-        for step in range(max(steps)):
-            ready = sum(n > step for n in steps)  # the longest come first
-            rows = [min(sizes[i], counts[i] - step * sizes[i]) for i in range(ready)]
-            self._step(running[:ready], index[:ready, step, : max(rows)], rows)
+        rows = batches.epoch().to(self.device)
+        # Those of several labels would take too much memory; step by step they do not.
+        targets = self.targets[rows] if self.targets.ndim == 1 else None
+        for at, counts in enumerate(batches.counts):
+            batch = (at, slice(len(counts)), slice(max(counts)))
+            wanted = self.targets[rows[batch]] if targets is None else targets[batch]
+            step = partial(self._step, counts=counts, masks=self._dropout(batches.lines, counts))
+            if counts == batches.counts[0]:  # most of an epoch's steps: all alike
+                self._replays.run(step, (rows[batch], wanted), self._state)
+            else:
+                step(rows[batch], wanted)
+        if not self.on_cpu:  # which then still works on the steps
+            for line in batches.lines:
+                line.draw_ahead()
 
-    def _step(self, lines: list[int], index: Tensor, counts: list[int]) -> None:
-        """Makes one step of some lines, of rows `index` (L, B), in every lane that trains them."""
-        x, targets = self._gathered(index), self.targets[index]
-        masks = self._dropout(lines, counts)
+    def _step(
+        self, rows: Tensor, targets: Tensor, *, counts: list[int], masks: list[Tensor]
+    ) -> None:
+        """Makes one step on batches (L, B) in every lane, of its lines among them."""
+        x = self._batch.gather(self.x, rows)
         for lane in self.lanes:
-            own = set(lane.running)
-            at = [i for i, m in enumerate(lines) if m in own]
-            if not at:
-                continue
-            width = max(counts[i] for i in at)  # as if other lines were not there
-            everything = len(at) == len(lines)
-            lane.networks.step(
-                [lines[i] for i in at],
-                _consecutive(x, at, width),
-                targets if everything else targets[at, :width],
-                [counts[i] for i in at],
-                masks if everything else [mask[at, :, :width] for mask in masks],
-            )
+            lane.step(x, targets, counts, masks)
 
-    def _dropout(self, lines: list[int], counts: list[int]) -> list[Tensor]:
+    def _state(self) -> list[Tensor]:
+        """Returns all tensors that a step changes."""
+        return [t for lane in self.lanes if lane.running for t in lane.networks.adam.state]
+
+    def _dropout(self, lines: Sequence[Draws], counts: list[int]) -> list[Tensor]:
         """Returns for each hidden layer the masks (L, H, B), 0 in rows that are padding."""
-        masks = []
-        for width in self.settings.hidden:
-            mask = torch.zeros(len(lines), width, max(counts))
-            for i, m in enumerate(lines):  # no draws for padding, which depends on other lines
-                mask[i, :, : counts[i]] = self.draws[m].dropout(counts[i], width)
-            masks.append(mask.to(self.device))
-        return masks
+        hidden = self.settings.hidden
+        if not hidden:
+            return []
+        pinned = self.device.type == "cuda"  # such memory is copied while a GPU computes
+        masks = torch.zeros(len(counts), sum(hidden), max(counts), pin_memory=pinned)
+        for mask, width in zip(masks.split(hidden, dim=1), hidden, strict=True):
+            for i, count in enumerate(counts):  # none for padding, which depends on other lines
+                mask[i, :, :count] = lines[i].dropout(count, width)
+        return list(masks.to(self.device, non_blocking=True).split(hidden, dim=1))
 
-    def _gathered(self, index: Tensor) -> Tensor:
-        """(L, B) rows -> (L, B, D), in memory that the next step uses again."""
-        count = index.numel()
-        if len(self._batch) < count:  # new memory for each batch would cost as much as copying it
-            self._batch = self.x.new_empty(count, self.x.shape[1])
-        out = torch.index_select(self.x, 0, index.reshape(-1), out=self._batch[:count])
-        return out.view(*index.shape, -1)
-
-    def _valid_logits(self, lines: list[int]) -> list[list[NDArray]]:
+    def _valid_logits(self) -> list[list[NDArray]]:
         """Returns for each lane the logits (n, C) of its running lines' held-out rows."""
-        valid = [self.draws[m].valid for m in self.order]
-        sizes = {len(rows) for rows in valid}
-        if len(sizes) > 1 or len(valid) * max(sizes) * self.x.shape[1] > _TOGETHER:
-            return self._valid_logits_by_line(lines)
+        sizes = {len(draws.valid) for draws in self.draws}
+        together = _TOGETHER if self.on_cpu else _TOGETHER_ON_GPU
+        if len(sizes) > 1 or len(self.draws) * max(sizes) * self.x.shape[1] > together:
+            return self._valid_logits_by_line()
         if self._held_out is None:
-            rows = torch.from_numpy(np.concatenate(valid)).to(self.device)
-            self._held_out = self.x.index_select(0, rows).view(len(valid), max(sizes), -1)
+            valid = np.concatenate([self.draws[m].valid for m in self.order])
+            rows = torch.from_numpy(valid).to(self.device)
+            self._held_out = self.x.index_select(0, rows).view(len(self.draws), max(sizes), -1)
         found: list[list[NDArray]] = []
         for lane in self.lanes:
-            at = [self.order.index(m) for m in lane.running]
             found.append([])
-            if at:
-                x = _consecutive(self._held_out, at, max(sizes))
-                logits = lane.networks.logits(lane.running, x)
+            if lane.running:
+                at = [self.order.index(m) for m in lane.running]
+                x = consecutive(self._held_out, at, max(sizes))
+                logits = lane.networks.first(len(at)).logits(x)
                 found[-1] += list(logits.contiguous().cpu().numpy())
         return found
 
-    def _valid_logits_by_line(self, lines: list[int]) -> list[list[NDArray]]:
-        found: list[list[NDArray]] = [[] for _ in self.lanes]
-        for m in lines:
-            own = [i for i, lane in enumerate(self.lanes) if m in lane.running]
-            logits = self._logits(m, self.draws[m].valid, [self.lanes[i] for i in own])
-            for i, of_lane in zip(own, logits, strict=True):
-                found[i].append(of_lane)
-        return found
+    def _valid_logits_by_line(self) -> list[list[NDArray]]:
+        sizes = [[len(self.draws[m].valid) for m in lane.running] for lane in self.lanes]
+        logits = [self.x.new_empty(sum(own), self.classes) for own in sizes]
+        parts = [
+            dict(zip(lane.running, of_lane.split(own), strict=True))
+            for lane, of_lane, own in zip(self.lanes, logits, sizes, strict=True)
+        ]
+        for m in self.order:
+            own = [
+                (lane, part[m]) for lane, part in zip(self.lanes, parts, strict=True) if m in part
+            ]
+            copies = [lane.networks.copy_of(lane.running.index(m)) for lane, _ in own]
+            stacks = [self._alone(m, tensors) for tensors in copies]
+            self._logits(self.draws[m].valid, stacks, [part for _, part in own])
+        # A GPU is waited for once per lane.
+        hosts = [of_lane.cpu().split(own) for of_lane, own in zip(logits, sizes, strict=True)]
+        return [[part.numpy() for part in of_lane] for of_lane in hosts]
 
-    def _logits(self, m: int, rows: NDArray, lanes: Sequence[_Lane]) -> list[NDArray]:
-        """Returns for each of some lanes the logits (n, C) of a line's network on some rows."""
-        parts: list[list[NDArray]] = [[] for _ in lanes]
-        for at in range(0, len(rows), CHUNK):
-            index = torch.from_numpy(rows[at : at + CHUNK]).to(self.device)
-            x = self._gathered(index[None])
-            for own, lane in zip(parts, lanes, strict=True):
-                logits = lane.networks.logits([m], x)[0]
-                own.append(np.ascontiguousarray(logits.cpu().numpy()))
-        return [np.concatenate(own) for own in parts]
+    def _alone(self, m: int, tensors: Sequence[Tensor]) -> Stack:
+        """Returns the stack of one line's network."""
+        return Stack([t[None] for t in tensors], self.scale and self.scale.of(slice(m, m + 1)))
+
+    def _logits(self, rows: NDArray, stacks: Sequence[Stack], out: Sequence[Tensor]) -> None:
+        """Writes the logits (n, C) of some stacks of one network on some rows, chunk by chunk."""
+        size = CHUNK if self.on_cpu else max(CHUNK, _CHUNK_ON_GPU // self.x.shape[1])
+        for at in range(0, len(rows), size):
+            index = torch.from_numpy(rows[at : at + size]).to(self.device)
+            x = self._chunk.gather(self.x, index[None])
+            for own, stack in zip(out, stacks, strict=True):
+                own[at : at + size] = stack.logits(x)[0]
 
 
-def _consecutive(x: Tensor, at: Sequence[int], width: int) -> list[Tensor]:
-    """Returns x[at, :width] (L, B, D) as views, one for each run of consecutive numbers in `at`."""
-    starts = [i for i in range(len(at)) if i == 0 or at[i] != at[i - 1] + 1]
-    ends = [*starts[1:], len(at)]
-    pairs = zip(starts, ends, strict=True)
-    return [x[at[begin] : at[end - 1] + 1, :width] for begin, end in pairs]
+def rate_of(job: "Job", settings: "ProbeSettings") -> float:
+    """Returns a job's own learning rate, or that of the settings."""
+    return settings.lr if job.lr is None else job.lr
+
+
+class _Gatherer:
+    """Gathers rows in memory that the next call uses again: to get new one costs a copy's time."""
+
+    def __init__(self) -> None:
+        self._kept = torch.empty(0, 0)
+
+    def gather(self, x: Tensor, index: Tensor) -> Tensor:
+        """Returns rows of x (N, D), of an index (L, B): (L, B, D)."""
+        count = index.numel()
+        if len(self._kept) < count:
+            self._kept = x.new_empty(count, x.shape[1])
+        out = torch.index_select(x, 0, index.reshape(-1), out=self._kept[:count])
+        return out.view(*index.shape, -1)

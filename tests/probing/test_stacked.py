@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from evar.probing.stacked import WEIGHT_DECAY, InputScale, StackedNetworks
+from evar.probing.adam import WEIGHT_DECAY
+from evar.probing.stacked import InputScale, Stack, StackedNetworks, loss_gradient, stacked
 
 M, D, C, B = 3, 5, 4, 11
 
@@ -47,60 +48,78 @@ def test_gradients_are_those_of_autograd(hidden, multi_label, scaled):
     if scaled:
         shift = torch.randn(M, D, generator=generator(3))
         scale = InputScale(shift, 1 + torch.rand(M, D, generator=generator(4)))
-    networks = StackedNetworks(layers(hidden), lr=[0.1] * M, scale=scale)
     x, targets = batch(multi_label)
     masks = [2.0 * torch.rand(M, h, B, generator=generator(5)).round() for h in hidden]
-    tensors = [t.clone().requires_grad_() for t in networks.stacked]
-    everyone = list(range(M))
-    inputs, logits = networks.forward(tensors[::2], tensors[1::2], [x], everyone, masks)
-    total = sum(loss_of(logits[m].T, targets[m]) for m in everyone)
-    expected = torch.autograd.grad(total, tensors)
+    stack = Stack([t.requires_grad_() for t in stacked(layers(hidden))], scale)
+    logits = logits_of(stack, x, masks)
+    total = sum(loss_of(logits[m].T, targets[m]) for m in range(M))
+    expected = torch.autograd.grad(total, stack.tensors)
     with torch.no_grad():
-        gradient = networks.loss_gradient(logits, targets) / B
-        ours = networks.backward(tensors[::2], [x], inputs, gradient, everyone, masks)
+        inputs, logits = stack.forward([x], masks)
+        gradient = loss_gradient(logits, targets) / B
+        ours = stack.gradients([x], inputs, gradient, masks)
     for a, b in zip(ours, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+
+
+def logits_of(stack, x, masks):
+    """The logits (M, C, B) by plain operations, for autograd."""
+    values = x.transpose(1, 2)
+    if stack.scale:
+        values = (values - stack.scale.shift[..., None]) * stack.scale.gain[..., None]
+    for layer in range(len(stack.tensors) // 2):
+        if layer:
+            values = values.relu() * masks[layer - 1]
+        values = stack.tensors[2 * layer] @ values + stack.tensors[2 * layer + 1]
+    return values
 
 
 def test_the_scale_is_that_of_the_input():
     shift = torch.randn(M, D, generator=generator(3))
     gain = 1 + torch.rand(M, D, generator=generator(4))
     x = batch(False)[0]
-    plain = StackedNetworks(layers((6,)), lr=[0.1] * M)
-    scaled = StackedNetworks(layers((6,)), lr=[0.1] * M, scale=InputScale(shift, gain))
-    expected = plain.logits([0, 1, 2], (x - shift[:, None]) * gain[:, None])
-    torch.testing.assert_close(scaled.logits([0, 1, 2], x), expected, atol=1e-5, rtol=1e-5)
-    torch.testing.assert_close(scaled.logits([2], x[2:]), expected[2:], atol=1e-5, rtol=1e-5)
+    plain = Stack(stacked(layers((6,))))
+    scaled = Stack(plain.tensors, InputScale(shift, gain))
+    expected = plain.logits((x - shift[:, None]) * gain[:, None])
+    torch.testing.assert_close(scaled.logits(x), expected, atol=1e-5, rtol=1e-5)
+    first = scaled.first(2).logits(x[:2])
+    torch.testing.assert_close(first, expected[:2], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("rates", [(0.1, 0.1, 0.1), (0.1, 0.01, 0.1)])
 def test_steps_are_those_of_adam_at_each_networks_rate(rates):
-    """Network 1 sits a step out, network 2 has a shorter batch."""
-    networks = StackedNetworks(layers(), lr=rates)
+    """Network 2 sits a step out, network 1 has a shorter batch and then is dropped."""
+    networks = StackedNetworks(layers(), lr=rates, paces=[2, 2, 1])
     x, targets = batch(False)
-    for chosen in ([0, 1, 2], [0, 2], [0, 1, 2]):
-        counts = [B if m < 2 else 7 for m in chosen]
-        networks.step(chosen, x[chosen], targets[chosen], counts)
+    counts = [B, 7, B]
+
+    def steps(*several):
+        for chosen in several:
+            networks.step(x[chosen], targets[chosen], [counts[m] for m in chosen])
+
+    steps([0, 1, 2], [0, 1], [0, 1, 2], [0, 1, 2])
+    dropped = networks.copy_of(1)
+    networks.keep([0, 2])
+    steps([0, 2], [0], [0, 2])
+    final = [networks.copy_of(0), dropped, networks.copy_of(1)]
     for m, ((weight, bias),) in enumerate(layers()):
         single = nn.Linear(D, C)
         single.load_state_dict({"weight": weight, "bias": bias})
         adam = torch.optim.Adam(single.parameters(), lr=rates[m], weight_decay=WEIGHT_DECAY)
-        rows = B if m < 2 else 7
-        for _ in range(2 if m == 1 else 3):
+        for _ in range([7, 4, 5][m]):
             adam.zero_grad()
-            loss_of(single(x[m, :rows]), targets[m, :rows]).backward()
+            loss_of(single(x[m, : counts[m]]), targets[m, : counts[m]]).backward()
             adam.step()
-        weight, bias = networks.copy_of(m)
+        weight, bias = final[m]
         torch.testing.assert_close(weight, single.weight.detach(), atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(bias[:, 0], single.bias.detach(), atol=1e-5, rtol=1e-4)
 
 
-def test_a_copy_comes_back():
+def test_a_copy_stays_as_it_was():
     networks = StackedNetworks(layers(), lr=[0.1] * M)
     x, targets = batch(True)
-    before, others = networks.copy_of(1), networks.copy_of(0)
-    networks.step([0, 1, 2], x, targets, [B] * 3)
-    assert not networks.copy_of(1)[0].equal(before[0])
-    networks.restore(1, before)
-    assert networks.stacked[0][1].equal(before[0])
-    assert not networks.stacked[0][0].equal(others[0])
+    weight, bias = networks.copy_of(1)
+    networks.step(x, targets, [B] * 3)
+    assert weight.equal(layers()[1][0][0])
+    assert bias[:, 0].equal(layers()[1][0][1])
+    assert not networks.copy_of(1)[0].equal(weight)
