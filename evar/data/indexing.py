@@ -179,7 +179,7 @@ def _marks(
     ]
     if sizes[chosen].sum() <= hashed_below:
         return {}
-    return {at: mark(names[at], stamps[at]) for at in chosen}
+    return {at: mark(root / names[at], stamps[at]) for at in chosen}
 
 
 def _known(

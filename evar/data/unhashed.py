@@ -1,7 +1,7 @@
 """Files whose content is hashed as they are decoded, so that a set larger than memory is read once.
 
 A fingerprint is the hash of a file's content. Until it is known, a mark stands for it in the
-manifest's table: the hash of the file's name, size and times on this disk. A manifest with marks
+manifest's table: the hash of the file's path, size and times on this disk. A manifest with marks
 identifies the files as they are here and now, but no copy of them elsewhere; results and caches are
 named by fingerprints alone (`Manifest.settled`).
 """
@@ -33,9 +33,12 @@ _LOCKS = 64  # so many files can be hashed at a time; no two threads hash the sa
 _THREADS = 16
 
 
-def mark(name: str, stamp: Iterable[int]) -> str:
-    """Returns what stands for the fingerprint of a file that has not been hashed."""
-    text = json.dumps([name, *map(int, stamp)])
+def mark(path: Path, stamp: Iterable[int]) -> str:
+    """Returns what stands for the fingerprint of a file that has not been hashed.
+
+    The whole path counts: where times are in seconds, files of two sets may have equal stamps.
+    """
+    text = json.dumps([str(path), *map(int, stamp)])
     return _MARK + hashlib.sha256(text.encode()).hexdigest()[:15]
 
 

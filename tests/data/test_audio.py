@@ -83,6 +83,16 @@ def test_samples_are_those_that_libsndfile_returns_to_the_last_bit(kind, subtype
         assert decoding.read(file, 5000).tobytes() == wanted.tobytes()
 
 
+def test_samples_of_sds_dumps_keep_all_their_bits(tmp_path):
+    """libsndfile calls them PCM_16, and returns more bits as float32 than as int16."""
+    path = tmp_path / "a.sds"
+    samples = np.random.default_rng(1).uniform(-1, 1, 3000)
+    soundfile.write(path, samples, 8000, format="SDS", subtype="PCM_16")
+    with decoding.opened_quickly(path) as file:
+        read = decoding.read(file, 5000)
+    assert read.tobytes() == soundfile.read(path, dtype="float32")[0].tobytes()
+
+
 def test_mono_is_the_mean_of_all_channels(sound, tmp_path):
     channels = np.random.default_rng(1).uniform(-0.3, 0.3, (500, 3)).astype(np.float32)
     path = sound(tmp_path / "three.wav", samples=channels, subtype="FLOAT")

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from evar import run
-from evar.data import audio, indexing, manifests, opening, own_sounds, unhashed
+from evar.data import audio, indexing, manifests, opening, own_sounds, stamps, unhashed
 from evar.errors import UserError
 
 
@@ -91,6 +91,18 @@ def test_marks_name_files_as_they_are(uneven):
     after = opened(uneven.csv, 0)
     changed = before.table.fingerprint.to_numpy() != after.table.fingerprint.to_numpy()
     assert list(after.table.file[changed]) == ["3.wav"]
+
+
+def test_marks_of_two_sets_differ_where_their_stamps_do_not(uneven, new_clips, monkeypatch):
+    """As those of clean and noisy sounds that were written to a disk that counts seconds."""
+    monkeypatch.setattr(stamps, "stamp_of", lambda status: (status.st_size, 1, 1))
+    noisy = new_clips("noisy")
+    noisy.root.mkdir(parents=True, exist_ok=True)
+    for row in uneven.rows:
+        noisy.rows.append(row)
+        content = (uneven.root / row[0]).read_bytes()
+        (noisy.root / row[0]).write_bytes(content[:-2] + b"ab")
+    assert opened(uneven.csv, 0).sha256 != opened(noisy.csv, 0).sha256
 
 
 def test_files_of_one_size_are_hashed_since_they_may_be_copies(uneven, hashed):
@@ -236,9 +248,9 @@ def test_half_of_the_free_memory_is_the_limit(monkeypatch):
 
 
 def test_a_mark_is_no_fingerprint():
-    made = unhashed.mark("a.wav", np.array([1, 2, 3]))
+    made = unhashed.mark(Path("a.wav"), np.array([1, 2, 3]))
     assert unhashed.is_mark(made)
     assert len(made) == 16
-    assert made != unhashed.mark("a.wav", (1, 2, 4))
-    assert made != unhashed.mark("b.wav", (1, 2, 3))
+    assert made != unhashed.mark(Path("a.wav"), (1, 2, 4))
+    assert made != unhashed.mark(Path("b.wav"), (1, 2, 3))
     assert not unhashed.is_mark("0123456789abcdef")
