@@ -148,7 +148,7 @@ def evaluate(
             windows=windows,
             data=data,
             partial=partial,
-            hashed_below=hashed_below(),
+            hashed_below=hash_limit(),
             **options,
         )
     return request.run()
@@ -216,13 +216,13 @@ class Request:
             found["resample"] = self.runtime.resample
         return found
 
-    def _settled(self) -> "Request":
+    def _hashed(self) -> "Request":
         """Returns the request with the fingerprints of all files."""
         if self.whole.unhashed is None:
             return self
         from evar.data import manifests
 
-        whole = manifests.settle(self.whole)
+        whole = manifests.hash_all(self.whole)
         side = whole if self.protocol.trains else whole.test_side()
         return replace(self, manifest=side, whole=whole)
 
@@ -233,15 +233,15 @@ class Request:
         evaluation = self.protocol.evaluate(
             self.model, self.whole, self.settings, self.seeds, self.runtime
         )
-        settled = self._settled()
+        hashed = self._hashed()
         record = making.make(
             evaluation,
             protocol=self.protocol,
             model=self.model,
-            manifest=settled.manifest,
+            manifest=hashed.manifest,
             device=self.runtime.device,
             overrides=self.overrides,
-            request=settled.key,
+            request=hashed.key,
         )
         return Run(record, evaluation)
 
@@ -361,7 +361,7 @@ def _with_text(model: "Model") -> "Model":
     return replace(model, identity={**model.identity, "text": text}) if text else model
 
 
-def hashed_below() -> int | None:
+def hash_limit() -> int | None:
     """Returns from how many bytes on files are hashed as they are decoded, not before.
 
     Less is still in memory when it is read for the second time.

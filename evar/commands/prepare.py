@@ -33,7 +33,7 @@ def prepare(task, *, source=None, data=None, download=False, hash=False, quiet=F
 
     data = data_folder(data)
     progress = SILENT if quiet else Terminal()
-    hashed_below = None if hash else run.hashed_below()
+    hashed_below = None if hash else run.hash_limit()
     if task == "all":
         return _prepare_all(source, data, hashed_below, progress)
     from evar import task as tasks

@@ -187,9 +187,8 @@ def mono(samples: np.ndarray) -> np.ndarray:
 
 def read(file: "soundfile.SoundFile | tracks.Track", frames: int) -> np.ndarray:
     """Returns the next frames of an open file (up to `frames`, channels) as float32."""
-    # An SDS dump holds more bits than its subtype says: as int16, it would lose them.
-    as_float = isinstance(file, tracks.Track) or file.format == "SDS"
-    if as_float or file.subtype not in _INTEGERS:
+    if isinstance(file, tracks.Track) or file.subtype not in _INTEGERS or file.format == "SDS":
+        # (An SDS dump holds more bits than its subtype says: as int16, it would lose them.)
         return file.read(frames, dtype="float32", always_2d=True)
     dtype, scale = _INTEGERS[file.subtype]
     return np.multiply(file.read(frames, dtype=dtype, always_2d=True), scale, dtype=np.float32)

@@ -58,7 +58,9 @@ def manifest(
         saved.table, path, seconds=seconds, group=found["group"], notes=found["notes"]
     )
     known = saved.of(task)
-    return None if manifests.changed(known) else manifests.hashed(known, hashed_below, progress)
+    if manifests.changed(known):
+        return None
+    return known if hashed_below is not None else manifests.hash_all(known, progress)
 
 
 def _source(path: Path) -> dict[str, object]:

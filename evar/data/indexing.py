@@ -16,7 +16,7 @@ from evar.data.copies import check_copies
 from evar.data.download import verify
 from evar.data.manifest import Manifest, table_hash
 from evar.data.stamps import ABSENT, stamps_of
-from evar.data.unhashed import Unhashed, is_mark, mark
+from evar.data.unhashed import Unhashed, is_placeholder, placeholder
 from evar.errors import BadAudio, UserError
 from evar.task import Task
 
@@ -136,14 +136,18 @@ def _scan(
     absent = (stamps == ABSENT).all(axis=1)
     rows: list[tuple] = [(0, 0, 0, "", MISSING, "")] * len(names)
     known = _known(root, names, stamps, previous)
-    marks = _marks(root, names, stamps, known, hashed_below, own=own)
-    known = {at: cells for at, cells in known.items() if at in marks or not is_mark(cells[3])}
+    placeholders = _placeholders(root, names, stamps, known, hashed_below, own=own)
+    known = {
+        at: cells
+        for at, cells in known.items()
+        if at in placeholders or not is_placeholder(cells[3])
+    }
     for at, cells in known.items():
         rows[at] = cells
     todo = [at for at in np.flatnonzero(~absent).tolist() if at not in known]
 
     def look(part: list[int]) -> list[tuple]:
-        return [_look(packed.locate(root / names[at]), marks.get(at)) for at in part]
+        return [_look(packed.locate(root / names[at]), placeholders.get(at)) for at in part]
 
     with ThreadPoolExecutor(min(16, 4 * (os.cpu_count() or 1))) as pool:
         # One task a file would keep 300,000 of them in memory at once.
@@ -155,7 +159,7 @@ def _scan(
     return pd.DataFrame(rows, columns=_SCANNED), stamps
 
 
-def _marks(
+def _placeholders(
     root: Path,
     names: list[str],
     stamps: NDArray,
@@ -175,11 +179,11 @@ def _marks(
     chosen = [
         at
         for at in np.flatnonzero((sizes > 0) & ((count[kind] == 1) | (not own))).tolist()
-        if (at not in known or is_mark(known[at][3])) and not packed.split(root / names[at])
+        if (at not in known or is_placeholder(known[at][3])) and not packed.split(root / names[at])
     ]
     if sizes[chosen].sum() <= hashed_below:
         return {}
-    return {at: mark(root / names[at], stamps[at]) for at in chosen}
+    return {at: placeholder(root / names[at], stamps[at]) for at in chosen}
 
 
 def _known(
@@ -203,16 +207,16 @@ def _known(
 
 
 def _look(
-    path: Path | packed.Sound, mark: str | None = None
+    path: Path | packed.Sound, given: str | None = None
 ) -> tuple[int, int, int, str, str, str]:
     """Reads a file that is there; returns its cells of the columns _SCANNED.
 
-    mark: what stands for its fingerprint; None: the file is hashed.
+    given: what stands for its fingerprint; None: the file is hashed.
     """
     try:
         if not path.is_file():
             return 0, 0, 0, "", MISSING if isinstance(path, packed.Sound) else "not a file", ""
-        size, mark = packed.size(path), mark or audio.fingerprint(path)
+        size, mark = packed.size(path), given or audio.fingerprint(path)
     except Damaged as error:  # the shard that holds it
         return 0, 0, 0, "", str(error), ""
     try:

@@ -64,7 +64,8 @@ class Manifest:
     `end` (seconds) follow the group, `frames` are those of the segment, and `file_frames` those of
     the file. `decoder` names what decodes a clip, in a set with clips that soundfile does not read.
     `sha256` identifies its content on any machine, unless the content of some files has not been
-    hashed yet (`unhashed`): then `settled` returns the manifest that it does.
+    hashed yet (`unhashed`): then `hashed` returns the manifest that it does. `provisional` is the
+    `sha256` from before that, under which an earlier run may have kept embeddings.
     """
 
     task: Task
@@ -74,6 +75,7 @@ class Manifest:
     stamps: np.ndarray  # (N, 3) size in bytes and times of change in ns, as seen on this disk
     altered: tuple[str, ...] = ()  # tables of the data set that are not the published ones
     unhashed: "Unhashed | None" = field(default=None, compare=False, repr=False)
+    provisional: str = field(default="", compare=False)
 
     def __post_init__(self):
         if self.task.seconds is None and self.task.longest is not None:
@@ -170,7 +172,7 @@ class Manifest:
             stamps=self.stamps[kept],
         )
 
-    def settled(self, progress=None) -> "Manifest":
+    def hashed(self, progress=None) -> "Manifest":
         """Returns the manifest with the fingerprints of all files; reads those not hashed yet.
 
         progress(iterable, total=n) wraps the files. Errors are those of `Unhashed.hashing`.
@@ -178,7 +180,13 @@ class Manifest:
         if self.unhashed is None:
             return self
         table = self.table.assign(fingerprint=self.unhashed.fingerprints(self.table, progress))
-        return replace(self, table=table, sha256=table_hash(table), unhashed=None)
+        return replace(
+            self,
+            table=table,
+            sha256=table_hash(table),
+            unhashed=None,
+            provisional=self.sha256,
+        )
 
     def require_usable(self, *, partial: bool = False, skip_bad: bool = False) -> None:
         """Refuses an incomplete data set unless `partial`, unreadable clips unless `skip_bad`.

@@ -50,6 +50,7 @@ def save(
         "missing": len(manifest.missing),
         "bad": len(manifest.bad),
         **({"origin": dict(origin)} if origin else {}),
+        **({"provisional": manifest.provisional} if manifest.provisional else {}),
     }
     stamps = io.BytesIO()
     np.save(stamps, manifest.stamps)
@@ -76,11 +77,18 @@ class Saved:
     def of(self, task: Task) -> Manifest:
         """Returns the manifest, of a task that it is known to describe."""
         root, altered = Path(self.head["root"]), tuple(self.head["altered"])
-        unhashed = Unhashed.of(root, self.table, self.stamps, self._keep)
-        content = self.table, self.head["sha256"], self.stamps
-        return Manifest(task, root, *content, altered, unhashed)
+        return Manifest(
+            task,
+            root,
+            self.table,
+            self.head["sha256"],
+            self.stamps,
+            altered,
+            Unhashed.of(root, self.table, self.stamps, self._save),
+            str(self.head.get("provisional", "")),
+        )
 
-    def _keep(self, manifest: Manifest) -> None:
+    def _save(self, manifest: Manifest) -> None:
         save(manifest, self.data, name=self.name, origin=self.head.get("origin"))
 
 
@@ -153,7 +161,7 @@ def open_task(
     saved = read(name or task.name, data)
     previous = _current(saved, task)
     if not reindex and source is None and previous is not None and not changed(previous):
-        return hashed(previous, hashed_below, progress)
+        return previous if hashed_below is not None else hash_all(previous, progress)
     if source is None:
         source = task.bundled or (previous.root if previous else Path(data) / task.name)
         if not Path(source).is_dir():
@@ -165,7 +173,7 @@ def open_task(
     root = find_root(source, task.marker).resolve()
     manifest = build(task, root, previous=previous, progress=progress, hashed_below=hashed_below)
     if manifest.unhashed:
-        manifest.unhashed.keep = lambda settled: save(settled, data, name=name, origin=origin)
+        manifest.unhashed.save = lambda hashed: save(hashed, data, name=name, origin=origin)
     if previous is None or not _same(manifest, previous):
         save(manifest, data, name=name, origin=origin)
     elif saved is not None and origin is not None and saved.head.get("origin") != origin:
@@ -174,31 +182,22 @@ def open_task(
     return manifest
 
 
-def hashed(manifest: Manifest, hashed_below: int | None, progress=None) -> Manifest:
-    """Returns a manifest, settled unless that means to read more than `hashed_below` bytes."""
-    if manifest.unhashed is None:
-        return manifest
-    if hashed_below is not None and manifest.unhashed.bytes > hashed_below:
-        return manifest
-    return settle(manifest, progress)
+def hash_all(manifest: Manifest, progress=None) -> Manifest:
+    """Returns the manifest with all fingerprints, and writes it where it is kept.
 
-
-def settle(manifest: Manifest, progress=None) -> Manifest:
-    """Returns the settled manifest of a whole data set, and keeps it where its marks were kept.
-
-    Errors are those of `Manifest.settled`.
+    Arguments and errors are those of `Manifest.hashed`.
     """
-    settled = manifest.settled(progress)
-    keep(manifest, settled)
-    return settled
+    hashed = manifest.hashed(progress)
+    save_hashed(manifest, hashed)
+    return hashed
 
 
-def keep(manifest: Manifest, settled: Manifest) -> None:
-    """Writes the settled manifest of a whole data set where its marks were kept, if they were."""
-    if manifest.unhashed is not None and manifest.unhashed.keep is not None:
-        with contextlib.suppress(UserError):  # it would be hashed again, no more
-            manifest.unhashed.keep(settled)
-        manifest.unhashed.keep = None  # once is enough
+def save_hashed(manifest: Manifest, hashed: Manifest) -> None:
+    """Writes a manifest with all fingerprints where the one with placeholders is kept, once."""
+    if manifest.unhashed is not None and manifest.unhashed.save is not None:
+        with contextlib.suppress(UserError):  # the files would be hashed again, no more
+            manifest.unhashed.save(hashed)
+        manifest.unhashed.save = None
 
 
 def _fetched(task: Task) -> str:

@@ -19,7 +19,7 @@ import torch
 from evar.adapter import Adapter
 from evar.data import audio, windows
 from evar.data.manifest import Manifest
-from evar.embedding import resampling, settling, spot_check
+from evar.embedding import provisional, resampling, spot_check
 from evar.embedding.encoder import Encoder, checked
 from evar.embedding.engine import Engine, View
 from evar.embedding.store import Shard, Store
@@ -102,7 +102,7 @@ def embed_task(
     """
     with engine_for_task(model, manifest, runtime, crop_seed, kept_in) as engine:
         values, bad_views = engine.run()
-        settling.settle(engine)
+        provisional.finish(engine)
         spot_check.require_same(model, engine, values)
     bad = {engine.plan[number].row: reason for number, reason in bad_views.items()}
     if manifest.task.windows:
@@ -146,11 +146,11 @@ def engine_for_task(
         "crop_seed": crop_seed,
         **({"hop": manifest.task.windows.hop} if manifest.task.windows else {}),
     }
-    manifest = settling.ready(manifest, runtime.cache, key)
+    manifest = provisional.manifest_for(manifest, runtime.cache, key)
     key["manifest"] = manifest.sha256
     unit = manifest.task.unit_samples(rate)
     encoder = Encoder(model.adapter.to(runtime.device), runtime.device, runtime.precision)
-    with _store(runtime.cache, key, kept_in) as store, settling.in_use(store, manifest):
+    with _store(runtime.cache, key, kept_in) as store, provisional.in_use(store, manifest):
         lengths = [unit] * len(plan)
         yield Engine(encoder, manifest, plan, store, runtime, lengths=lengths, samples=unit)
 

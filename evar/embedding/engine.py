@@ -93,13 +93,13 @@ class Engine:
         self.prepare()
         gathering = self.store.gathering(self.starts, self.encoder.dim)
         there = self.store.present(self.shards)
-        self._learn_hashes(there)
+        self._read_hashes(there)
         damaged = set(gathering.add(there))  # what is kept is checked as it is read, once
         missing = sorted(damaged | (set(range(self.shards)) - set(there)))
         self._fill(missing, len(self.plan))
         for number in gathering.add(missing):
             raise self.store.vanished(number)
-        self._learn_hashes(missing)  # other processes may have computed some
+        self._read_hashes(missing)  # other processes may have computed some
         values, bad = gathering.result()
         if bad and not self.runtime.skip_bad:
             number, reason = next(iter(bad.items()))
@@ -192,11 +192,11 @@ class Engine:
             files = {self.manifest.table.file[self.plan[i].row] for i in self.views_of(number)}
             self.store.keep(_hashes(number), unhashed.known(files))
 
-    def _learn_hashes(self, numbers: Iterable[int]) -> None:
+    def _read_hashes(self, numbers: Iterable[int]) -> None:
         """Takes the fingerprints of files whose embeddings an earlier run has kept."""
         if unhashed := self.manifest.unhashed:
             for number in numbers:
-                unhashed.learn(self.store.kept(_hashes(number)) or {})
+                unhashed.update(self.store.kept(_hashes(number)) or {})
 
     def _fit(self) -> dict:
         """Shows the adapter evenly spaced training clips, without their labels.

@@ -31,6 +31,11 @@ class Shard:
     bad: dict[int, str]
 
 
+def key_of(identity: dict) -> str:
+    """Returns the name of the folder of an identity."""
+    return hashlib.sha256(files.canonical_json(identity).encode()).hexdigest()[:24]
+
+
 class Store:
     """The shards of one key below `folder`.
 
@@ -41,9 +46,8 @@ class Store:
     dtype = np.dtype(np.float32)  # of the rows on disk
 
     def __init__(self, folder, identity: dict):
-        text = files.canonical_json(identity)
         self.identity = identity
-        self.key = hashlib.sha256(text.encode()).hexdigest()[:24]
+        self.key = key_of(identity)
         self.folder = Path(folder) / self.key
         files.make_folder(self.folder)
         if not (self.folder / "key.json").exists():

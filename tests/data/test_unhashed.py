@@ -42,18 +42,18 @@ def opened(csv, below=None, **how):
     return opening.open_task(csv, data="data", hashed_below=below, **how)
 
 
-def test_headers_are_read_and_the_settled_manifest_is_the_usual_one(uneven, hashed):
+def test_headers_are_read_and_in_the_end_the_manifest_is_the_usual_one(uneven, hashed):
     later = opened(uneven.csv, 0)
     assert not hashed
     assert later.table.fingerprint.str.startswith("~").all()
     assert later.unhashed.bytes == sum(path.stat().st_size for path in uneven.root.glob("*.wav"))
-    settled = later.settled()
+    complete = later.hashed()
     assert sorted(hashed) == sorted(later.table.file)
     usual = opening.open_task(uneven.csv, data="other")
-    assert settled.sha256 == usual.sha256 != later.sha256
-    pd.testing.assert_frame_equal(settled.table, usual.table)
-    assert settled.unhashed is usual.unhashed is None
-    assert settled.settled() is settled
+    assert complete.sha256 == usual.sha256 != later.sha256
+    pd.testing.assert_frame_equal(complete.table, usual.table)
+    assert complete.unhashed is usual.unhashed is None
+    assert complete.hashed() is complete
 
 
 def test_a_set_that_stays_in_memory_is_hashed_at_once(uneven, hashed):
@@ -68,11 +68,11 @@ def test_only_new_files_count(uneven, hashed):
     found = opened(uneven.csv, 0)
     assert list(found.table.file[found.table.fingerprint.str.startswith("~")]) == ["new.wav"]
     hashed.clear()
-    assert found.settled().sha256 == opening.open_task(uneven.csv, data="other").sha256
+    assert found.hashed().sha256 == opening.open_task(uneven.csv, data="other").sha256
     assert hashed[0] == "new.wav"
 
 
-def test_marks_that_were_kept_are_read_by_those_who_need_fingerprints(uneven, hashed):
+def test_placeholders_that_were_kept_are_replaced_for_those_who_need_fingerprints(uneven, hashed):
     opened(uneven.csv, 0)
     again = opened(uneven.csv, 0)
     assert again.unhashed
@@ -81,10 +81,10 @@ def test_marks_that_were_kept_are_read_by_those_who_need_fingerprints(uneven, ha
     assert usual.unhashed is None
     assert len(hashed) == 16
     assert opened(uneven.csv).sha256 == usual.sha256 == opened(uneven.csv, 0).sha256
-    assert len(hashed) == 16, "the settled manifest was kept"
+    assert len(hashed) == 16, "the complete manifest was kept"
 
 
-def test_marks_name_files_as_they_are(uneven):
+def test_placeholders_name_files_as_they_are(uneven):
     before = opened(uneven.csv, 0)
     assert opened(uneven.csv, 0, reindex=True).sha256 == before.sha256
     os.utime(uneven.root / "3.wav", ns=(0, 1))
@@ -93,7 +93,7 @@ def test_marks_name_files_as_they_are(uneven):
     assert list(after.table.file[changed]) == ["3.wav"]
 
 
-def test_marks_of_two_sets_differ_where_their_stamps_do_not(uneven, new_clips, monkeypatch):
+def test_placeholders_of_two_sets_differ_where_their_stamps_do_not(uneven, new_clips, monkeypatch):
     """As those of clean and noisy sounds that were written to a disk that counts seconds."""
     monkeypatch.setattr(stamps, "stamp_of", lambda status: (status.st_size, 1, 1))
     noisy = new_clips("noisy")
@@ -131,7 +131,7 @@ def test_a_file_that_changes_meanwhile_is_refused(uneven):
     later = opened(uneven.csv, 0)
     uneven.add("5.wav", "high", "valid", seconds=0.3)
     with pytest.raises(UserError, match=r"5\.wav: changed while the data set was being read"):
-        later.settled()
+        later.hashed()
     with (
         pytest.raises(UserError, match=r"6\.wav: changed"),
         later.unhashed.hashing("6.wav"),
@@ -144,7 +144,7 @@ def test_a_file_that_vanishes_meanwhile_is_named(uneven):
     later = opened(uneven.csv, 0)
     (uneven.root / "5.wav").unlink()
     with pytest.raises(UserError, match=r"5\.wav"):
-        later.settled()
+        later.hashed()
 
 
 def test_threads_that_decode_parts_of_one_file_hash_it_once(uneven, monkeypatch):
@@ -174,10 +174,10 @@ def test_a_file_that_has_no_mark_is_none_of_these(uneven, hashed):
 def test_sides_share_what_is_known(uneven, hashed):
     whole = opened(uneven.csv, 0)
     side = whole.test_side()
-    assert side.settled().sha256 == opening.open_task(uneven.csv, data="o").test_side().sha256
+    assert side.hashed().sha256 == opening.open_task(uneven.csv, data="o").test_side().sha256
     known = set(side.table.file)
     hashed.clear()
-    whole.settled()
+    whole.hashed()
     assert known.isdisjoint(hashed)
 
 
@@ -185,7 +185,7 @@ def test_unreadable_files_are_hashed_as_well(uneven):
     (uneven.root / "7.wav").write_bytes(b"RIFF, or so it says")
     later, usual = opened(uneven.csv, 0), opening.open_task(uneven.csv, data="other")
     assert later.bad.file.tolist() == ["7.wav"]
-    assert later.settled().sha256 == usual.sha256
+    assert later.hashed().sha256 == usual.sha256
 
 
 def test_segments_of_a_file_share_its_fingerprint(new_clips, hashed):
@@ -196,7 +196,7 @@ def test_segments_of_a_file_share_its_fingerprint(new_clips, hashed):
         made.rows.append([f"{i}.wav", "high", side, 0.2, 0.3])
     later = opened(made.csv, 0)
     assert later.unhashed.bytes == sum(path.stat().st_size for path in made.root.glob("*.wav"))
-    assert later.settled().sha256 == opening.open_task(made.csv, data="other").sha256
+    assert later.hashed().sha256 == opening.open_task(made.csv, data="other").sha256
     assert len(hashed) == 8
 
 
@@ -217,18 +217,18 @@ def test_packed_sounds_are_hashed_at_once(new_clips, hashed):
     assert len(hashed) == 4
 
 
-def test_settling_a_set_in_a_folder_that_cannot_be_written_to(uneven):
+def test_provisional_a_set_in_a_folder_that_cannot_be_written_to(uneven):
     later = opened(uneven.csv, 0)
 
     def refuse(manifest):
         raise UserError("read-only")
 
-    later.unhashed.keep = refuse
-    assert manifests.settle(later).unhashed is None
+    later.unhashed.save = refuse
+    assert manifests.hash_all(later).unhashed is None
 
 
 def test_prepare_says_so_and_hashes_where_it_is_asked_to(uneven, command, monkeypatch, hashed):
-    monkeypatch.setattr(run, "hashed_below", lambda: 0)
+    monkeypatch.setattr(run, "hash_limit", lambda: 0)
     ran = command("prepare", uneven.csv, "--quiet", "--data=data")
     assert "GB are hashed as the first evaluation decodes them (--hash: now)" in ran.out
     assert "complete" in ran.out
@@ -242,15 +242,15 @@ def test_half_of_the_free_memory_is_the_limit(monkeypatch):
     from evar.embedding import gathering
 
     monkeypatch.setattr(gathering, "free_memory", lambda: 1001)
-    assert run.hashed_below() == 500
+    assert run.hash_limit() == 500
     monkeypatch.setattr(gathering, "free_memory", lambda: None)
-    assert run.hashed_below() is None
+    assert run.hash_limit() is None
 
 
 def test_a_mark_is_no_fingerprint():
-    made = unhashed.mark(Path("a.wav"), np.array([1, 2, 3]))
-    assert unhashed.is_mark(made)
+    made = unhashed.placeholder(Path("a.wav"), np.array([1, 2, 3]))
+    assert unhashed.is_placeholder(made)
     assert len(made) == 16
-    assert made != unhashed.mark(Path("a.wav"), (1, 2, 4))
-    assert made != unhashed.mark(Path("b.wav"), (1, 2, 3))
-    assert not unhashed.is_mark("0123456789abcdef")
+    assert made != unhashed.placeholder(Path("a.wav"), (1, 2, 4))
+    assert made != unhashed.placeholder(Path("b.wav"), (1, 2, 3))
+    assert not unhashed.is_placeholder("0123456789abcdef")

@@ -11,7 +11,7 @@ import pytest
 import evar
 import evar.run
 from evar.data import audio, manifests, own_sounds
-from evar.embedding import engine, settling
+from evar.embedding import engine, provisional
 from evar.embedding.store import Store
 from evar.errors import BadAudio, UserError
 
@@ -74,7 +74,7 @@ def read(monkeypatch):
 def evaluate(model, csv, *, below=0, **how):
     """Evaluates with files hashed as they are decoded, above so many bytes."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evar.run, "hashed_below", lambda: below)
+        patch.setattr(evar.run, "hash_limit", lambda: below)
         how = {"seeds": 1, "device": "cpu", "seconds": 0.1, **how}
         if how.get("protocol", "linear") == "linear":
             how["epochs"] = 3
@@ -207,7 +207,7 @@ def test_a_request_that_was_only_prepared_has_the_usual_key(uneven, simple):
 
 def _in_a_process(csv, model, cache):
     engine._SHARD_CLIPS = SHARD
-    evar.run.hashed_below = lambda: 0
+    evar.run.hash_limit = lambda: 0
     how = {"seeds": 1, "epochs": 3, "device": "cpu", "seconds": 0.1, "cache": cache}
     found = evar.evaluate(model, csv, **how)
     Path(f"{multiprocessing.current_process().name}.json").write_text(found.record.id)
@@ -249,7 +249,7 @@ def test_a_run_that_is_killed_as_embeddings_move_goes_on(uneven, simple, read, m
         done.append(link(old, new))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(settling.os, "link", killed)
+        patch.setattr(provisional.os, "link", killed)
         with pytest.raises(KeyboardInterrupt):
             evaluate(simple, uneven.csv)
     read.clear()
@@ -257,6 +257,43 @@ def test_a_run_that_is_killed_as_embeddings_move_goes_on(uneven, simple, read, m
     assert len(read) <= 3, "nothing is hashed or decoded again, but for the spot check"
     assert same(found, usual(simple, uneven.csv))
     assert len(folders()) == 1
+
+
+@pytest.mark.parametrize("below", [None, 10**12])
+def test_a_run_that_was_killed_goes_on_where_files_are_hashed_first(uneven, simple, read, below):
+    """Another command hashed them meanwhile, or more memory is free."""
+    calls, write = [], Store.write
+
+    def killed(self, number, shard):
+        if len(calls) == 6:
+            raise KeyboardInterrupt
+        calls.append(number)
+        write(self, number, shard)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "write", killed)
+        with pytest.raises(KeyboardInterrupt):
+            evaluate(simple, uneven.csv)
+    read.clear()
+    found = evaluate(simple, uneven.csv, below=below)
+    decoded = [name for what, name in read if what == "decode"]
+    assert len(decoded) <= 40 - 6 * SHARD + 3, "but for the spot check, the kept shards have moved"
+    assert same(found, usual(simple, uneven.csv))
+    assert len(folders()) == 1
+
+
+def test_a_clip_that_became_unreadable_meanwhile_is_not_left_out(uneven, simple):
+    load = audio.load_clip
+
+    def edited(path, **how):
+        if Path(path).name == "30.wav":
+            Path(path).write_bytes(b"RIFF, or so it says")
+        return load(path, **how)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(audio, "load_clip", edited)
+        with pytest.raises(UserError, match=r"30\.wav: changed while the data set was being read"):
+            evaluate(simple, uneven.csv, skip_bad=True)
 
 
 def test_two_processes_at_once(uneven, new_adapter, tmp_path):
@@ -285,16 +322,16 @@ def test_moving_leaves_what_is_there_alone_and_works_without_links(tmp_path, mon
     def refuse(*_):
         raise PermissionError("no links here")
 
-    monkeypatch.setattr(settling.os, "link", refuse)
+    monkeypatch.setattr(provisional.os, "link", refuse)
     there.path(0).unlink()
-    new = settling._moved(old, "2")
+    new = provisional._moved(old, "2")
     assert new.folder == there.folder
     assert (new.path(0).read_text(), new.path(1).read_text()) == ("old", "old too")
     assert new.kept("fit") == {"mean": 1.0}
     assert new.kept("files-000000") is None
     monkeypatch.undo()
     new.path(0).write_text("mine")
-    settling._moved(old, "2")
+    provisional._moved(old, "2")
     assert new.path(0).read_text() == "mine"
 
 
