@@ -25,6 +25,7 @@ from .step import Share, backward
 
 _MEASURED = 1000  # clips from which mean and deviation of the log-mel are computed
 _LOOK_EVERY = 10  # steps between reading losses on a GPU, which waits for it
+_RANK_EVERY = 100  # on a GPU: singular values of a batch of features take it as long as many kernels
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,7 @@ class Trainer:
                 self.model.logit_scale.clamp_(max=limit)
             values["contrastive loss"] = found.clap
             values["logit scale"] = self.model.logit_scale.detach().exp()
-            looks = self.step % _LOOK_EVERY == 0
+            looks = self.step % (_LOOK_EVERY if self.device == "cpu" else _RANK_EVERY) == 0
             if looks and found.features is not None and len(found.features) > 1:
                 values["effective rank"] = losses.effective_rank(found.features)
         return values
