@@ -25,7 +25,7 @@ from .step import Share, backward
 
 _MEASURED = 1000  # clips from which mean and deviation of the log-mel are computed
 _LOOK_EVERY = 10  # steps between reading losses on a GPU, which waits for it
-_RANK_EVERY = 100  # on a GPU: singular values of a batch of features take it as long as many kernels
+_RANK_EVERY = 100  # on a GPU, between looks at the singular values of a batch, which take it long
 
 
 @dataclass(frozen=True)
