@@ -101,17 +101,17 @@ def test_a_window_is_embedded_as_the_same_audio_in_a_file(csv, tmp_path, simple)
 
 
 def test_a_recording_is_held_out_with_all_of_its_windows(csv, tmp_path):
-    from evar.probing import probe, training
+    from evar.probing import draws, probe
 
     recordings = np.repeat(np.arange(20), 7)
     y = np.repeat(np.arange(20) % 2, 7)
     job = probe.Job(np.arange(140), None, np.arange(2), 42, recordings=recordings)
-    draws = training._Draws(job, y)
-    held = set(recordings[draws.valid])
+    drawn = draws.Draws(job, y, 200)
+    held = set(recordings[drawn.valid])
     assert len(held) == 2
-    assert not held & set(recordings[draws.train.numpy()])
-    assert len(draws.valid) == 14
-    assert draws.held_out == "random tenth of the recordings"
+    assert not held & set(recordings[drawn.train.numpy()])
+    assert len(drawn.valid) == 14
+    assert drawn.held_out == "random tenth of the recordings"
 
 
 def test_scores_are_those_of_the_windows_averaged(csv, tmp_path):
