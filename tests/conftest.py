@@ -1,6 +1,7 @@
 """What tests share: folders of their own, small generated sounds, command lines in-process."""
 
 import csv
+import gc
 import os
 import random
 import sys
@@ -53,6 +54,13 @@ def _same_random_numbers():
     np.random.seed(0)
     if torch := sys.modules.get("torch"):  # a test that needs none need not import it
         torch.manual_seed(0)
+
+
+def pytest_collection_finish(session):
+    """Has later searches for garbage leave out what imports and the collected tests have made."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def write_sound(path, *, hertz=440.0, seconds=0.2, rate=16000, seed=0, samples=None, **how):
