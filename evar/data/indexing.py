@@ -216,11 +216,11 @@ def _look(
     try:
         if not path.is_file():
             return 0, 0, 0, "", MISSING if isinstance(path, packed.Sound) else "not a file", ""
-        size, mark = packed.size(path), given or audio.fingerprint(path)
+        size, content = packed.size(path), given or audio.fingerprint(path)
     except Damaged as error:  # the shard that holds it
         return 0, 0, 0, "", str(error), ""
     try:
         header = audio.read_header(path)
     except BadAudio as error:
-        return 0, 0, size, mark, error.reason, ""
-    return header.sample_rate, header.frames, size, mark, "", header.decoder
+        return 0, 0, size, content, error.reason, ""
+    return header.sample_rate, header.frames, size, content, "", header.decoder

@@ -174,11 +174,11 @@ print(run.score, len(run.predictions), peak())
 
 
 @memory.linux
-def test_a_long_recording_is_scored_in_flat_memory(tmp_path, new_adapter):
-    """Peak memory of 90 minutes against that of three, each in a process of its own."""
+def test_three_hours_are_scored_in_flat_memory(tmp_path, new_adapter):
+    """Peak memory of three hours against that of three minutes, each in a process of its own."""
     adapter = new_adapter().rpartition(":")[0]
     peaks = []
-    for minutes in (3, 90):
+    for minutes in (3, 180):
         folder = tmp_path / f"{minutes}"
         folder.mkdir()
         rows = ["file,label,split"]
@@ -195,5 +195,5 @@ def test_a_long_recording_is_scored_in_flat_memory(tmp_path, new_adapter):
         score, count, peak = memory.said(_LONG, adapter, folder / "mine.csv")
         assert (float(score), int(count)) == (1.0, 2)
         peaks.append(int(peak) / 1024)  # MiB
-    whole = 90 * 60 * 16_000 * 4 / 2**20  # MiB of the decoded samples
-    assert peaks[1] - peaks[0] < 0.4 * whole, (peaks, whole)
+    whole = 180 * 60 * 16_000 * 4 / 2**20  # MiB of the decoded samples
+    assert peaks[1] - peaks[0] < 0.25 * whole, (peaks, whole)
